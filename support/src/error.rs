@@ -1,0 +1,143 @@
+//! The crate's one error type.
+//!
+//! Each variant is a cause and each message says what was expected, what was found and what to
+//! do about it. Nothing in this crate's public API panics on bad input.
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong, one variant per cause.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting (a `TRANSFER_*` environment variable) has a value that cannot be used.
+    #[error("{name}={value}: expected {expected}")]
+    Setting {
+        /// The environment variable.
+        name: &'static str,
+        /// Its value as found.
+        value: String,
+        /// What would have been accepted.
+        expected: String,
+    },
+
+    /// A function was called with an argument outside its domain.
+    #[error("{name}: expected {expected}, got {got}")]
+    Argument {
+        /// The argument, with the function it belongs to.
+        name: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What was passed.
+        got: String,
+    },
+
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted, as in "read" or "create".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// A file that has to be fetched could not be reached from any of its sources.
+    #[error("cannot fetch {asset}: {reason}\n{help}")]
+    Unreachable {
+        /// The asset's name in `data/assets.toml`.
+        asset: String,
+        /// What each source answered.
+        reason: String,
+        /// What else can be done.
+        help: String,
+    },
+
+    /// A fetched file is not the one that was asked for. Nothing of it is kept.
+    #[error("{what}: expected {expected}, got {got}; the file was discarded, fetch it again")]
+    Mismatch {
+        /// The file and the property that differs.
+        what: String,
+        /// The recorded value.
+        expected: String,
+        /// The value found.
+        got: String,
+    },
+
+    /// An archive is damaged, or holds an entry that must not be unpacked.
+    #[error("archive {}: {reason}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A folder, or a choice of examples, that cannot serve as a dataset.
+    #[error("dataset {name}: {reason}")]
+    Dataset {
+        /// The dataset's name or folder.
+        name: String,
+        /// What is wrong with it, and how a dataset has to look.
+        reason: String,
+    },
+
+    /// A picture that cannot be decoded.
+    #[error("picture {name}: {reason}")]
+    Picture {
+        /// The picture's name within its dataset, or its file.
+        name: String,
+        /// What the decoder found.
+        reason: String,
+    },
+
+    /// A tensor has another shape than an operation needs.
+    #[error("{operation}: expected shape {expected}, got {got:?}")]
+    Shape {
+        /// The layer or function.
+        operation: String,
+        /// The shape it takes, with `N` for any batch size.
+        expected: String,
+        /// The shape it was given.
+        got: Vec<i64>,
+    },
+
+    /// A weights file that is damaged, incomplete or of another network.
+    #[error("weights {}: {reason}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// The first tensor that does not fit, and how.
+        reason: String,
+    },
+
+    /// libtorch refused an operation.
+    #[error("libtorch, {operation}: {source}")]
+    Torch {
+        /// What was being computed.
+        operation: String,
+        /// libtorch's own message.
+        source: tch::TchError,
+    },
+
+    /// A figure could not be drawn.
+    #[error("figure: {0}")]
+    Figure(String),
+}
+
+/// This crate's result type.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Wraps an I/O error, for use with `map_err`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// Wraps a libtorch error, for use with `map_err`.
+    pub(crate) fn torch(operation: impl Into<String>) -> impl FnOnce(tch::TchError) -> Self {
+        let operation = operation.into();
+        move |source| Self::Torch { operation, source }
+    }
+}

@@ -1,0 +1,5 @@
+//! Transfer learning on libtorch, for Rust notebooks.
+
+pub mod error;
+
+pub use error::{Error, Result};
