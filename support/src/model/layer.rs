@@ -164,14 +164,9 @@ impl Layer {
     }
 
     /// Adds a zero-filled kernel of the given shape.
-    pub(crate) fn with_kernel(
-        mut self,
-        kind: &str,
-        shape: [i64; 4],
-        device: Device,
-    ) -> Result<Self> {
+    pub(crate) fn with_kernel(mut self, shape: [i64; 4], device: Device) -> Result<Self> {
         self.variables = vec![Variable::filled(
-            self.variable_name(kind),
+            self.variable_name("kernel"),
             &shape,
             0.,
             device,

@@ -322,11 +322,7 @@ impl Builder {
         let side = |size: i64| (size - kernel) / stride + 1;
         let shape = [channels, side(height), side(width)];
         let layer = Layer::new(name, Operation::Conv2d { stride }, vec![self.last()], shape)
-            .with_kernel(
-                "kernel",
-                [channels, input_channels, kernel, kernel],
-                self.device,
-            )?;
+            .with_kernel([channels, input_channels, kernel, kernel], self.device)?;
         Ok(self.push(layer))
     }
 
@@ -337,11 +333,8 @@ impl Builder {
         let side = |size: i64| (size + 2 * padding - 3) / stride + 1;
         let shape = [channels, side(height), side(width)];
         let operation = Operation::DepthwiseConv2d { stride, padding };
-        let layer = Layer::new(name, operation, vec![self.last()], shape).with_kernel(
-            "depthwise_kernel",
-            [channels, 1, 3, 3],
-            self.device,
-        )?;
+        let layer = Layer::new(name, operation, vec![self.last()], shape)
+            .with_kernel([channels, 1, 3, 3], self.device)?;
         Ok(self.push(layer))
     }
 

@@ -64,15 +64,21 @@ impl fmt::Display for Evaluation {
 struct Totals {
     examples: usize,
     loss: f64,
-    correct: i64,
+    correct: f64,
 }
 
 impl Totals {
+    fn add(&mut self, batch: Evaluation, examples: usize) {
+        self.examples += examples;
+        self.loss += batch.loss * examples as f64;
+        self.correct += batch.accuracy * examples as f64;
+    }
+
     fn mean(&self) -> Evaluation {
         let examples = self.examples as f64;
         Evaluation {
             loss: self.loss / examples,
-            accuracy: self.correct as f64 / examples,
+            accuracy: self.correct / examples,
         }
     }
 }
@@ -113,7 +119,12 @@ impl Sequential<Compiled> {
             let start = Instant::now();
             let mut totals = Totals::default();
             for batch in batches.epoch(epoch) {
-                self.train_step(&batch?, &mut totals)?;
+                let Batch {
+                    images,
+                    labels,
+                    ids,
+                } = batch?;
+                totals.add(self.train_on_batch(&images, &labels)?, ids.len());
             }
             let train_seconds = start.elapsed().as_secs_f64();
             let validation = fit
@@ -151,34 +162,48 @@ impl Sequential<Compiled> {
         let mut totals = Totals::default();
         let _no_grad = tch::no_grad_guard();
         for batch in batches.epoch(0) {
-            let _loss = self.loss(&batch?, &mut totals)?;
+            let Batch {
+                images,
+                labels,
+                ids,
+            } = batch?;
+            totals.add(self.loss(&images, &labels)?.1, ids.len());
         }
         Ok(totals.mean())
     }
 
-    fn train_step(&mut self, batch: &Batch, totals: &mut Totals) -> Result<()> {
-        let loss = self.loss(batch, totals)?;
+    /// Trains one step on pictures `[N, 3, H, W]` with class indices `[N]`; returns loss and
+    /// accuracy before the step.
+    ///
+    /// # Errors
+    /// `Shape` when the pictures do not fit the model, `Torch` when the labels do not fit the
+    /// pictures or nothing is trainable.
+    pub fn train_on_batch(&mut self, images: &Tensor, labels: &Tensor) -> Result<Evaluation> {
+        let (loss, evaluation) = self.loss(images, labels)?;
         let (variables, compiled) = self.split_compiled();
         let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
         let gradients = Tensor::f_run_backward(&[loss], &values, false, false)
             .map_err(Error::torch("backward pass"))?;
-        compiled.optimizer.step(&variables, &gradients)
+        compiled.optimizer.step(&variables, &gradients)?;
+        Ok(evaluation)
     }
 
-    /// Returns a batch's mean loss and adds it to the totals.
-    fn loss(&self, batch: &Batch, totals: &mut Totals) -> Result<Tensor> {
-        let logits = self.forward_recorded(&batch.images)?;
-        let labels = batch.labels.to_device(logits.device());
+    /// Returns a batch's mean loss twice: as the root of the backward pass, and as a number
+    /// beside the accuracy.
+    fn loss(&self, images: &Tensor, labels: &Tensor) -> Result<(Tensor, Evaluation)> {
+        let logits = self.forward_recorded(images)?;
         let loss = self.compiled.loss;
-        let (mean, correct) = loss
-            .mean(&logits, &labels)
-            .and_then(|mean| Ok((mean, loss.correct(&logits, &labels)?)))
-            .map_err(Error::torch("loss"))?;
-        let examples = batch.ids.len();
-        totals.examples += examples;
-        totals.loss += mean.double_value(&[]) * examples as f64;
-        totals.correct += correct;
-        Ok(mean)
+        let evaluate = || {
+            let labels = labels.f_to_device(logits.device())?;
+            let mean = loss.mean(&logits, &labels)?;
+            let accuracy = loss.correct(&logits, &labels)? as f64 / logits.size()[0] as f64;
+            let evaluation = Evaluation {
+                loss: mean.f_double_value(&[])?,
+                accuracy,
+            };
+            Ok((mean, evaluation))
+        };
+        evaluate().map_err(Error::torch("loss"))
     }
 
     fn check(&self, batches: &Batches, name: &'static str) -> Result<()> {

@@ -66,7 +66,7 @@ fn read_values(group: &Group, dataset: &str, name: &str) -> Result<Values, Strin
         .map_err(|error| format!("{name}: expected readable 32-bit floats: {error}"))?;
     let array = match array.ndim() {
         // Keras: (height, width, in, out), depthwise (height, width, channels, 1).
-        4 if name.ends_with("depthwise_kernel") => array.permuted_axes(&[2, 3, 0, 1][..]),
+        4 if name.ends_with("depthwise/kernel") => array.permuted_axes(&[2, 3, 0, 1][..]),
         4 => array.permuted_axes(&[3, 2, 0, 1][..]),
         _ => array,
     };
@@ -88,6 +88,11 @@ fn variable_name(path: &str) -> Option<String> {
     }
     let mut parts = path.rsplit('/');
     let (kind, layer) = (parts.next()?, parts.next()?);
+    let kind = if kind == "depthwise_kernel" {
+        "kernel"
+    } else {
+        kind
+    };
     Some(format!("{}/{kind}", layer_name(layer)?))
 }
 
@@ -137,8 +142,7 @@ fn tf_hub_name(path: &str) -> Option<String> {
         _ => return None,
     };
     match rest {
-        ["weights"] => Some(format!("{layer}/kernel")),
-        ["depthwise_weights"] => Some(format!("{layer}/depthwise_kernel")),
+        ["weights" | "depthwise_weights"] => Some(format!("{layer}/kernel")),
         ["BatchNorm", kind] => Some(format!("{batch_norm}/{kind}")),
         _ => None,
     }
@@ -149,8 +153,6 @@ fn keras_3_name(layer: &str, number: &str) -> Option<String> {
     let layer = layer_name(layer)?;
     let kinds: &[&str] = if layer.to_lowercase().contains("bn") {
         &["gamma", "beta", "moving_mean", "moving_variance"]
-    } else if layer.ends_with("depthwise") {
-        &["depthwise_kernel"]
     } else {
         &["kernel"]
     };
