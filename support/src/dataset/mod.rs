@@ -17,7 +17,7 @@ use image::RgbImage;
 
 use crate::assets::Assets;
 use crate::assets::archive::Zip;
-use crate::settings::{DATASETS, Limit, Settings, check_dataset};
+use crate::settings::{BrokenPictures, DATASETS, Limit, Settings, check_dataset};
 use crate::{Error, Result};
 
 /// The most examples that a run on the CPU uses unless it is told otherwise, over all parts: ten
@@ -97,6 +97,8 @@ pub struct ImageDataset {
     note: String,
     classes: Vec<String>,
     examples: Examples,
+    seed: u64,
+    broken: BrokenPictures,
 }
 
 /// Examples in the order of [`split::rank`].
@@ -192,7 +194,17 @@ impl ImageDataset {
             note,
             classes,
             examples,
+            seed: settings.seed,
+            broken: settings.broken,
         })
+    }
+
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(crate) fn broken(&self) -> BrokenPictures {
+        self.broken
     }
 
     /// Returns the class names; a label is an index into them.

@@ -15,7 +15,7 @@ use tch::{Device, TchError, Tensor};
 use super::layer::{Layer, Operation, SetTrainable, Variable};
 use super::weights;
 use crate::assets::Assets;
-use crate::{Error, Result};
+use crate::{Error, Result, settings};
 
 /// One row of the paper's table 2: (expansion `t`, output channels `c`, repeats `n`, stride `s`
 /// of the first repeat).
@@ -60,7 +60,7 @@ impl MobileNetV2 {
     /// `Argument` for another shape, what [`Assets::fetch`] gives, or `Weights` when the file
     /// does not fit.
     pub fn pretrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
-        let weights = Assets::open_default()?.fetch(DEFAULT_WEIGHTS)?;
+        let weights = Assets::open(&settings::data_dir())?.fetch(DEFAULT_WEIGHTS)?;
         Self::from_file(weights, image_shape, device)
     }
 

@@ -48,6 +48,12 @@ impl Batches {
         self.dataset.len().div_ceil(self.size)
     }
 
+    /// Returns the first `count` batches, in the order before any shuffling.
+    pub fn take(&self, count: usize) -> Self {
+        let examples = count.saturating_mul(self.size);
+        Self::new(self.dataset.take(examples), self.size)
+    }
+
     /// Returns whether there is no example.
     pub fn is_empty(&self) -> bool {
         self.dataset.is_empty()
