@@ -14,11 +14,12 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result};
+use crate::{Error, Result, settings};
 use archive::Zip;
 
 const CATALOGUE: &str = include_str!("../../../data/assets.toml");
@@ -84,6 +85,14 @@ impl Assets {
         Self::with_catalogue(folder, CATALOGUE)
     }
 
+    /// Opens the data folder that `TRANSFER_DATA` names, or this project's `data/`.
+    ///
+    /// # Errors
+    /// Those of [`Assets::open`].
+    pub fn open_default() -> Result<Self> {
+        Self::open(&settings::data_dir())
+    }
+
     pub(crate) fn with_catalogue(folder: &Path, catalogue: &str) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let catalogue = toml::from_str(catalogue).map_err(|error| Error::Argument {
@@ -121,6 +130,8 @@ impl Assets {
             State::Absent => {}
             State::Wrong(error) => println!("{name} has to be fetched again: {error}"),
         }
+        let start = Instant::now();
+        println!("fetching {name} ({}): {}", megabytes(asset.size()), asset.about);
         // Under the lock nobody else uses this folder: what is there is left of a killed process.
         let scratch = self.folder.join(format!(".{name}.part"));
         remove(&scratch)?;
@@ -133,6 +144,7 @@ impl Assets {
         let removed = remove(&scratch);
         fetched.and(removed)?;
         self.stamp(name, asset);
+        println!("fetched {name} in {:.0} s", start.elapsed().as_secs_f64());
         Ok(path)
     }
 
