@@ -131,7 +131,11 @@ impl Assets {
             State::Wrong(error) => println!("{name} has to be fetched again: {error}"),
         }
         let start = Instant::now();
-        println!("fetching {name} ({}): {}", megabytes(asset.size()), asset.about);
+        println!(
+            "fetching {name} ({}): {}",
+            megabytes(asset.size()),
+            asset.about
+        );
         // Under the lock nobody else uses this folder: what is there is left of a killed process.
         let scratch = self.folder.join(format!(".{name}.part"));
         remove(&scratch)?;
