@@ -19,7 +19,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result, settings};
+use crate::{Error, Result};
 use archive::Zip;
 
 const CATALOGUE: &str = include_str!("../../../data/assets.toml");
@@ -83,14 +83,6 @@ impl Assets {
     /// [`Error::Io`] where the folder cannot be made.
     pub fn open(folder: &Path) -> Result<Self> {
         Self::with_catalogue(folder, CATALOGUE)
-    }
-
-    /// Opens the data folder that `TRANSFER_DATA` names, or this project's `data/`.
-    ///
-    /// # Errors
-    /// Those of [`Assets::open`].
-    pub fn open_default() -> Result<Self> {
-        Self::open(&settings::data_dir())
     }
 
     pub(crate) fn with_catalogue(folder: &Path, catalogue: &str) -> Result<Self> {
@@ -373,13 +365,13 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// The Python whose `pip` fetches wheels: `TRANSFER_PYTHON`, the active virtual environment's, or
-/// the one in the path.
+/// The Python whose `pip` fetches wheels: the file `TRANSFER_PYTHON`, the active virtual
+/// environment's, or the `python3` there is.
 fn python() -> PathBuf {
     let environment = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
+        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+        // pip runs in a folder of its own, from which a relative path would lead elsewhere.
+        std::path::absolute(value).ok()
     };
     environment("TRANSFER_PYTHON")
         .or_else(|| environment("VIRTUAL_ENV").map(|folder| folder.join("bin/python")))

@@ -136,7 +136,7 @@ impl ImageDataset {
     /// `cifar10`. [`ImageDataset::note`] says which it became and why.
     ///
     /// # Errors
-    /// [`Error::Setting`] for an unknown name, [`Error::Dataset`] for a folder that cannot serve,
+    /// [`Error::Setting`] for an unknown name or a limit that leaves a class out, [`Error::Dataset`] for a folder that cannot serve,
     /// and the errors of [`Assets::fetch`].
     pub fn load(settings: &Settings) -> Result<Self> {
         let assets = Assets::open(&settings.data_dir)?;
@@ -175,18 +175,25 @@ impl ImageDataset {
             Limit::Default if by_default => DEFAULT_CPU_LIMIT,
             Limit::Default | Limit::All => total,
         };
+        if limit < classes.len() {
+            return Err(Error::Setting {
+                name: "TRANSFER_LIMIT",
+                value: limit.to_string(),
+                expected: format!("at least {}, one example of each class", classes.len()),
+            });
+        }
         split::limit(examples.parts_mut(), classes.len(), limit);
 
-        let mut note = format!("{} {why}", about(&name, total, &classes));
+        let mut note = format!("{}\n{why}", about(&name, total, &classes));
         if limit < total {
             let reason = match settings.limit {
                 Limit::Examples(_) => "as TRANSFER_LIMIT says",
                 _ => "so that a run without a GPU ends within minutes",
             };
+            let (limit, total) = (thousands(limit), thousands(total));
             note += &format!(
-                " {} of the {} pictures are used, {reason}; TRANSFER_LIMIT=all lifts the limit.",
-                thousands(limit),
-                thousands(total)
+                "\n{limit} of the {total} pictures are used, {reason}; TRANSFER_LIMIT=all lifts the \
+                 limit."
             );
         }
         Ok(Self {
@@ -227,7 +234,7 @@ impl ImageDataset {
         &self.name
     }
 
-    /// Returns, in plain sentences, which pictures these are, what accuracy to expect, why these,
+    /// Returns, in plain sentences on up to three lines, which pictures these are, what accuracy to expect, why these,
     /// and the limit in force.
     pub fn note(&self) -> &str {
         &self.note
@@ -333,10 +340,14 @@ fn choose(settings: &Settings, assets: &Assets) -> Result<Choice> {
     let [full, filtered, small] = DATASETS;
     for name in DATASETS {
         if let Some(path) = assets.present(name) {
-            let mut why = "They were chosen because they are already here.".to_owned();
-            if name == small {
-                why += &format!(" TRANSFER_DATASET={filtered} fetches photos.");
-            }
+            let why = if name == small {
+                format!(
+                    "They were chosen because they are here and no photos are; where the network \
+                     allows, TRANSFER_DATASET={filtered} fetches some."
+                )
+            } else {
+                "They were chosen because they are already here.".into()
+            };
             return Ok(choice(name, path, why));
         }
     }
