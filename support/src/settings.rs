@@ -322,6 +322,11 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_that_is_not_there_is_refused() {
+        assert!(refusal("TRANSFER_DEVICE", "cuda:64").contains("a device that is there"));
+    }
+
+    #[test]
     fn a_mistyped_dataset_is_refused_with_the_names_there_are() {
         assert_eq!(
             refusal("TRANSFER_DATASET", "cats_vs_dog"),
