@@ -15,7 +15,7 @@ use tch::{Device, TchError, Tensor};
 
 use super::layer::{Layer, Operation, SetTrainable, Variable};
 use super::weights;
-use crate::assets::Assets;
+use crate::assets::{Assets, DEFAULT_WEIGHTS};
 use crate::{Error, Result, settings};
 
 /// One row of the paper's table 2: (expansion `t`, output channels `c`, repeats `n`, stride `s`
@@ -35,8 +35,6 @@ const FEATURE_CHANNELS: i64 = 1280;
 const EPSILON: f64 = 1e-3;
 /// Five steps of stride 2.
 const DOWNSAMPLING: i64 = 32;
-/// The default weights' name in `data/assets.toml`.
-const DEFAULT_WEIGHTS: &str = "mobilenet_v2_tfhub";
 
 /// MobileNetV2 1.0 without its classification top: pictures `[N, 3, H, W]` with values in
 /// `[-1, 1]` become features `[N, 1280, H / 32, W / 32]`.
