@@ -1,1 +1,111 @@
-fn main() {}
+//! Starts evcxr for one notebook: `transfer-learning-kernel CONNECTION_FILE`.
+//!
+//! Jupyter runs this by the kernelspec that `cargo xtask setup` installs. It takes a build folder,
+//! sets the environment and becomes evcxr.
+
+use std::env;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, ensure};
+use kernel::environment::{self, Places};
+use kernel::folder::{self, BuildFolder};
+use kernel::home::Home;
+use kernel::mode::Mode;
+use kernel::write_if_changed;
+
+fn main() -> ExitCode {
+    let Err(error) = start();
+    // Jupyter shows a kernel's stderr in its log.
+    eprintln!("transfer-learning-kernel: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn start() -> anyhow::Result<std::convert::Infallible> {
+    let connection_file = env::args_os()
+        .nth(1)
+        .context("usage: transfer-learning-kernel CONNECTION_FILE; Jupyter runs it, `cargo xtask setup` installs it")?;
+    let home = Home::from_env()?;
+    let libtorch = PathBuf::from(
+        env::var_os("LIBTORCH")
+            .context("LIBTORCH is not set; `cargo xtask setup` writes it into the kernelspec")?,
+    );
+    let evcxr = home.evcxr();
+    for needed in [&evcxr, &libtorch.join("lib")] {
+        ensure!(
+            needed.exists(),
+            "{} is missing: run `cargo xtask setup`",
+            needed.display()
+        );
+    }
+    let mode = Mode::choose(
+        env::var("TRANSFER_KERNEL").ok().as_deref(),
+        env::var("JPY_SESSION_NAME").ok().as_deref(),
+    )?;
+
+    let parent = home.kernel();
+    write_if_changed(
+        &parent.join(".cargo/config.toml"),
+        environment::CARGO_CONFIG,
+    )?;
+    let config_folder = parent.join(mode.name());
+    write_if_changed(&config_folder.join("evcxr.toml"), &mode.evcxr_toml())?;
+    let BuildFolder {
+        path: build_folder,
+        lock,
+    } = match env::var("TRANSFER_KERNEL_FOLDER") {
+        Ok(name) => folder::take(&parent, &name)?,
+        Err(_) => folder::take_free(&parent)?,
+    };
+
+    let path = path_with_cargo();
+    let target_libdir = target_libdir(&build_folder, &path)?;
+    let places = Places {
+        build_folder,
+        config_folder,
+        libtorch,
+        target_libdir,
+    };
+    let mut command = Command::new(evcxr);
+    command
+        .arg("--control_file")
+        .arg(connection_file)
+        .env("PATH", path);
+    for (name, value) in environment::variables(&places, |name| env::var_os(name))? {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    // evcxr reads nothing from its stdin, and stdin is what survives exec without unsafe code: as
+    // long as evcxr lives, the folder is locked. Its children get a stdin of their own.
+    command.stdin(Stdio::from(lock));
+    Err(command.exec()).context("cannot start evcxr")
+}
+
+/// Returns `PATH`, with Cargo's folder at the end: a Jupyter started from a desktop may lack it.
+fn path_with_cargo() -> std::ffi::OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let cargo = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let folders = env::split_paths(&path).chain(cargo.map(|cargo| cargo.join("bin")));
+    env::join_paths(folders).unwrap_or(path)
+}
+
+fn target_libdir(build_folder: &Path, path: &std::ffi::OsStr) -> anyhow::Result<PathBuf> {
+    let output = Command::new("rustc")
+        .args(["--print", "target-libdir"])
+        .current_dir(build_folder)
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run rustc: install Rust from https://rustup.rs")?;
+    ensure!(
+        output.status.success(),
+        "rustc: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+}

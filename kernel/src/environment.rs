@@ -1,0 +1,161 @@
+//! The environment that evcxr, and the process in which it runs the cells, start with.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+/// Cargo's configuration above the build folders: a cell is compiled often and runs little code
+/// of its own, its dependencies are compiled once and do all the work.
+pub const CARGO_CONFIG: &str = r#"# Written by the kernel launcher at every start.
+[profile.dev]
+opt-level = 0
+
+[profile.dev.package."*"]
+opt-level = 3
+debug-assertions = false
+overflow-checks = false
+"#;
+
+/// Variables that would move or change what evcxr builds: it expects its own build folder and
+/// sets its own flags, and a `:dep` has to find what the warm-up built.
+const UNWANTED: &[&str] = &[
+    "CARGO_BUILD_TARGET",
+    "CARGO_BUILD_TARGET_DIR",
+    "CARGO_ENCODED_RUSTFLAGS",
+    // With evcxr's `:cache` it breaks every cell after the first.
+    "CARGO_INCREMENTAL",
+    "CARGO_TARGET_DIR",
+    "LIBTORCH_CXX11_ABI",
+    "LIBTORCH_INCLUDE",
+    "LIBTORCH_LIB",
+    "LIBTORCH_STATIC",
+    "LIBTORCH_USE_PYTORCH",
+];
+
+/// glibc hands big blocks back to the system and faults every page in again, which costs a
+/// network more than its arithmetic: keep them.
+const ALLOCATOR: &[(&str, &str)] = &[
+    ("MALLOC_MMAP_THRESHOLD_", "1073741824"),
+    ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
+    ("MALLOC_TOP_PAD_", "67108864"),
+];
+
+#[cfg(target_os = "macos")]
+const LIBRARY_PATH: &str = "DYLD_LIBRARY_PATH";
+#[cfg(not(target_os = "macos"))]
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+
+/// What the environment is made from.
+#[derive(Debug)]
+pub struct Places {
+    /// The folder evcxr builds in.
+    pub build_folder: PathBuf,
+    /// The folder with `evcxr.toml`.
+    pub config_folder: PathBuf,
+    /// The libtorch folder, the one with `lib` and `include` in it.
+    pub libtorch: PathBuf,
+    /// The toolchain's folder of target libraries.
+    pub target_libdir: PathBuf,
+}
+
+/// Returns the variables to set (`Some`) and to remove (`None`), given those that are set now.
+///
+/// The library path starts with the toolchain's folder: evcxr links cells to the shared standard
+/// library with relative run paths that break where the toolchain and the build folder have a
+/// parent in common. libtorch follows.
+///
+/// # Errors
+///
+/// One of the folders holds the character that separates paths in the library path.
+pub fn variables(
+    places: &Places,
+    current: impl Fn(&str) -> Option<OsString>,
+) -> anyhow::Result<Vec<(&'static str, Option<OsString>)>> {
+    let mut library_path = vec![places.target_libdir.clone(), places.libtorch.join("lib")];
+    if let Some(existing) = current(LIBRARY_PATH) {
+        library_path.extend(std::env::split_paths(&existing));
+    }
+    let mut variables = vec![
+        (
+            "EVCXR_TMPDIR",
+            Some(places.build_folder.clone().into_os_string()),
+        ),
+        (
+            "EVCXR_CONFIG_DIR",
+            Some(places.config_folder.clone().into_os_string()),
+        ),
+        ("LIBTORCH", Some(places.libtorch.clone().into_os_string())),
+        (LIBRARY_PATH, Some(std::env::join_paths(library_path)?)),
+    ];
+    variables.extend(UNWANTED.iter().map(|name| (*name, None)));
+    let chosen_by_the_user = |name: &str| current(name).is_some();
+    variables.extend(
+        ALLOCATOR
+            .iter()
+            .filter(|(name, _)| !chosen_by_the_user(name))
+            .map(|(name, value)| (*name, Some(OsStr::new(value).to_owned()))),
+    );
+    Ok(variables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(current: &[(&str, &str)]) -> Vec<(&'static str, Option<OsString>)> {
+        let places = Places {
+            build_folder: "/home/kernel/0".into(),
+            config_folder: "/home/kernel/strict".into(),
+            libtorch: "/site/torch".into(),
+            target_libdir: "/toolchain/lib".into(),
+        };
+        variables(&places, |name| {
+            let (_, value) = current.iter().find(|(known, _)| *known == name)?;
+            Some(value.into())
+        })
+        .unwrap()
+    }
+
+    fn value(variables: &[(&'static str, Option<OsString>)], name: &str) -> Option<Option<String>> {
+        let (_, value) = variables.iter().find(|(known, _)| *known == name)?;
+        Some(
+            value
+                .as_ref()
+                .map(|value| value.to_string_lossy().into_owned()),
+        )
+    }
+
+    #[test]
+    fn the_library_path_is_toolchain_then_libtorch_then_what_was_there() {
+        let set = given(&[(LIBRARY_PATH, "/mine:/other")]);
+        let path = value(&set, LIBRARY_PATH).unwrap().unwrap();
+        assert_eq!(path, "/toolchain/lib:/site/torch/lib:/mine:/other");
+        let path = value(&given(&[]), LIBRARY_PATH).unwrap().unwrap();
+        assert_eq!(path, "/toolchain/lib:/site/torch/lib");
+    }
+
+    #[test]
+    fn variables_that_would_break_evcxrs_folder_are_removed() {
+        let set = given(&[
+            ("CARGO_TARGET_DIR", "/elsewhere"),
+            ("CARGO_INCREMENTAL", "0"),
+        ]);
+        assert_eq!(value(&set, "CARGO_TARGET_DIR"), Some(None));
+        assert_eq!(value(&set, "CARGO_INCREMENTAL"), Some(None));
+    }
+
+    #[test]
+    fn the_users_allocator_settings_win() {
+        let set = given(&[("MALLOC_TOP_PAD_", "1")]);
+        assert_eq!(value(&set, "MALLOC_TOP_PAD_"), None);
+        assert_eq!(
+            value(&set, "MALLOC_TRIM_THRESHOLD_").unwrap().unwrap(),
+            "1073741824"
+        );
+    }
+
+    #[test]
+    fn settings_of_the_project_are_left_alone() {
+        let set = given(&[("TRANSFER_LIMIT", "200")]);
+        assert_eq!(value(&set, "TRANSFER_LIMIT"), None);
+    }
+}

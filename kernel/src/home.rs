@@ -1,0 +1,101 @@
+//! The cache folder outside the checkout: the Python environment, the tools and the folders in
+//! which evcxr builds a notebook's cells. Pictures and weights are not here but in `data/`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// The environment variable that chooses another cache folder.
+pub const VARIABLE: &str = "TRANSFER_HOME";
+
+/// The cache folder, `TRANSFER_HOME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home(PathBuf);
+
+impl Home {
+    /// Returns the folder named by `TRANSFER_HOME`, or else `transfer-learning-rust` in the
+    /// user's cache folder.
+    ///
+    /// # Errors
+    ///
+    /// Neither `TRANSFER_HOME` nor `XDG_CACHE_HOME` nor `HOME` is set.
+    pub fn from_env() -> anyhow::Result<Self> {
+        Self::choose(|name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        })
+    }
+
+    fn choose(variable: impl Fn(&str) -> Option<PathBuf>) -> anyhow::Result<Self> {
+        if let Some(chosen) = variable(VARIABLE) {
+            return Ok(Self(std::path::absolute(chosen)?));
+        }
+        let cache = variable("XDG_CACHE_HOME")
+            .or_else(|| Some(variable("HOME")?.join(".cache")))
+            .with_context(|| {
+                format!("set {VARIABLE}, or HOME: there is no place for the cache folder")
+            })?;
+        Ok(Self(cache.join("transfer-learning-rust")))
+    }
+
+    /// Returns the folder itself.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// Returns where tools that are not part of the Python environment are installed.
+    pub fn tools(&self) -> PathBuf {
+        self.0.join("tools")
+    }
+
+    /// Returns the `evcxr_jupyter` program.
+    pub fn evcxr(&self) -> PathBuf {
+        self.tools().join("bin/evcxr_jupyter")
+    }
+
+    /// Returns the parent of the build folders; its `.cargo/config.toml` applies to all of them.
+    pub fn kernel(&self) -> PathBuf {
+        self.0.join("kernel")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(variables: &[(&str, &str)]) -> anyhow::Result<Home> {
+        Home::choose(|name| {
+            let (_, value) = variables.iter().find(|(known, _)| *known == name)?;
+            Some(PathBuf::from(value))
+        })
+    }
+
+    #[test]
+    fn the_variable_wins_over_the_users_cache_folder() {
+        let all = [
+            ("TRANSFER_HOME", "/t"),
+            ("XDG_CACHE_HOME", "/x"),
+            ("HOME", "/h"),
+        ];
+        assert_eq!(chosen(&all).unwrap().root(), Path::new("/t"));
+        assert_eq!(
+            chosen(&all[1..]).unwrap().root(),
+            Path::new("/x/transfer-learning-rust")
+        );
+        assert_eq!(
+            chosen(&all[2..]).unwrap().root(),
+            Path::new("/h/.cache/transfer-learning-rust")
+        );
+    }
+
+    #[test]
+    fn without_any_variable_it_says_which_to_set() {
+        assert!(
+            chosen(&[])
+                .unwrap_err()
+                .to_string()
+                .contains("TRANSFER_HOME")
+        );
+    }
+}

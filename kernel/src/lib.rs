@@ -1,0 +1,32 @@
+//! The entry behind the Jupyter kernelspec, as a library: where things lie, which build folder a
+//! kernel takes, and the environment that evcxr needs.
+//!
+//! It does not speak Jupyter's protocol: evcxr does. `xtask` uses it to know the same places.
+
+pub mod environment;
+pub mod folder;
+pub mod home;
+pub mod mode;
+
+use std::io;
+use std::path::Path;
+
+/// Writes a file unless it already holds this text, so that nothing is rebuilt for its date.
+///
+/// The text arrives under a temporary name: a kernel that starts at the same time reads either
+/// the old file or the new one.
+///
+/// # Errors
+///
+/// The file or its folder cannot be written.
+pub fn write_if_changed(path: &Path, text: &str) -> io::Result<()> {
+    if std::fs::read_to_string(path).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(temporary, path)
+}

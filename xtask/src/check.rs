@@ -1,0 +1,228 @@
+//! Checks of the kernel and the notebooks, as a user's own CI would meet them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::json;
+
+use crate::environment::Python;
+use crate::execute::Execution;
+use crate::notebook::Notebook;
+use crate::report;
+use crate::setup::Ready;
+
+/// The settings of a run that checks the notebook and not the network.
+const SMALL: [(&str, &str); 2] = [("TRANSFER_LIMIT", "200"), ("TRANSFER_EPOCHS", "2")];
+
+/// Seconds a cell of a small run may take before it counts as hung.
+const CELL_LIMIT: u32 = 900;
+
+/// Returns the text of a notebook with these cells.
+pub(crate) fn scratch(cells: &[&str]) -> String {
+    let cells: Vec<_> = (1..)
+        .zip(cells)
+        .map(|(number, source)| {
+            json!({
+                "cell_type": "code", "id": format!("cell-{number}"), "metadata": {},
+                "source": source, "execution_count": null, "outputs": [],
+            })
+        })
+        .collect();
+    let kernel = json!({"name": "rust", "display_name": "Rust", "language": "rust"});
+    json!({"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells})
+        .to_string()
+}
+
+/// A plain `jupyter nbconvert --execute` fails, names the cell and shows the reason, for each way
+/// in which a cell can fail; and succeeds where none does.
+pub(crate) fn failures_are_honest(ready: &Ready) -> anyhow::Result<()> {
+    let cases = [
+        ("succeeds", "assert_eq!(before, 1);", None),
+        (
+            "compile_error",
+            "let wrong: u32 = before.missing();",
+            Some(""),
+        ),
+        (
+            "panic",
+            "assert_eq!(before, 2, \"the cell panics\");",
+            Some("the cell panics"),
+        ),
+        (
+            "err",
+            "let number: i32 = \"a word\".parse::<i32>()?;",
+            Some("invalid digit found in string"),
+        ),
+    ];
+    for (name, cell, failure) in cases {
+        let notebook = write(
+            ready,
+            name,
+            &["let before = 1;", cell, "println!(\"went on\");"],
+        )?;
+        let output = plain_nbconvert(&ready.python, &notebook)?.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match failure {
+            None => ensure!(
+                output.status.success(),
+                "{name}: the notebook failed:\n{said}"
+            ),
+            Some(reason) => {
+                ensure!(
+                    !output.status.success(),
+                    "{name}: the cell `{cell}` failed and nbconvert reported success"
+                );
+                for part in [cell, reason] {
+                    ensure!(
+                        said.contains(part),
+                        "{name}: nbconvert does not mention `{part}`:\n{said}"
+                    );
+                }
+            }
+        }
+        report::done(
+            "checked",
+            format!(
+                "{name}: nbconvert exits with {}",
+                output.status.code().unwrap_or(-1)
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Two notebooks at once, each with the project's crate, do not disturb each other.
+pub(crate) fn two_at_once(ready: &Ready) -> anyhow::Result<()> {
+    let support = ready.checkout.join("support");
+    let support = support
+        .to_str()
+        .context("the checkout's path is not UTF-8")?;
+    let dep = format!(":dep support = {{ path = {support:?} }}");
+    let mut running = Vec::new();
+    for name in ["one", "two"] {
+        let folder = "println!(\"folder {}\", std::env::var(\"EVCXR_TMPDIR\").unwrap());";
+        let notebook = write(
+            ready,
+            name,
+            &[&dep, &format!("println!(\"{name}\");"), folder],
+        )?;
+        let nbconvert = plain_nbconvert(&ready.python, &notebook)?
+            .spawn()
+            .context("cannot run jupyter")?;
+        running.push((name, notebook, nbconvert));
+    }
+    let mut folders = Vec::new();
+    for (name, notebook, nbconvert) in running {
+        let output: Output = nbconvert.wait_with_output()?;
+        ensure!(
+            output.status.success(),
+            "notebook {name}:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = Notebook::read(&executed(&notebook))?.text();
+        ensure!(
+            text.starts_with(&format!("{name}\n")),
+            "notebook {name} ran another's cell: {text}"
+        );
+        folders.push(text);
+    }
+    let folder = |text: &str| {
+        text.lines()
+            .find_map(|line| Some(line.strip_prefix("folder ")?.to_owned()))
+    };
+    ensure!(
+        folder(&folders[0]) != folder(&folders[1]),
+        "two kernels share a build folder: {folders:?}"
+    );
+    report::done("checked", "two notebooks at once");
+    Ok(())
+}
+
+/// Every notebook runs on few pictures, and its saved outputs are those of an honest run.
+pub(crate) fn notebooks(ready: &Ready) -> anyhow::Result<()> {
+    let folder = ready.checkout.join("notebooks");
+    let mut notebooks: Vec<_> = fs::read_dir(&folder)
+        .with_context(|| format!("cannot read {}", folder.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "ipynb")
+        })
+        .collect();
+    notebooks.sort();
+    for notebook in &notebooks {
+        println!("\nrunning {} on few pictures", notebook.display());
+        let saved = Notebook::read(notebook)?;
+        let complaints = saved.complaints();
+        if !complaints.is_empty() {
+            bail!(
+                "the saved outputs of {} are not those of a full run:\n{}",
+                notebook.display(),
+                complaints.join("\n")
+            );
+        }
+        let settings: Vec<_> = SMALL
+            .into_iter()
+            .filter(|(name, _)| std::env::var_os(name).is_none())
+            .collect();
+        let output = ready.checkout.output().join("small");
+        let execution = Execution {
+            notebook,
+            output: &output,
+            settings: &settings,
+            cell_limit: Some(CELL_LIMIT),
+        };
+        let fresh = Notebook::read(&execution.run(&ready.python)?)?;
+        let differences = saved.differences(&fresh);
+        if !differences.is_empty() {
+            bail!(
+                "the saved outputs of {} are not what it prints:\n{}",
+                notebook.display(),
+                differences.join("\n")
+            );
+        }
+        report::done(
+            "checked",
+            format!(
+                "{} deterministic outputs are as saved",
+                saved.deterministic()
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Returns the command a user's CI would run, waiting for nothing and heard by no one.
+fn plain_nbconvert(python: &Python, notebook: &Path) -> anyhow::Result<Command> {
+    let mut command = python.command("jupyter")?;
+    command
+        .args(["nbconvert", "--to", "notebook", "--execute", "--output"])
+        .arg(executed(notebook))
+        .arg(notebook);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for name in [
+        "TRANSFER_KERNEL",
+        "TRANSFER_KERNEL_FOLDER",
+        "JPY_SESSION_NAME",
+    ] {
+        command.env_remove(name);
+    }
+    Ok(command)
+}
+
+fn executed(notebook: &Path) -> PathBuf {
+    notebook.with_extension("executed.ipynb")
+}
+
+fn write(ready: &Ready, name: &str, cells: &[&str]) -> anyhow::Result<PathBuf> {
+    let folder = ready.checkout.output().join("checks");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{name}.ipynb"));
+    fs::write(&path, scratch(cells)).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}

@@ -1,0 +1,106 @@
+//! The checkout: where its files are, and how its crates are built.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use crate::process::{cargo, run};
+
+/// Variables with which a user may steer `torch-sys` past the libtorch of the environment.
+const OTHER_LIBTORCH: &[&str] = &[
+    "LIBTORCH_CXX11_ABI",
+    "LIBTORCH_INCLUDE",
+    "LIBTORCH_LIB",
+    "LIBTORCH_STATIC",
+    "LIBTORCH_USE_PYTORCH",
+];
+
+/// The checkout's root folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Checkout(PathBuf);
+
+impl Checkout {
+    /// Returns the checkout that this program was built from.
+    pub(crate) fn locate() -> anyhow::Result<Self> {
+        let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = xtask.parent().context("xtask has no parent folder")?;
+        Ok(Self(root.canonicalize().with_context(|| {
+            format!("the checkout {} is gone", root.display())
+        })?))
+    }
+
+    /// Returns a path below the root.
+    pub(crate) fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.0.join(path)
+    }
+
+    /// Returns where executed notebooks and what belongs to them are written.
+    pub(crate) fn output(&self) -> PathBuf {
+        self.join("target/notebooks")
+    }
+
+    /// Returns the link to the environment's libtorch that `.cargo/config.toml` names, so that
+    /// plain `cargo` builds the workspace as well.
+    pub(crate) fn libtorch_link(&self) -> PathBuf {
+        self.join(".libtorch")
+    }
+
+    /// Returns a Cargo command in this checkout that builds with the environment's libtorch.
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = cargo();
+        command
+            .args(arguments)
+            .current_dir(&self.0)
+            .env("LIBTORCH", self.libtorch_link());
+        for name in OTHER_LIBTORCH {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs Cargo in this checkout.
+    pub(crate) fn run_cargo(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        run(&mut self.cargo(arguments))
+    }
+}
+
+/// Makes `link` a symbolic link to `target`, whatever `link` pointed to before.
+pub(crate) fn link_to(link: &Path, target: &Path) -> anyhow::Result<()> {
+    if std::fs::read_link(link).is_ok_and(|found| found == target) {
+        return Ok(());
+    }
+    if std::fs::symlink_metadata(link).is_ok_and(|found| found.is_symlink()) {
+        std::fs::remove_file(link)?;
+    }
+    std::os::unix::fs::symlink(target, link).with_context(|| {
+        format!(
+            "cannot make {} a link to {}; move it away",
+            link.display(),
+            target.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_turned_to_its_new_target_and_a_real_folder_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        for target in ["first", "second", "second"] {
+            link_to(&link, Path::new(target)).unwrap();
+            assert_eq!(std::fs::read_link(&link).unwrap(), Path::new(target));
+        }
+        let real = folder.path().join("real");
+        std::fs::create_dir(&real).unwrap();
+        assert!(
+            link_to(&real, Path::new("first"))
+                .unwrap_err()
+                .to_string()
+                .contains("move it away")
+        );
+    }
+}
