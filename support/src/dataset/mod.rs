@@ -17,7 +17,7 @@ use image::RgbImage;
 
 use crate::assets::Assets;
 use crate::assets::archive::Zip;
-use crate::settings::{DATASETS, Limit, Settings, check_dataset};
+use crate::settings::{BrokenPictures, DATASETS, Limit, Settings, check_dataset};
 use crate::{Error, Result};
 
 /// The most examples that a run on the CPU uses unless it is told otherwise, over all parts: ten
@@ -97,6 +97,10 @@ pub struct ImageDataset {
     note: String,
     classes: Vec<String>,
     examples: Examples,
+    /// The settings' seed, for the order of its datasets.
+    pub(crate) seed: u64,
+    /// What its datasets do with a broken picture.
+    pub(crate) broken: BrokenPictures,
 }
 
 /// Examples in the order of [`split::rank`].
@@ -192,6 +196,8 @@ impl ImageDataset {
             note,
             classes,
             examples,
+            seed: settings.seed,
+            broken: settings.broken,
         })
     }
 
