@@ -38,9 +38,7 @@ pub mod prelude {
 
     pub use crate::dataset::ImageDataset;
     pub use crate::device::device_report;
-    pub use crate::model::{
-        Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable,
-    };
+    pub use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable};
     pub use crate::pipeline::{Batches, Dataset, Pixels};
     pub use crate::settings::Settings;
     pub use crate::training::{Fit, History, Loss, RmsProp};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tch::Device;
 
-use crate::{Error, Result};
+use crate::{Error, Result, device};
 
 /// The names that `TRANSFER_DATASET` takes besides a folder, best first.
 pub const DATASETS: [&str; 3] = ["cats_vs_dogs", "cats_and_dogs_filtered", "cifar10"];
@@ -116,7 +116,7 @@ impl Settings {
             epochs: count("TRANSFER_EPOCHS", 10)?,
             batch_size: count("TRANSFER_BATCH", 32)?,
             seed,
-            device: device(text("TRANSFER_DEVICE")?.as_deref().unwrap_or("auto"))?,
+            device: device::pick(text("TRANSFER_DEVICE")?.as_deref().unwrap_or("auto"))?,
             broken,
             data_dir: text("TRANSFER_DATA")?.map_or_else(default_data_dir, PathBuf::from),
             loaded: Vec::new(),
@@ -141,6 +141,13 @@ impl Settings {
             Device::Cuda(index) => format!("cuda:{index}"),
             device => format!("{device:?}").to_lowercase(),
         };
+        // A checkout's own folder is told without the machine's path, which does not belong into
+        // a notebook that is passed on.
+        let data_dir = if self.data_dir == default_data_dir() {
+            "data/ in this project".into()
+        } else {
+            self.data_dir.display().to_string()
+        };
         let broken = match self.broken {
             BrokenPictures::Skip => "skip",
             BrokenPictures::Stop => "stop",
@@ -153,11 +160,7 @@ impl Settings {
             ("seed", "TRANSFER_SEED", self.seed.to_string()),
             ("device", "TRANSFER_DEVICE", device),
             ("broken pictures", "TRANSFER_BROKEN", broken.into()),
-            (
-                "data folder",
-                "TRANSFER_DATA",
-                self.data_dir.display().to_string(),
-            ),
+            ("data folder", "TRANSFER_DATA", data_dir),
         ]
     }
 }
@@ -220,34 +223,6 @@ fn refused(name: &'static str, value: impl Into<String>, expected: impl Into<Str
         name,
         value: value.into(),
         expected: expected.into(),
-    }
-}
-
-fn device(text: &str) -> Result<Device> {
-    let count = tch::Cuda::device_count().max(0) as usize;
-    let cuda = |index: usize| {
-        let expected =
-            format!("cpu, or cuda:N with N below {count}, the number of GPUs libtorch sees");
-        if index < count {
-            Ok(Device::Cuda(index))
-        } else {
-            Err(refused("TRANSFER_DEVICE", text, expected))
-        }
-    };
-    match (
-        text,
-        text.strip_prefix("cuda:")
-            .and_then(|index| index.parse().ok()),
-    ) {
-        ("auto", _) => Ok(Device::cuda_if_available()),
-        ("cpu", _) => Ok(Device::Cpu),
-        ("cuda", _) => cuda(0),
-        (_, Some(index)) => cuda(index),
-        _ => Err(refused(
-            "TRANSFER_DEVICE",
-            text,
-            "auto, cpu, cuda or cuda:N",
-        )),
     }
 }
 
@@ -348,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_not_there_is_refused() {
-        assert!(refusal("TRANSFER_DEVICE", "cuda:64").contains("the number of GPUs libtorch sees"));
+        assert!(refusal("TRANSFER_DEVICE", "cuda:64").contains("a device that is there"));
     }
 
     #[test]

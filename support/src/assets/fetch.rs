@@ -22,12 +22,6 @@ impl Assets {
     /// Fetches the asset into `scratch`; returns what has to be moved into place from there.
     pub(super) fn download(&self, name: &str, asset: &Asset, scratch: &Path) -> Result<PathBuf> {
         let new = scratch.join(asset.target());
-        let start = Instant::now();
-        println!(
-            "fetching {name} ({}), {}",
-            megabytes(asset.size()),
-            asset.about
-        );
         match &asset.source {
             Source::Url { url } => {
                 let bound = asset.files.first().map_or(0, Item::bound);
@@ -67,7 +61,6 @@ impl Assets {
                 unpack_package(&archive, asset, &new)?;
             }
         }
-        println!("fetched {name} in {:.0} s", start.elapsed().as_secs_f64());
         Ok(new)
     }
 

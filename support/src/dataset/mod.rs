@@ -97,10 +97,8 @@ pub struct ImageDataset {
     note: String,
     classes: Vec<String>,
     examples: Examples,
-    /// The settings' seed, for the order of its datasets.
-    pub(crate) seed: u64,
-    /// What its datasets do with a broken picture.
-    pub(crate) broken: BrokenPictures,
+    seed: u64,
+    broken: BrokenPictures,
 }
 
 /// Examples in the order of [`split::rank`].
@@ -138,7 +136,7 @@ impl ImageDataset {
     /// `cifar10`. [`ImageDataset::note`] says which it became and why.
     ///
     /// # Errors
-    /// [`Error::Setting`] for an unknown name, [`Error::Dataset`] for a folder that cannot serve,
+    /// [`Error::Setting`] for an unknown name or a limit that leaves a class out, [`Error::Dataset`] for a folder that cannot serve,
     /// and the errors of [`Assets::fetch`].
     pub fn load(settings: &Settings) -> Result<Self> {
         let assets = Assets::open(&settings.data_dir)?;
@@ -177,18 +175,25 @@ impl ImageDataset {
             Limit::Default if by_default => DEFAULT_CPU_LIMIT,
             Limit::Default | Limit::All => total,
         };
+        if limit < classes.len() {
+            return Err(Error::Setting {
+                name: "TRANSFER_LIMIT",
+                value: limit.to_string(),
+                expected: format!("at least {}, one example of each class", classes.len()),
+            });
+        }
         split::limit(examples.parts_mut(), classes.len(), limit);
 
-        let mut note = format!("{} {why}", about(&name, total, &classes));
+        let mut note = format!("{}\n{why}", about(&name, total, &classes));
         if limit < total {
             let reason = match settings.limit {
                 Limit::Examples(_) => "as TRANSFER_LIMIT says",
                 _ => "so that a run without a GPU ends within minutes",
             };
+            let (limit, total) = (thousands(limit), thousands(total));
             note += &format!(
-                " {} of the {} pictures are used, {reason}; TRANSFER_LIMIT=all lifts the limit.",
-                thousands(limit),
-                thousands(total)
+                "\n{limit} of the {total} pictures are used, {reason}; TRANSFER_LIMIT=all lifts the \
+                 limit."
             );
         }
         Ok(Self {
@@ -199,6 +204,14 @@ impl ImageDataset {
             seed: settings.seed,
             broken: settings.broken,
         })
+    }
+
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(crate) fn broken(&self) -> BrokenPictures {
+        self.broken
     }
 
     /// Returns the class names; a label is an index into them.
@@ -221,7 +234,7 @@ impl ImageDataset {
         &self.name
     }
 
-    /// Returns, in plain sentences, which pictures these are, what accuracy to expect, why these,
+    /// Returns, in plain sentences on up to three lines, which pictures these are, what accuracy to expect, why these,
     /// and the limit in force.
     pub fn note(&self) -> &str {
         &self.note
@@ -324,39 +337,38 @@ fn choose(settings: &Settings, assets: &Assets) -> Result<Choice> {
         };
         return Ok(choice(name, path, "They were asked for by name.".into()));
     }
+    let [full, filtered, small] = DATASETS;
     for name in DATASETS {
         if let Some(path) = assets.present(name) {
-            return Ok(choice(
-                name,
-                path,
-                "They were chosen because they are already here.".into(),
-            ));
+            let why = if name == small {
+                format!(
+                    "They were chosen because they are here and no photos are; where the network \
+                     allows, TRANSFER_DATASET={filtered} fetches some."
+                )
+            } else {
+                "They were chosen because they are already here.".into()
+            };
+            return Ok(choice(name, path, why));
         }
     }
-    let [full, filtered, small] = DATASETS;
-    let gpu = settings.device.is_cuda();
-    let wanted = if gpu {
-        [full, filtered]
-    } else {
-        [filtered, full]
+    let (device, order) = match settings.device.is_cuda() {
+        true => ("a GPU", [full, filtered, small]),
+        false => ("no GPU", [filtered, full, small]),
     };
     let mut failures = Vec::new();
-    for name in wanted {
+    for name in order {
         match assets.fetch(name) {
-            Ok(path) => {
-                let device = if gpu {
-                    "there is a GPU"
-                } else {
-                    "there is no GPU"
-                };
-                return Ok(choice(
-                    name,
-                    path,
-                    format!("They were chosen because {device}."),
-                ));
+            Ok(path) if failures.is_empty() => {
+                let why = format!("They were chosen because there is {device}.");
+                return Ok(choice(name, path, why));
             }
-            // Whatever answered instead of the source: a network that is not there, or a page of
-            // some gateway in the place of the file.
+            Ok(path) => {
+                let failures = failures.join(" and ");
+                let why = format!("They stand in because {failures} could not be fetched.");
+                return Ok(choice(name, path, why));
+            }
+            // Whatever answered instead of the source: no network, or the page of some gateway in
+            // the place of the file.
             Err(
                 error
                 @ (Error::Unreachable { .. } | Error::Mismatch { .. } | Error::Archive { .. }),
@@ -368,33 +380,27 @@ fn choose(settings: &Settings, assets: &Assets) -> Result<Choice> {
             Err(error) => return Err(error),
         }
     }
-    let failures = failures.join(" nor ");
-    match assets.fetch(small) {
-        Ok(path) => Ok(choice(
-            small,
-            path,
-            format!("They stand in because neither {failures} could be fetched."),
-        )),
-        Err(Error::Unreachable {
-            asset,
-            reason,
-            help,
-        }) => Err(Error::Unreachable {
-            asset,
-            reason: format!("{reason}\n(nor could {failures})"),
-            help,
-        }),
-        Err(error) => Err(error),
-    }
+    Err(Error::Unreachable {
+        asset: "any pictures".into(),
+        reason: failures.join("\n"),
+        help: format!(
+            "either set TRANSFER_DATASET=FOLDER with pictures of your own, one folder per class; or \
+             install npm, which {small} comes through; or get one of the files that data/README.md \
+             lists by other means and put it into {}",
+            settings.data_dir.display()
+        ),
+    })
 }
 
-/// The cause of a failed fetch without the advice, in one line.
+/// The cause of a failed fetch in one line, without advice and address.
 fn reason(error: &Error) -> String {
     let text = match error {
         Error::Unreachable { reason, .. } => reason.clone(),
         error => error.to_string(),
     };
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    let words = text.split_whitespace();
+    let words: Vec<_> = words.filter(|word| !word.starts_with("http")).collect();
+    words.join(" ")
 }
 
 /// Groups the digits: `23,262`.

@@ -244,6 +244,17 @@ fn an_own_folder_is_used_whole_unless_a_limit_is_asked_for() {
     );
 }
 
+#[test]
+fn a_limit_that_leaves_a_class_out_is_refused() {
+    let root = folder(&["a/1.jpg", "b/1.jpg"]);
+    for limit in [0, 1] {
+        let settings = settings(Some(root.path()), Limit::Examples(limit));
+        let text = ImageDataset::load(&settings).unwrap_err().to_string();
+        let expected = "expected at least 2, one example of each class";
+        assert_eq!(text, format!("TRANSFER_LIMIT={limit}: {expected}"));
+    }
+}
+
 /// Photos as in TFDS' zip: `JFIF` at the usual place, later, too late, and not at all.
 fn cats_vs_dogs_zip(pictures: usize) -> Vec<u8> {
     let jfif = |before: usize| [&vec![0; before][..], b"JFIF", &[0; 600]].concat();
@@ -422,6 +433,22 @@ fn without_a_choice_what_is_already_here_is_taken() {
 }
 
 #[test]
+fn cifar10_is_taken_only_where_no_photos_are_and_says_how_to_get_some() {
+    let root = folder(&["a/"]);
+    let assets = assets(root.path(), &nowhere(), &nowhere(), "exit 1");
+    fs::write(root.path().join("cifar10"), b"").unwrap();
+    let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
+    assert_eq!(choice.name, "cifar10");
+    assert!(
+        choice
+            .why
+            .contains("TRANSFER_DATASET=cats_and_dogs_filtered fetches some"),
+        "{}",
+        choice.why
+    );
+}
+
+#[test]
 fn without_a_choice_the_set_is_fetched_that_suits_the_device() {
     let root = folder(&["a/"]);
     let filtered = Server::of(b"filtered").source();
@@ -464,14 +491,14 @@ fn where_no_photos_can_be_fetched_cifar10_stands_in_and_the_note_says_why() {
     let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
     assert_eq!(choice.name, "cifar10");
     assert!(
-        choice.why.starts_with(
-            "They stand in because neither cats_and_dogs_filtered (filtered.zip, size"
-        ),
+        choice
+            .why
+            .starts_with("They stand in because cats_and_dogs_filtered (filtered.zip, size"),
         "{}",
         choice.why
     );
     assert!(
-        choice.why.contains("nor cats_vs_dogs (http://127.0.0.1"),
+        choice.why.contains(" and cats_vs_dogs (io: "),
         "{}",
         choice.why
     );
@@ -491,12 +518,12 @@ fn where_nothing_can_be_fetched_every_cause_is_named() {
         .err()
         .unwrap()
         .to_string();
-    assert!(text.starts_with("cannot fetch cifar10: "), "{text}");
+    assert!(text.starts_with("cannot fetch any pictures: "), "{text}");
     assert!(
-        text.contains("no network") && text.contains("cats_vs_dogs (http"),
+        text.contains("no network") && text.contains("cats_vs_dogs (io"),
         "{text}"
     );
-    assert!(text.contains("cats_and_dogs_filtered (http"), "{text}");
+    assert!(text.contains("cats_and_dogs_filtered (io"), "{text}");
 }
 
 #[test]
@@ -568,7 +595,7 @@ fn a_printed_set_shows_its_name_its_classes_and_its_note() {
         load(root.path()).unwrap().to_string(),
         format!(
             "{path}: 5 pictures\n  training    a 1, b 2\n  validation  a 1, b 1\n  test        a 0, b 0\n\
-             5 pictures of your own in 2 classes. They were asked for by name."
+             5 pictures of your own in 2 classes.\nThey were asked for by name."
         )
     );
 }

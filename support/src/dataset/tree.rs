@@ -13,8 +13,14 @@ use crate::{Error, Result};
 /// What counts as a picture; what a file really is shows when it is decoded.
 const SUFFIXES: [&str; 6] = ["jpg", "jpeg", "png", "gif", "webp", "bmp"];
 
-/// The folders of a split: training, validation, test.
-const PARTS: [&[&str]; 3] = [&["train"], &["validation", "val", "valid"], &["test"]];
+/// The folders of a split, and which part each is: training, validation, test.
+const PARTS: [(&str, usize); 5] = [
+    ("train", 0),
+    ("validation", 1),
+    ("val", 1),
+    ("valid", 1),
+    ("test", 2),
+];
 
 const LAYOUT: &str = "a dataset is a folder with one folder of pictures per class, or with train/ \
                       and validation/ and/or test/ that hold those";
@@ -106,95 +112,69 @@ impl Tree {
     /// Finds the layout, the classes and each picture's place in them.
     fn classify(self, name: &str) -> Result<Found> {
         let top = self.folders_in("");
-        let part_folders: Vec<Vec<&str>> = PARTS
-            .iter()
-            .map(|names| {
-                names
-                    .iter()
-                    .copied()
-                    .filter(|name| top.contains(name))
-                    .collect()
-            })
+        let folders = PARTS.iter().filter(|(folder, _)| top.contains(folder));
+        let mut roots: Vec<(String, usize)> = folders
+            .map(|(folder, part)| (format!("{folder}/"), *part))
             .collect();
-        let split = !part_folders[0].is_empty() && part_folders.concat().len() > 1;
-        let roots: Vec<(usize, String)> = if split {
-            let in_part = |(part, folders): (usize, Vec<&str>)| {
-                folders
-                    .into_iter()
-                    .map(move |folder| (part, format!("{folder}/")))
-                    .collect::<Vec<_>>()
-            };
-            part_folders
-                .into_iter()
-                .enumerate()
-                .flat_map(in_part)
-                .collect()
-        } else {
-            vec![(0, String::new())]
-        };
-
-        let mut classes: Vec<&str> = Vec::new();
-        for (_, root) in &roots {
-            let found = self.folders_in(root);
-            if root == &roots[0].1 {
-                classes = found;
-            } else if found != classes {
-                let (expected, got) = (classes.join(", "), found.join(", "));
-                return Err(unfit(
-                    name,
-                    format!(
-                        "{} holds the classes {expected}, {root} holds {got}: they have to be the same",
-                        roots[0].1
-                    ),
-                ));
-            }
+        let split = roots.len() > 1 && top.contains(&"train");
+        if !split {
+            roots = vec![(String::new(), 0)];
         }
+
+        let (first, _) = &roots[0];
+        let classes = self.folders_in(first);
         match classes.as_slice() {
             [] => return Err(unfit(name, format!("there are no class folders; {LAYOUT}"))),
             [only] => {
-                return Err(unfit(
-                    name,
-                    format!("there is one class only, {only}; at least two are needed; {LAYOUT}"),
-                ));
+                let reason =
+                    format!("there is one class only, {only}; at least two are needed; {LAYOUT}");
+                return Err(unfit(name, reason));
             }
             _ => {}
         }
-
-        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
-        let mut empty: BTreeSet<String> = roots
-            .iter()
-            .flat_map(|(_, root)| classes.iter().map(move |class| format!("{root}{class}")))
-            .collect();
-        for (id, source) in self.pictures.iter().cloned() {
-            let Some((part, root)) = roots.iter().find(|(_, root)| id.starts_with(root.as_str()))
-            else {
-                continue;
-            };
-            // A picture beside the class folders belongs to no class.
-            let Some((class, _)) = id[root.len()..].split_once('/') else {
-                continue;
-            };
-            let Ok(label) = classes.binary_search(&class) else {
-                continue;
-            };
-            empty.remove(&format!("{root}{class}"));
-            parts[*part].push(Example { id, label, source });
+        for (root, _) in &roots[1..] {
+            let found = self.folders_in(root);
+            if found != classes {
+                let (expected, got) = (classes.join(", "), found.join(", "));
+                let reason = format!(
+                    "{first} holds the classes {expected}, {root} holds {got}: they have to be the same"
+                );
+                return Err(unfit(name, reason));
+            }
         }
-        if let Some(folder) = empty.first() {
-            return Err(unfit(
-                name,
-                format!(
-                    "the class folder {folder} is empty: it has no file that ends in {}",
-                    SUFFIXES.join(", ")
-                ),
-            ));
+
+        // The root's index and the label; none for a picture beside the class folders.
+        let place = |id: &str| {
+            let root = roots.iter().position(|(root, _)| id.starts_with(root))?;
+            let (class, _) = id[roots[root].0.len()..].split_once('/')?;
+            Some((root, classes.binary_search(&class).ok()?))
+        };
+        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+        let mut filled = HashSet::new();
+        for (id, source) in &self.pictures {
+            if let Some((root, label)) = place(id) {
+                filled.insert((root, label));
+                let (id, source) = (id.clone(), source.clone());
+                parts[roots[root].1].push(Example { id, label, source });
+            }
+        }
+        for (at, (root, _)) in roots.iter().enumerate() {
+            for (label, class) in classes.iter().enumerate() {
+                if !filled.contains(&(at, label)) {
+                    let suffixes = SUFFIXES.join(", ");
+                    let reason = format!(
+                        "the class folder {root}{class} is empty: it has no file that ends in {suffixes}"
+                    );
+                    return Err(unfit(name, reason));
+                }
+            }
         }
         let classes = classes.into_iter().map(str::to_owned).collect();
-        let [all, ..] = &mut parts;
+        let [training, validation, test] = parts;
         let examples = if split {
-            Examples::Split(parts)
+            Examples::Split([training, validation, test])
         } else {
-            Examples::Whole([std::mem::take(all)])
+            Examples::Whole([training])
         };
         Ok(Found { classes, examples })
     }

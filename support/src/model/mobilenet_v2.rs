@@ -8,6 +8,7 @@
 //! [paper]: https://arxiv.org/abs/1801.04381
 //! [keras]: https://github.com/keras-team/keras/blob/master/keras/src/applications/mobilenet_v2.py
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tch::{Device, TchError, Tensor};
@@ -15,7 +16,7 @@ use tch::{Device, TchError, Tensor};
 use super::layer::{Layer, Operation, SetTrainable, Variable};
 use super::weights;
 use crate::assets::Assets;
-use crate::{Error, Result};
+use crate::{Error, Result, settings};
 
 /// One row of the paper's table 2: (expansion `t`, output channels `c`, repeats `n`, stride `s`
 /// of the first repeat).
@@ -60,7 +61,7 @@ impl MobileNetV2 {
     /// `Argument` for another shape, what [`Assets::fetch`] gives, or `Weights` when the file
     /// does not fit.
     pub fn pretrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
-        let weights = Assets::open_default()?.fetch(DEFAULT_WEIGHTS)?;
+        let weights = Assets::open(&settings::data_dir())?.fetch(DEFAULT_WEIGHTS)?;
         Self::from_file(weights, image_shape, device)
     }
 
@@ -163,46 +164,51 @@ impl MobileNetV2 {
     /// # Errors
     /// `Shape` for pictures of another size than the network was made for.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        tch::no_grad(|| self.forward_recorded(images))
+        self.check(images)?;
+        tch::no_grad(|| self.run(0, images, self.layers.len() - 1))
     }
 
-    /// Like [`forward`](Self::forward), recording what the trainable layers need for a backward
-    /// pass.
-    pub(crate) fn forward_recorded(&self, images: &Tensor) -> Result<Tensor> {
+    /// Refuses pictures of another size than the network was made for.
+    pub(crate) fn check(&self, images: &Tensor) -> Result<()> {
         let [channels, height, width] = self.input_shape();
-        if images.size().get(1..) != Some(&[channels, height, width]) {
-            return Err(Error::Shape {
-                operation: self.name(),
-                expected: format!("[N, {channels}, {height}, {width}]"),
-                got: images.size(),
-            });
+        if images.size().get(1..) == Some(&[channels, height, width]) {
+            return Ok(());
         }
-        let images = channels_last(images, self.device).map_err(Error::torch("input layout"))?;
-        let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(self.layers.len());
-        for (index, layer) in self.layers.iter().enumerate() {
+        Err(Error::Shape {
+            operation: self.name(),
+            expected: format!("[N, {channels}, {height}, {width}]"),
+            got: images.size(),
+        })
+    }
+
+    /// Returns whether no later layer reads past layer `index`: its output alone determines all
+    /// that follows.
+    pub(crate) fn is_cut(&self, index: usize) -> bool {
+        self.last_reader[..index]
+            .iter()
+            .all(|&reader| reader <= index)
+    }
+
+    /// Returns layer `to`'s output for layer `from`'s, a [cut](Self::is_cut), recording what the
+    /// trainable layers between need for a backward pass. Layer 0's output is the pictures.
+    pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize) -> Result<Tensor> {
+        let mut output = channels_last(input, self.device).map_err(Error::torch("input layout"))?;
+        // Outputs that a residual connection still needs.
+        let mut kept: BTreeMap<usize, Tensor> = BTreeMap::new();
+        for index in from + 1..=to {
+            let layer = &self.layers[index];
+            if self.last_reader[index - 1] > index {
+                kept.insert(index - 1, output.shallow_clone());
+            }
             let inputs: Vec<&Tensor> = layer
                 .inputs()
                 .iter()
-                .filter_map(|&input| outputs[input].as_ref())
+                .map(|input| kept.get(input).unwrap_or(&output))
                 .collect();
-            let output = if inputs.is_empty() {
-                layer.forward(&[&images])?
-            } else {
-                layer.forward(&inputs)?
-            };
-            outputs.push(Some(output));
-            for &input in layer.inputs() {
-                if self.last_reader[input] == index {
-                    outputs[input] = None;
-                }
-            }
+            output = layer.forward(&inputs)?;
+            kept.retain(|&input, _| self.last_reader[input] > index);
         }
-        // The last layer's output is read by no other, so it is still there.
-        outputs.pop().flatten().ok_or_else(|| Error::Argument {
-            name: "MobileNetV2",
-            expected: "at least one layer".into(),
-            got: "none".into(),
-        })
+        Ok(output)
     }
 }
 

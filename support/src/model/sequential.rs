@@ -117,13 +117,53 @@ impl<C> Sequential<C> {
     /// # Errors
     /// `Shape` when the pictures, or one layer's output and the next one's input, do not fit.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        tch::no_grad(|| self.forward_recorded(images))
+        tch::no_grad(|| self.run(0, images, self.last()))
     }
 
-    /// Like [`forward`](Self::forward), recording what a backward pass needs.
-    pub(crate) fn forward_recorded(&self, images: &Tensor) -> Result<Tensor> {
-        let features = self.base.forward_recorded(images)?;
-        self.top
+    /// Returns the index of the last layer, counting the base's layers, then the top's.
+    pub(crate) fn last(&self) -> usize {
+        self.base.layers().len() - 1 + self.top.len()
+    }
+
+    /// Returns the name of a layer, counted like [`last`](Self::last).
+    pub(crate) fn layer_name(&self, index: usize) -> &str {
+        match self.base.layers().get(index) {
+            Some(layer) => layer.name(),
+            None => self.top[index - self.base.layers().len()].describe(&[]).0,
+        }
+    }
+
+    /// Returns the last layer whose output, alone, determines the model's, while neither it nor
+    /// a layer before it is trained. Layer 0 only hands the pictures on.
+    pub(crate) fn frozen_prefix(&self) -> usize {
+        let base = self.base.layers();
+        let trained = |variables: &[&Variable]| variables.iter().any(|v| v.is_trainable());
+        let first_trained = base
+            .iter()
+            .map(|layer| layer.variables().iter().collect())
+            .chain(self.top.iter().map(TopLayer::variables))
+            .position(|variables: Vec<&Variable>| trained(&variables))
+            .unwrap_or(self.last() + 1);
+        (0..first_trained)
+            .rev()
+            .find(|&index| index >= base.len() || self.base.is_cut(index))
+            .unwrap_or(0)
+    }
+
+    /// Returns layer `to`'s output for layer `from`'s, recording what a backward pass needs.
+    pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize) -> Result<Tensor> {
+        let last_of_base = self.base.layers().len() - 1;
+        let features = if from < last_of_base {
+            if from == 0 {
+                self.base.check(input)?;
+            }
+            self.base.run(from, input, to.min(last_of_base))?
+        } else {
+            input.shallow_clone()
+        };
+        let done = from.max(last_of_base) - last_of_base;
+        let wanted = to.max(last_of_base) - last_of_base;
+        self.top[done..wanted]
             .iter()
             .try_fold(features, |input, layer| layer.forward_recorded(&input))
     }

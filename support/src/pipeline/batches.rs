@@ -48,6 +48,12 @@ impl Batches {
         self.dataset.len().div_ceil(self.size)
     }
 
+    /// Returns the first `count` batches, in the order before any shuffling.
+    pub fn take(&self, count: usize) -> Self {
+        let examples = count.saturating_mul(self.size);
+        Self::new(self.dataset.take(examples), self.size)
+    }
+
     /// Returns whether there is no example.
     pub fn is_empty(&self) -> bool {
         self.dataset.is_empty()
@@ -79,17 +85,40 @@ impl Batches {
     ///
     /// The order of the examples depends on the dataset's seed and on `epoch` only.
     pub fn epoch(&self, epoch: usize) -> BatchIter {
-        let order = shuffled(
+        let (dataset, ahead) = (self.dataset.clone(), self.size * BATCHES_AHEAD);
+        BatchIter {
+            workers: Workers::start(dataset, self.order(epoch), ahead),
+            batches: self.clone(),
+            any: false,
+        }
+    }
+
+    /// Returns the order of an epoch's examples, as indices into those of the dataset.
+    pub(crate) fn order(&self, epoch: usize) -> Vec<usize> {
+        shuffled(
             self.dataset.len(),
             self.dataset.shuffle_buffer(),
             self.dataset.seed(),
             epoch as u64,
-        );
-        BatchIter {
-            workers: Workers::start(self.dataset.clone(), order, self.size * BATCHES_AHEAD),
-            batches: self.clone(),
-            any: false,
-        }
+        )
+    }
+
+    /// Returns the same batches in the order before any shuffling.
+    pub(crate) fn unshuffled(&self) -> Self {
+        Self::new(self.dataset.shuffle(1), self.size)
+    }
+
+    /// Returns the ids of the dataset's examples, in the order before any shuffling.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.dataset
+            .examples()
+            .iter()
+            .map(|example| example.id.as_str())
+    }
+
+    /// Returns the number of pictures in a batch.
+    pub(crate) fn size(&self) -> usize {
+        self.size
     }
 
     /// Returns the pictures that could not be read so far, each once, by name.

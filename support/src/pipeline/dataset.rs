@@ -222,8 +222,8 @@ impl ImageDataset {
             Dataset::new(
                 examples,
                 self.classes().to_vec(),
-                self.seed,
-                self.broken,
+                self.seed(),
+                self.broken(),
             )
         });
         Ok((train, validation, test))

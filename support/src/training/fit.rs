@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tch::Tensor;
 
+use super::activations::Activations;
 use super::{Compiled, EpochLog, History};
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches};
@@ -16,6 +17,7 @@ pub struct Fit<'a> {
     epochs: usize,
     initial_epoch: usize,
     validation: Option<&'a Batches>,
+    cache_activations: bool,
 }
 
 impl<'a> Fit<'a> {
@@ -26,6 +28,7 @@ impl<'a> Fit<'a> {
             epochs,
             initial_epoch: 0,
             validation: None,
+            cache_activations: true,
         }
     }
 
@@ -41,6 +44,62 @@ impl<'a> Fit<'a> {
     pub fn validation(mut self, batches: &'a Batches) -> Self {
         self.validation = Some(batches);
         self
+    }
+
+    /// Computes what the frozen layers make of each picture once (`true`, the default) or in every
+    /// epoch anew. The history is the same, up to rounding.
+    #[must_use]
+    pub fn cache_activations(mut self, cache: bool) -> Self {
+        self.cache_activations = cache;
+        self
+    }
+}
+
+/// More activations than this, in bytes, are computed in every epoch anew.
+const ACTIVATION_BUDGET: usize = 4 << 30;
+
+/// What an epoch runs over: the pictures, or what the frozen layers made of them.
+struct Source<'a> {
+    batches: &'a Batches,
+    /// The last layer that is done already.
+    done: usize,
+    activations: Option<Activations>,
+}
+
+impl<'a> Source<'a> {
+    fn pictures(batches: &'a Batches) -> Self {
+        Self {
+            batches,
+            done: 0,
+            activations: None,
+        }
+    }
+
+    fn new<C>(model: &Sequential<C>, batches: &'a Batches, cache: bool) -> Result<Self> {
+        let done = model.frozen_prefix();
+        if !cache || done == 0 {
+            return Ok(Self::pictures(batches));
+        }
+        let activations = Activations::compute(model, done, batches, ACTIVATION_BUDGET)?;
+        Ok(match activations {
+            Some(activations) => Self {
+                batches,
+                done,
+                activations: Some(activations),
+            },
+            None => Self::pictures(batches),
+        })
+    }
+
+    /// Returns the epoch's (layer `done`'s output, labels), batch by batch.
+    fn epoch(&self, epoch: usize) -> Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + '_> {
+        match &self.activations {
+            Some(activations) => Box::new(activations.batches(&self.batches.order(epoch))),
+            None => Box::new(self.batches.epoch(epoch).map(|batch| {
+                let Batch { images, labels, .. } = batch?;
+                Ok((images, labels))
+            })),
+        }
     }
 }
 
@@ -113,23 +172,27 @@ impl Sequential<Compiled> {
             });
         }
 
+        let source = Source::new(self, batches, fit.cache_activations)?;
+        let validation = fit
+            .validation
+            .map(|batches| Source::new(self, batches, fit.cache_activations))
+            .transpose()?;
         let mut history = History::default();
         for epoch in fit.initial_epoch..fit.epochs {
             println!("Epoch {}/{}", epoch + 1, fit.epochs);
             let start = Instant::now();
             let mut totals = Totals::default();
-            for batch in batches.epoch(epoch) {
-                let Batch {
-                    images,
-                    labels,
-                    ids,
-                } = batch?;
-                totals.add(self.train_on_batch(&images, &labels)?, ids.len());
+            for batch in source.epoch(epoch) {
+                let (input, labels) = batch?;
+                totals.add(
+                    self.train_step(source.done, &input, &labels)?,
+                    labels.numel(),
+                );
             }
             let train_seconds = start.elapsed().as_secs_f64();
-            let validation = fit
-                .validation
-                .map(|batches| self.evaluate(batches))
+            let validation = validation
+                .as_ref()
+                .map(|source| self.evaluate_source(source))
                 .transpose()?;
 
             let Evaluation { loss, accuracy } = totals.mean();
@@ -159,17 +222,7 @@ impl Sequential<Compiled> {
     /// As [`fit`](Self::fit).
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {
         self.check(batches, "evaluate, the batches")?;
-        let mut totals = Totals::default();
-        let _no_grad = tch::no_grad_guard();
-        for batch in batches.epoch(0) {
-            let Batch {
-                images,
-                labels,
-                ids,
-            } = batch?;
-            totals.add(self.loss(&images, &labels)?.1, ids.len());
-        }
-        Ok(totals.mean())
+        self.evaluate_source(&Source::pictures(batches))
     }
 
     /// Trains one step on pictures `[N, 3, H, W]` with class indices `[N]`; returns loss and
@@ -179,7 +232,11 @@ impl Sequential<Compiled> {
     /// `Shape` when the pictures do not fit the model, `Torch` when the labels do not fit the
     /// pictures or nothing is trainable.
     pub fn train_on_batch(&mut self, images: &Tensor, labels: &Tensor) -> Result<Evaluation> {
-        let (loss, evaluation) = self.loss(images, labels)?;
+        self.train_step(0, images, labels)
+    }
+
+    fn train_step(&mut self, done: usize, input: &Tensor, labels: &Tensor) -> Result<Evaluation> {
+        let (loss, evaluation) = self.loss(done, input, labels)?;
         let (variables, compiled) = self.split_compiled();
         let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
         let gradients = Tensor::f_run_backward(&[loss], &values, false, false)
@@ -188,20 +245,27 @@ impl Sequential<Compiled> {
         Ok(evaluation)
     }
 
-    /// Returns a batch's mean loss twice: as the root of the backward pass, and as a number
-    /// beside the accuracy.
-    fn loss(&self, images: &Tensor, labels: &Tensor) -> Result<(Tensor, Evaluation)> {
-        let logits = self.forward_recorded(images)?;
+    fn evaluate_source(&self, source: &Source<'_>) -> Result<Evaluation> {
+        let _no_grad = tch::no_grad_guard();
+        let mut totals = Totals::default();
+        for batch in source.epoch(0) {
+            let (input, labels) = batch?;
+            totals.add(self.loss(source.done, &input, &labels)?.1, labels.numel());
+        }
+        Ok(totals.mean())
+    }
+
+    /// Returns the mean loss of a batch that has passed layer `done`, twice: as the root of the
+    /// backward pass, and as a number beside the accuracy.
+    fn loss(&self, done: usize, input: &Tensor, labels: &Tensor) -> Result<(Tensor, Evaluation)> {
+        let logits = self.run(done, input, self.last())?;
         let loss = self.compiled.loss;
         let evaluate = || {
             let labels = labels.f_to_device(logits.device())?;
             let mean = loss.mean(&logits, &labels)?;
             let accuracy = loss.correct(&logits, &labels)? as f64 / logits.size()[0] as f64;
-            let evaluation = Evaluation {
-                loss: mean.f_double_value(&[])?,
-                accuracy,
-            };
-            Ok((mean, evaluation))
+            let loss = mean.f_double_value(&[])?;
+            Ok((mean, Evaluation { loss, accuracy }))
         };
         evaluate().map_err(Error::torch("loss"))
     }

@@ -1,6 +1,7 @@
 //! Training as Keras does it: compile, fit, evaluate, history. What is trained comes from
 //! [`model`](crate::model), on what from [`pipeline`](crate::pipeline); figures are drawn elsewhere.
 
+mod activations;
 mod fit;
 mod history;
 mod loss;

@@ -1,4 +1,5 @@
 //! What the tests against references share.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;

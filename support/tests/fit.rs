@@ -1,0 +1,221 @@
+//! Fitting and evaluating on a small folder of pictures made here. Needs the default weights.
+
+use std::fs;
+use std::path::Path;
+
+use support::dataset::ImageDataset;
+use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable};
+use support::pipeline::{Batches, Pixels};
+use support::settings::{BrokenPictures, Limit, Settings};
+use support::training::{Compiled, Fit, History, Loss, RmsProp};
+use tch::Device;
+use tempfile::TempDir;
+
+/// Writes `count` pictures a class, coarse checks of one class's colour on noise.
+fn pictures(classes: &[&str], count: usize) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["train", "validation"] {
+        for (label, class) in classes.iter().enumerate() {
+            let class_folder = folder.path().join(part).join(class);
+            fs::create_dir_all(&class_folder).unwrap();
+            for number in 0..count {
+                let seed = (label * 7919 + number * 104_729 + part.len() * 31) as u32;
+                let picture = image::RgbImage::from_fn(48, 40, |x, y| {
+                    let noise = (seed ^ (x * 73 + y * 179)).wrapping_mul(2_654_435_761) >> 25;
+                    let checks = if (x / (4 + label as u32 * 5) + y / 6) % 2 == 0 {
+                        90
+                    } else {
+                        0
+                    };
+                    let mut pixel = [noise as u8; 3];
+                    pixel[label % 3] += checks;
+                    image::Rgb(pixel)
+                });
+                picture
+                    .save(class_folder.join(format!("{number}.png")))
+                    .unwrap();
+            }
+        }
+    }
+    folder
+}
+
+fn batches(folder: &Path, broken: BrokenPictures) -> (Batches, Batches) {
+    let mut settings = Settings::from_env().unwrap();
+    settings.dataset = Some(folder.to_str().unwrap().into());
+    settings.limit = Limit::All;
+    settings.seed = 3;
+    settings.broken = broken;
+    let dataset = ImageDataset::load(&settings).unwrap();
+    let (train, validation, _) = dataset.split([8, 1, 1]).unwrap();
+    let format = |image: &image::RgbImage| {
+        Pixels::from(image)
+            .scale(1. / 127.5)
+            .offset(-1.)
+            .resize(96, 96)
+    };
+    (
+        train.map(format).shuffle(8).batch(5),
+        validation.map(format).batch(5),
+    )
+}
+
+fn model(frozen_layers: usize, learning_rate: f64) -> Sequential<Compiled> {
+    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    base.layers_mut()[..frozen_layers].set_trainable(false);
+    Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1280, 1).seed(1))
+        .compile(RmsProp::new(learning_rate), Loss::BinaryCrossentropy)
+        .unwrap()
+}
+
+fn fit(frozen_layers: usize, cache: bool, batches: &(Batches, Batches)) -> History {
+    let (train, validation) = batches;
+    let fit = Fit::epochs(3)
+        .validation(validation)
+        .cache_activations(cache);
+    model(frozen_layers, 1e-4).fit(train, fit).unwrap()
+}
+
+/// Every number of a history except the seconds.
+fn numbers(history: &History) -> Vec<f64> {
+    [
+        history.loss(),
+        history.accuracy(),
+        history.val_loss(),
+        history.val_accuracy(),
+    ]
+    .concat()
+}
+
+#[test]
+fn a_run_on_stored_activations_has_the_losses_of_one_on_pictures() {
+    let folder = pictures(&["cats", "dogs"], 12);
+    // One in the middle of the order that cannot be read: the batches have to close up alike.
+    fs::write(folder.path().join("train/cats/5.png"), b"not a picture").unwrap();
+    let batches = batches(folder.path(), BrokenPictures::Skip);
+    for frozen_layers in [155, 100] {
+        let stored = numbers(&fit(frozen_layers, true, &batches));
+        let computed = numbers(&fit(frozen_layers, false, &batches));
+        assert_eq!(stored.len(), 12);
+        for (stored, computed) in stored.iter().zip(&computed) {
+            assert!((stored - computed).abs() < 1e-4, "{stored} for {computed}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    let folder = pictures(&["cats", "dogs"], 6);
+    let batches = batches(folder.path(), BrokenPictures::Skip);
+    let first = numbers(&fit(100, true, &batches));
+    assert_eq!(first, numbers(&fit(100, true, &batches)));
+}
+
+#[test]
+fn fitting_learns() {
+    let folder = pictures(&["cats", "dogs"], 12);
+    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let mut model = model(155, 1e-2);
+    let before = model.evaluate(&validation).unwrap();
+    let history = model
+        .fit(&train, Fit::epochs(8).validation(&validation))
+        .unwrap();
+    let after = model.evaluate(&validation).unwrap();
+    assert_eq!(history.val_loss().last(), Some(&after.loss));
+    assert!(after.loss < 0.5 * before.loss, "{before} became {after}");
+    assert!(after.accuracy > 0.9, "{after}");
+}
+
+#[test]
+fn a_run_can_be_continued_and_the_histories_joined() {
+    let folder = pictures(&["cats", "dogs"], 3);
+    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let mut model = model(155, 1e-4);
+    let first = model.fit(&train, Fit::epochs(1)).unwrap();
+    let next = model.fit(&train, Fit::epochs(3).initial_epoch(1)).unwrap();
+    assert_eq!(first.then(&next).epochs.len(), 3);
+    assert!(next.val_accuracy().is_empty());
+}
+
+#[test]
+fn evaluating_a_number_of_steps_takes_the_first_batches() {
+    let folder = pictures(&["cats", "dogs"], 6);
+    let (_, validation) = batches(folder.path(), BrokenPictures::Stop);
+    assert_eq!(validation.take(2).examples(), 10);
+    let model = model(155, 1e-4);
+    let whole = model.evaluate(&validation).unwrap();
+    assert_eq!(model.evaluate(&validation.take(100)).unwrap(), whole);
+    assert_ne!(model.evaluate(&validation.take(1)).unwrap(), whole);
+}
+
+#[test]
+fn a_broken_picture_is_skipped_and_named_or_stops_the_run() {
+    let folder = pictures(&["cats", "dogs"], 4);
+    fs::write(folder.path().join("train/dogs/2.png"), b"").unwrap();
+    let (train, _) = batches(folder.path(), BrokenPictures::Skip);
+    model(155, 1e-4).fit(&train, Fit::epochs(1)).unwrap();
+    let skipped = train.skipped();
+    assert_eq!(skipped.len(), 1);
+    assert_eq!(skipped[0].name, "train/dogs/2.png");
+
+    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let error = model(155, 1e-4)
+        .fit(&train, Fit::epochs(1))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("train/dogs/2.png"), "{error}");
+}
+
+#[test]
+fn more_classes_than_the_loss_takes_are_refused() {
+    let folder = pictures(&["birds", "cats", "dogs"], 2);
+    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let error = model(155, 1e-4)
+        .fit(&train, Fit::epochs(1))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "fit, the training batches: expected examples of 2 classes, got 6 examples of 3 classes"
+    );
+}
+
+#[test]
+fn a_fit_that_would_do_nothing_is_refused() {
+    let folder = pictures(&["cats", "dogs"], 2);
+    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let mut model = model(155, 1e-4);
+    let mut refusal =
+        |batches: &Batches, fit: Fit<'_>| model.fit(batches, fit).unwrap_err().to_string();
+    let none = Fit::epochs(2).initial_epoch(2);
+    assert!(refusal(&train, none).contains("more than the initial epoch, 2, got 2"));
+    let empty = validation.take(0);
+    let error = refusal(&train, Fit::epochs(1).validation(&empty));
+    assert!(
+        error.starts_with("fit, the validation batches: "),
+        "{error}"
+    );
+    assert!(refusal(&empty, Fit::epochs(1)).starts_with("fit, the training batches: "));
+}
+
+#[test]
+fn a_model_that_the_loss_or_the_optimizer_cannot_train_is_not_compiled() {
+    let compile = |outputs: usize, learning_rate: f64| {
+        let base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+        Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dense::new(1280, outputs))
+            .compile(RmsProp::new(learning_rate), Loss::BinaryCrossentropy)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(compile(2, 1e-4).contains("expected shape [1] for BinaryCrossentropy, got [2]"));
+    for rate in [0., -1., f64::NAN, f64::INFINITY] {
+        assert!(
+            compile(1, rate).contains("expected a positive number"),
+            "{rate}"
+        );
+    }
+}
