@@ -25,7 +25,9 @@ pub mod dataset;
 pub mod device;
 pub mod error;
 pub mod model;
+pub mod notebook;
 pub mod pipeline;
+pub mod plotting;
 pub mod settings;
 pub mod training;
 

@@ -167,12 +167,15 @@ impl BatchIter {
         {
             // A skipped picture's place goes to the next one.
             let Some(picture) = picture? else { continue };
-            let first = pictures.first().map_or(picture.shape, |first| first.shape);
-            if picture.shape != first {
+            let got = picture.image.size();
+            if let Some(first) = pictures.first()
+                && first.image.size() != got
+            {
+                let first = first.image.size();
                 return Err(Error::Shape {
                     operation: format!("batch, at picture {}", picture.id),
                     expected: format!("{first:?}, as the batch's first picture; resize in `map`"),
-                    got: picture.shape.to_vec(),
+                    got,
                 });
             }
             pictures.push(picture);
@@ -212,26 +215,16 @@ impl Iterator for BatchIter {
 /// A formatted picture on its way into a batch.
 struct Picture {
     id: String,
-    label: usize,
+    label: i64,
     /// `[3, height, width]`
-    shape: [i64; 3],
-    values: Vec<f32>,
+    image: Tensor,
 }
 
 /// Puts pictures of one shape into one tensor.
 fn stack(pictures: Vec<Picture>) -> Result<Batch> {
-    let [channels, height, width] = pictures.first().map_or([3, 0, 0], |first| first.shape);
-    let labels: Vec<i64> = pictures
-        .iter()
-        .map(|picture| picture.label as i64)
-        .collect();
-    let values: Vec<&[f32]> = pictures
-        .iter()
-        .map(|picture| picture.values.as_slice())
-        .collect();
-    let images = Tensor::f_from_slice(&values.concat())
-        .and_then(|values| values.f_view([labels.len() as i64, channels, height, width]))
-        .map_err(Error::torch("batch"))?;
+    let images: Vec<&Tensor> = pictures.iter().map(|picture| &picture.image).collect();
+    let images = Tensor::f_stack(&images, 0).map_err(Error::torch("batch"))?;
+    let labels: Vec<i64> = pictures.iter().map(|picture| picture.label).collect();
     let labels = Tensor::f_from_slice(&labels).map_err(Error::torch("batch"))?;
     let ids = pictures.into_iter().map(|picture| picture.id).collect();
     Ok(Batch {
@@ -241,8 +234,11 @@ fn stack(pictures: Vec<Picture>) -> Result<Batch> {
     })
 }
 
-/// Turns `height` x `width` x 3 values into 3 x `height` x `width`.
-fn planes(pixels: &Pixels) -> Vec<f32> {
+/// Turns `height` x `width` x 3 values into a tensor `[3, height, width]`.
+///
+/// By hand: libtorch would start threads of its own on each of ours for it.
+fn planes(pixels: &Pixels) -> Result<Tensor> {
+    let (width, height) = pixels.dimensions();
     let pixels = pixels.as_slice();
     let plane = pixels.len() / 3;
     let mut values = vec![0.0; pixels.len()];
@@ -251,7 +247,9 @@ fn planes(pixels: &Pixels) -> Vec<f32> {
     for (((rgb, red), green), blue) in pixels.chunks_exact(3).zip(red).zip(green).zip(blue) {
         (*red, *green, *blue) = (rgb[0], rgb[1], rgb[2]);
     }
-    values
+    Tensor::f_from_slice(&values)
+        .and_then(|values| values.f_view([3, i64::from(height), i64::from(width)]))
+        .map_err(Error::torch("batch"))
 }
 
 type Loaded = Result<Option<Picture>>;
@@ -335,15 +333,14 @@ impl Drop for Workers {
 
 fn load(dataset: &Dataset<Pixels>, index: usize) -> Loaded {
     let example = &dataset.examples()[index];
-    let pixels = dataset.load(example)?;
-    Ok(pixels.map(|pixels| {
-        let (width, height) = pixels.dimensions();
-        Picture {
-            id: example.id.clone(),
-            label: example.label,
-            shape: [3, i64::from(height), i64::from(width)],
-            values: planes(&pixels),
-        }
+    let Some(pixels) = dataset.load(example)? else {
+        return Ok(None);
+    };
+    let (id, label) = (example.id.clone(), example.label as i64);
+    Ok(Some(Picture {
+        id,
+        label,
+        image: planes(&pixels)?,
     }))
 }
 

@@ -1,0 +1,368 @@
+//! Learning curves: accuracy and loss by epoch, in training and validation.
+
+use std::ops::Range;
+
+use image::{Rgb, RgbImage, imageops};
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+
+use super::{Area, FONT, Figure, MAX_WIDTH, draw};
+use crate::{Error, Result};
+
+/// The numbers that [`learning_curves`] draws, one per epoch.
+///
+/// The validation's may be empty, and numbers that are not finite leave a gap.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Curves<'a> {
+    /// Training accuracy.
+    pub accuracy: &'a [f64],
+    /// Validation accuracy.
+    pub val_accuracy: &'a [f64],
+    /// Training loss.
+    pub loss: &'a [f64],
+    /// Validation loss.
+    pub val_loss: &'a [f64],
+}
+
+/// Everything is drawn this much larger, then made smaller: plotters' thick lines are jagged.
+const OVERSAMPLING: u32 = 2;
+
+// matplotlib's first three colours.
+const BLUE: RGBColor = RGBColor(31, 119, 180);
+const ORANGE: RGBColor = RGBColor(255, 127, 14);
+const GREEN: RGBColor = RGBColor(44, 160, 44);
+
+/// Draws the tutorial's two panels: training and validation accuracy (from the lowest value to
+/// 1), and training and validation loss (0 to 1, or to the highest value above that).
+///
+/// The horizontal axis counts epochs from 0. `start_fine_tuning`, the number of epochs before
+/// fine-tuning, draws the tutorial's vertical line at the last of them.
+///
+/// # Errors
+/// [`Error::Figure`] if there is no epoch at all.
+pub fn learning_curves(curves: &Curves<'_>, start_fine_tuning: Option<usize>) -> Result<Figure> {
+    let Curves {
+        accuracy,
+        val_accuracy,
+        loss,
+        val_loss,
+    } = *curves;
+    let epochs = [accuracy, val_accuracy, loss, val_loss]
+        .map(<[f64]>::len)
+        .into_iter()
+        .max();
+    let Some(epochs @ 1..) = epochs else {
+        return Err(Error::Figure("there is no epoch to draw".to_owned()));
+    };
+    let finite = |curve: &[f64]| -> Vec<f64> {
+        curve
+            .iter()
+            .copied()
+            .filter(|value| value.is_finite())
+            .collect()
+    };
+    let accuracies = [finite(accuracy), finite(val_accuracy)].concat();
+    let losses = [finite(loss), finite(val_loss)].concat();
+    let highest = accuracies.iter().copied().fold(1.0, f64::max);
+    let lowest = accuracies.iter().copied().fold(highest, f64::min);
+    // As matplotlib does, a twentieth of what there is to see is left free below.
+    let margin = if lowest < highest {
+        (highest - lowest) / 20.0
+    } else {
+        0.05
+    };
+    let panels = [
+        Panel {
+            title: "Training and Validation Accuracy",
+            description: "Accuracy",
+            curves: [
+                ("Training Accuracy", accuracy),
+                ("Validation Accuracy", val_accuracy),
+            ],
+            values: (lowest - margin, highest),
+            legend: SeriesLabelPosition::LowerRight,
+            bottom: false,
+        },
+        Panel {
+            title: "Training and Validation Loss",
+            description: "Cross Entropy",
+            curves: [("Training Loss", loss), ("Validation Loss", val_loss)],
+            values: (
+                losses.iter().copied().fold(0.0, f64::min),
+                losses.iter().copied().fold(1.0, f64::max),
+            ),
+            legend: SeriesLabelPosition::UpperRight,
+            bottom: true,
+        },
+    ];
+    let side = MAX_WIDTH * OVERSAMPLING;
+    let mut image = RgbImage::from_pixel(side, side, Rgb([255; 3]));
+    let fine_tuning = start_fine_tuning
+        .map(|before| before.saturating_sub(1))
+        .filter(|last| *last < epochs)
+        .map(|last| last as f64);
+    draw(&mut image, |area| {
+        let [upper, lower] = &area.split_evenly((2, 1))[..] else {
+            return Ok(());
+        };
+        panels[0].draw(upper, epochs, fine_tuning)?;
+        panels[1].draw(lower, epochs, fine_tuning)
+    })?;
+    Figure::new(&imageops::thumbnail(&image, MAX_WIDTH, MAX_WIDTH))
+}
+
+struct Panel<'a> {
+    title: &'static str,
+    description: &'static str,
+    curves: [(&'static str, &'a [f64]); 2],
+    values: (f64, f64),
+    legend: SeriesLabelPosition,
+    /// It names the horizontal axis, which the panel above shares.
+    bottom: bool,
+}
+
+impl Panel<'_> {
+    fn draw(
+        &self,
+        area: &Area<'_>,
+        epochs: usize,
+        fine_tuning: Option<f64>,
+    ) -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let unit = |pixels: u32| pixels * OVERSAMPLING;
+        let font = |size: u32| (FONT, unit(size)).into_font();
+        let last = (epochs - 1) as f64;
+        let margin = (last / 20.0).max(0.5);
+        let (low, high) = self.values;
+        let mut chart = ChartBuilder::on(area)
+            .margin(unit(12))
+            .caption(self.title, font(26))
+            .x_label_area_size(unit(58))
+            .y_label_area_size(unit(88))
+            .build_cartesian_2d(
+                Axis {
+                    range: -margin..last + margin,
+                    ticks: ticks(0.0, last, 1.0),
+                },
+                Axis {
+                    range: low..high,
+                    ticks: ticks(low, high, 0.0),
+                },
+            )?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .bold_line_style(BLACK.mix(0.12).stroke_width(OVERSAMPLING))
+            .light_line_style(TRANSPARENT)
+            .axis_style(BLACK.stroke_width(OVERSAMPLING))
+            .set_all_tick_mark_size(unit(6))
+            .y_label_offset(unit(2))
+            .label_style(font(18))
+            .axis_desc_style(font(20))
+            .x_desc(if self.bottom { "epoch" } else { "" })
+            .y_desc(self.description)
+            .draw()?;
+        for ((name, curve), color) in self.curves.into_iter().zip([BLUE, ORANGE]) {
+            let style = color.stroke_width(unit(2));
+            for piece in pieces(curve) {
+                chart.draw_series(LineSeries::new(piece.clone(), style))?;
+                let dot = |point| Circle::new(point, unit(4), color.filled());
+                chart.draw_series(piece.into_iter().map(dot))?;
+            }
+            if !curve.is_empty() {
+                chart
+                    .draw_series(LineSeries::new([], style))?
+                    .label(name)
+                    .legend(key(style));
+            }
+        }
+        if let Some(epoch) = fine_tuning {
+            let style = GREEN.stroke_width(unit(2));
+            chart
+                .draw_series(LineSeries::new([(epoch, low), (epoch, high)], style))?
+                .label("Start Fine Tuning")
+                .legend(key(style));
+        }
+        chart
+            .configure_series_labels()
+            .position(self.legend.clone())
+            .margin(unit(10))
+            .legend_area_size(unit(40))
+            .background_style(WHITE.mix(0.85))
+            .label_font(font(18))
+            .draw()?;
+        Ok(())
+    }
+}
+
+/// Returns how a curve looks in the legend.
+fn key(style: ShapeStyle) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
+    let length = 32 * OVERSAMPLING as i32;
+    move |(x, y)| PathElement::new([(x, y), (x + length, y)], style)
+}
+
+/// Returns a curve's points, in pieces without a gap.
+fn pieces(curve: &[f64]) -> Vec<Vec<(f64, f64)>> {
+    let points: Vec<(f64, f64)> = curve
+        .iter()
+        .enumerate()
+        .map(|(epoch, &value)| (epoch as f64, value))
+        .collect();
+    points
+        .split(|(_, value)| !value.is_finite())
+        .filter(|piece| !piece.is_empty())
+        .map(<[_]>::to_vec)
+        .collect()
+}
+
+/// Returns up to eleven round numbers from `low` to `high`, at least `least` apart.
+fn ticks(low: f64, high: f64, least: f64) -> Vec<f64> {
+    let span = high - low;
+    let step = (-12..=308)
+        .flat_map(|exponent| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(exponent)))
+        .find(|step| *step >= least && span / step <= 10.0);
+    let Some(step) = step else { return vec![low] };
+    let first = (low / step).ceil();
+    (0..=10)
+        .map(|i| (first + f64::from(i)) * step)
+        .filter(|tick| *tick <= high + step * 1e-9)
+        .collect()
+}
+
+/// An axis with ticks of our choice; plotters' own would put one at epoch 0.5.
+struct Axis {
+    range: Range<f64>,
+    ticks: Vec<f64>,
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        RangedCoordf64::from(self.range.clone()).map(value, limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        // Light lines would stand between these: there are none.
+        if hint.weight().allow_light_points() {
+            Vec::new()
+        } else {
+            self.ticks.clone()
+        }
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.clone()
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    /// Writes a tick's value without needless digits.
+    fn format(tick: &f64) -> String {
+        let text = format!("{tick:.4}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where pixels of about this color are, in the upper panel left of the legend.
+    fn places(figure: &Figure, color: RGBColor) -> Vec<(u32, u32)> {
+        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let close = |pixel: &Rgb<u8>| {
+            [color.0, color.1, color.2]
+                .iter()
+                .zip(pixel.0)
+                .all(|(a, b)| a.abs_diff(b) < 20)
+        };
+        let upper = image
+            .enumerate_pixels()
+            .filter(|(x, y, _)| *x < 750 && *y < 440);
+        upper
+            .filter(|(_, _, pixel)| close(pixel))
+            .map(|(x, y, _)| (x, y))
+            .collect()
+    }
+
+    #[test]
+    fn a_better_accuracy_is_further_up_and_a_later_epoch_further_right() {
+        let curves = Curves {
+            accuracy: &[0.5, 0.7, 0.9],
+            ..Curves::default()
+        };
+        let figure = learning_curves(&curves, None).unwrap();
+        assert_eq!(figure.dimensions(), (1000, 1000));
+        let blue = places(&figure, BLUE);
+        let first = blue.iter().min_by_key(|(x, _)| *x).unwrap();
+        let last = blue.iter().max_by_key(|(x, _)| *x).unwrap();
+        assert!(first.0 < 300 && first.1 > 350, "{first:?}");
+        assert!(last.0 > 650 && last.1 < 200, "{last:?}");
+        assert!(places(&figure, ORANGE).is_empty(), "there is no validation");
+    }
+
+    #[test]
+    fn fine_tuning_starts_at_the_last_epoch_before_it() {
+        let accuracy = [0.8, 0.85, 0.9, 0.95];
+        let curves = Curves {
+            accuracy: &accuracy,
+            val_accuracy: &accuracy,
+            ..Curves::default()
+        };
+        assert!(places(&learning_curves(&curves, None).unwrap(), GREEN).is_empty());
+        assert!(places(&learning_curves(&curves, Some(5)).unwrap(), GREEN).is_empty());
+        let lines = places(&learning_curves(&curves, Some(2)).unwrap(), GREEN);
+        let (left, right) = (
+            lines.iter().map(|at| at.0).min().unwrap(),
+            lines.iter().map(|at| at.0).max().unwrap(),
+        );
+        // Epoch 1 of 0 to 3, on an axis from -0.5 to 3.5.
+        let place = 100 + (988 - 100) * 3 / 8;
+        assert!(
+            (place - 5..place + 5).contains(&left) && right - left < 5,
+            "{left} {right}"
+        );
+    }
+
+    #[test]
+    fn no_epoch_is_an_error_and_nothing_else_is() {
+        let error = learning_curves(&Curves::default(), Some(3)).unwrap_err();
+        assert_eq!(error.to_string(), "figure: there is no epoch to draw");
+        let odd = [
+            &[0.5][..],
+            &[1.0, 1.0],
+            &[f64::NAN],
+            &[f64::INFINITY, f64::NEG_INFINITY],
+            &[0.5, f64::NAN, 0.25, 0.75],
+            &[1e300, -1e300],
+            &[f64::MAX, f64::MIN],
+            &[-3.0, 1e-300],
+            &[5.0; 300],
+        ];
+        for some in odd {
+            for other in [&[][..], some, &[0.25, 0.5]] {
+                let curves = Curves {
+                    accuracy: some,
+                    val_accuracy: other,
+                    loss: other,
+                    val_loss: some,
+                };
+                learning_curves(&curves, Some(0)).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn ticks_are_round_numbers_within_the_axis() {
+        assert_eq!(
+            ticks(0.0, 19.0, 1.0),
+            [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0]
+        );
+        assert_eq!(ticks(0.0, 2.0, 1.0), [0.0, 1.0, 2.0]);
+        let labels: Vec<String> = ticks(0.755, 1.0, 0.0).iter().map(Axis::format).collect();
+        assert_eq!(labels, ["0.8", "0.85", "0.9", "0.95", "1"]);
+        assert_eq!(ticks(0.0, 0.0, 1.0), [0.0]);
+    }
+}

@@ -1,0 +1,196 @@
+//! Pictures side by side, each under a title.
+
+use image::imageops::{self, FilterType};
+use image::{Rgb, RgbImage};
+use plotters::prelude::{IntoFont, IntoTextStyle, Text};
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{BLACK, Color};
+
+use super::{FONT, Figure, MAX_WIDTH, draw};
+use crate::pipeline::Dataset;
+use crate::{Error, Result};
+
+/// The most pictures that `show` draws.
+const MAX_PICTURES: usize = 25;
+
+/// The largest a picture is drawn, in pixels along its longer side.
+const MAX_SIDE: u32 = 420;
+
+/// How much a picture of 16 or more pixels is enlarged at most; beyond that there is nothing more
+/// to see.
+const MAX_ENLARGEMENT: u32 = 8;
+
+/// White around and between the pictures, in pixels.
+const GAP: u32 = 16;
+
+const TITLE_SIZE: u32 = 22;
+
+impl Dataset<RgbImage> {
+    /// Draws the dataset's pictures, at most the first 25, each under the name of its class.
+    ///
+    /// Pictures keep their aspect ratio.
+    ///
+    /// # Errors
+    /// [`Error::Figure`] if there is no picture that can be read; [`Error::Picture`] for one that
+    /// cannot be, where broken pictures are not skipped.
+    pub fn show(&self) -> Result<Figure> {
+        let titled = |item: Result<(RgbImage, usize)>| {
+            item.map(|(picture, label)| {
+                (
+                    picture,
+                    self.classes().get(label).cloned().unwrap_or_default(),
+                )
+            })
+        };
+        let pictures: Vec<_> = self
+            .iter()
+            .take(MAX_PICTURES)
+            .map(titled)
+            .collect::<Result<_>>()?;
+        grid(&pictures)
+    }
+}
+
+/// Returns how many pictures stand in a row.
+fn columns(count: usize) -> usize {
+    match count {
+        0..=5 => count,
+        6 | 9 => 3,
+        7 | 8 | 11 | 12 | 16 => 4,
+        _ => 5,
+    }
+}
+
+fn grid(pictures: &[(RgbImage, String)]) -> Result<Figure> {
+    let longest = pictures
+        .iter()
+        .map(|(picture, _)| picture.width().max(picture.height()))
+        .max();
+    let Some(longest @ 1..) = longest else {
+        return Err(Error::Figure("there is no picture to show".to_owned()));
+    };
+    let columns = columns(pictures.len()) as u32;
+    let side = ((MAX_WIDTH - GAP) / columns - GAP)
+        .min(MAX_SIDE)
+        .min(longest.max(16).saturating_mul(MAX_ENLARGEMENT));
+    let fitted: Vec<(RgbImage, &str)> = pictures
+        .iter()
+        .map(|(picture, title)| (fit(picture, side), title.as_str()))
+        .collect();
+
+    let rows: Vec<_> = fitted.chunks(columns as usize).collect();
+    let row_height = |row: &[(RgbImage, &str)]| {
+        let highest = row
+            .iter()
+            .map(|(picture, _)| picture.height())
+            .max()
+            .unwrap_or(0);
+        TITLE_SIZE + GAP / 2 + highest + GAP
+    };
+    let width = GAP + columns * (side + GAP);
+    let height = GAP + rows.iter().map(|row| row_height(row)).sum::<u32>();
+    let mut figure = RgbImage::from_pixel(width, height, Rgb([255; 3]));
+    let mut titles = Vec::new();
+    let mut top = GAP;
+    for row in rows {
+        let picture_top = top + TITLE_SIZE + GAP / 2;
+        for ((picture, title), column) in row.iter().zip(0..) {
+            let middle = GAP + column * (side + GAP) + side / 2;
+            let left = i64::from(middle - picture.width() / 2);
+            imageops::replace(&mut figure, picture, left, i64::from(picture_top));
+            titles.push((*title, (middle as i32, (picture_top - GAP / 2) as i32)));
+        }
+        top += row_height(row);
+    }
+    draw(&mut figure, |area| {
+        let style = (FONT, TITLE_SIZE)
+            .into_font()
+            .color(&BLACK.to_rgba())
+            .pos(Pos::new(HPos::Center, VPos::Bottom));
+        for (title, place) in titles {
+            let mut shown = title.to_owned();
+            let mut kept: Vec<char> = title.chars().collect();
+            while area.estimate_text_size(&shown, &style)?.0 > side + GAP / 2
+                && kept.pop().is_some()
+            {
+                shown = kept.iter().collect::<String>() + "…";
+            }
+            area.draw(&Text::new(
+                shown,
+                place,
+                style.clone().into_text_style(area),
+            ))?;
+        }
+        Ok(())
+    })?;
+    Figure::new(&figure)
+}
+
+/// Resizes a picture so that its longer side becomes `side`.
+fn fit(picture: &RgbImage, side: u32) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    let longer = u64::from(width.max(height).max(1));
+    let scaled = |length: u32| ((u64::from(length) * u64::from(side) / longer) as u32).max(1);
+    imageops::resize(
+        picture,
+        scaled(width),
+        scaled(height),
+        FilterType::CatmullRom,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pictures(count: usize, width: u32, height: u32) -> Vec<(RgbImage, String)> {
+        let picture = |i: usize| RgbImage::from_pixel(width, height, Rgb([i as u8 * 10, 200, 100]));
+        (0..count)
+            .map(|i| (picture(i), format!("class {i}")))
+            .collect()
+    }
+
+    #[test]
+    fn pictures_stand_in_reading_order_below_their_titles() {
+        let figure = grid(&pictures(7, 300, 200)).unwrap();
+        assert_eq!(figure.dimensions().0, 1000);
+        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let side = 1000 / 4;
+        for i in 0..7 {
+            let (column, row) = (i % 4, i / 4);
+            let x = column * side + side / 2;
+            let row_height = image.height() / 2;
+            let pixel = image.get_pixel(x, row * row_height + row_height / 2);
+            assert_eq!(pixel.0, [i as u8 * 10, 200, 100], "picture {i}");
+            let above = (0..row_height / 4).flat_map(|y| (x - 60..x + 60).map(move |x| (x, y)));
+            let ink = above.filter(|(x, y)| image.get_pixel(*x, row * row_height + y).0[1] < 100);
+            assert!(ink.count() > 50, "a title stands above picture {i}");
+        }
+    }
+
+    #[test]
+    fn any_number_of_pictures_of_any_shape_fits_the_page() {
+        for (width, height) in [(1, 1), (32, 32), (5000, 3), (3, 5000), (500, 374)] {
+            for count in [1, 2, 3, 4, 5, 6, 10, 25] {
+                let figure = grid(&pictures(count, width, height)).unwrap();
+                let (across, down) = figure.dimensions();
+                assert!(
+                    across <= 1000 && down <= 6000,
+                    "{count} of {width} x {height}: {figure:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_grid_is_an_error_and_a_long_title_is_cut() {
+        assert!(matches!(grid(&[]), Err(Error::Figure(_))));
+        assert!(matches!(grid(&pictures(2, 0, 0)), Err(Error::Figure(_))));
+        let long = "Pomeranian and German Shepherd crossed with anything else that was there ";
+        let titled = vec![
+            (RgbImage::new(40, 30), long.repeat(20)),
+            (RgbImage::new(3, 3), "".into()),
+        ];
+        assert!(grid(&titled).unwrap().dimensions().0 <= 1000);
+    }
+}
