@@ -24,11 +24,13 @@ pub mod assets;
 pub mod dataset;
 pub mod device;
 pub mod error;
+mod files;
 pub mod model;
 pub mod notebook;
 pub mod pipeline;
 pub mod plotting;
 pub mod settings;
+mod text;
 pub mod training;
 
 pub use error::{Error, Result};

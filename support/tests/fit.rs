@@ -1,4 +1,5 @@
 //! Fitting and evaluating on a small folder of pictures made here. Needs the default weights.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +23,7 @@ fn pictures(classes: &[&str], count: usize) -> TempDir {
                 let seed = (label * 7919 + number * 104_729 + part.len() * 31) as u32;
                 let picture = image::RgbImage::from_fn(48, 40, |x, y| {
                     let noise = (seed ^ (x * 73 + y * 179)).wrapping_mul(2_654_435_761) >> 25;
-                    let checks = if (x / (4 + label as u32 * 5) + y / 6) % 2 == 0 {
+                    let checks = if (x / (4 + label as u32 * 5) + y / 6).is_multiple_of(2) {
                         90
                     } else {
                         0

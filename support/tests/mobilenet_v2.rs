@@ -1,5 +1,6 @@
 //! The base model against Keras' with the same weights; the scripts that made the references
 //! are in `tests/reference/`. Needs the default weights, which `cargo xtask setup` fetches.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

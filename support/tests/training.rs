@@ -1,5 +1,6 @@
 //! Training steps against Keras' with the same weights, batch and initial head; the scripts
 //! that made the references are in `tests/reference/`. Needs the default weights.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

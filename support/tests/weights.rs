@@ -1,5 +1,6 @@
 //! Weight files: every dialect is read, everything else is refused before a weight changes.
 //! Needs the default weights.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
@@ -132,10 +133,7 @@ fn saving_into_a_missing_folder_is_an_error() {
     let error = model(0)
         .save_weights(folder.path().join("none/model.safetensors"))
         .unwrap_err();
-    assert!(
-        error.to_string().starts_with("cannot create a file in "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("cannot create "), "{error}");
 }
 
 #[test]

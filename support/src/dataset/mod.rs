@@ -18,6 +18,7 @@ use image::RgbImage;
 use crate::assets::Assets;
 use crate::assets::archive::Zip;
 use crate::settings::{BrokenPictures, DATASETS, Limit, Settings, check_dataset};
+use crate::text::thousands;
 use crate::{Error, Result};
 
 /// The most examples that a run on the CPU uses unless it is told otherwise, over all parts: ten
@@ -401,16 +402,4 @@ fn reason(error: &Error) -> String {
     let words = text.split_whitespace();
     let words: Vec<_> = words.filter(|word| !word.starts_with("http")).collect();
     words.join(" ")
-}
-
-/// Groups the digits: `23,262`.
-fn thousands(count: usize) -> String {
-    let digits = count.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).unwrap_or(""))
-        .collect();
-    groups.join(",")
 }

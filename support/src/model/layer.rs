@@ -43,7 +43,6 @@ impl Variable {
 
     /// Returns the tensor. Convolution kernels are `[out, in / groups, height, width]`, dense
     /// kernels `[out, in]`: libtorch's order, not Keras'.
-    #[must_use]
     pub fn value(&self) -> &Tensor {
         &self.value
     }

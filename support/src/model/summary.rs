@@ -5,6 +5,7 @@ use std::fmt;
 use super::layer::Variable;
 use super::mobilenet_v2::MobileNetV2;
 use super::sequential::Sequential;
+use crate::text::thousands;
 
 /// A table of layers with totals; its `Display` is Keras' layout. Shapes are libtorch's
 /// `[batch, channels, height, width]`.
@@ -149,16 +150,4 @@ fn count<'a>(variables: impl IntoIterator<Item = &'a Variable>) -> usize {
 fn shape(dimensions: &[i64]) -> String {
     let sizes: Vec<String> = dimensions.iter().map(i64::to_string).collect();
     format!("[None, {}]", sizes.join(", "))
-}
-
-fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

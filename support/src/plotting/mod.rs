@@ -4,9 +4,9 @@
 
 mod curves;
 mod grid;
+mod history;
 
 use std::fmt;
-use std::io::Write;
 use std::path::Path;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
@@ -17,6 +17,7 @@ use plotters::style::register_font;
 
 pub use curves::{Curves, learning_curves};
 
+use crate::files::write_whole;
 use crate::{Error, Result};
 
 /// The widest that a figure is, in pixels: what a notebook page has room for.
@@ -61,22 +62,7 @@ impl Figure {
                 got: path.display().to_string(),
             });
         }
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        // As any new file's, less the user's mask; a temporary file's are the owner's only.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder
-            .tempfile_in(folder)
-            .map_err(Error::io("create", path))?;
-        file.write_all(&self.png)
-            .map_err(Error::io("write", path))?;
-        file.persist(path)
-            .map_err(|error| Error::io("create", path)(error.error))?;
-        Ok(())
+        write_whole(path, &self.png)
     }
 
     fn new(image: &RgbImage) -> Result<Self> {

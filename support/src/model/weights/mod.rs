@@ -6,13 +6,13 @@
 mod keras;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::Tensor;
 
 use super::layer::Variable;
+use crate::files::write_whole;
 use crate::{Error, Result};
 
 /// A tensor's shape and values, as read from a file.
@@ -122,17 +122,7 @@ pub(super) fn save<'a>(path: &Path, variables: impl Iterator<Item = &'a Variable
             path: path.into(),
             reason: error.to_string(),
         })?;
-
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file =
-        tempfile::NamedTempFile::new_in(folder).map_err(Error::io("create a file in", folder))?;
-    file.write_all(&bytes).map_err(Error::io("write", path))?;
-    file.persist(path)
-        .map_err(|error| Error::io("write", path)(error.error))?;
-    Ok(())
+    write_whole(path, &bytes)
 }
 
 fn little_endian(tensor: &Tensor) -> Result<Vec<u8>> {
