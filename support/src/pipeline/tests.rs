@@ -1,5 +1,6 @@
 //! What datasets and batches do, on small pictures in a temporary folder.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -36,7 +37,7 @@ impl Folder {
         folder
     }
 
-    fn path(&self, number: usize) -> std::path::PathBuf {
+    fn path(&self, number: usize) -> PathBuf {
         self.folder.path().join(format!("{number}.png"))
     }
 
@@ -276,4 +277,39 @@ fn take_and_skip_cut_in_order_and_leave_the_dataset_as_it_was() {
     assert_eq!(dataset.len(), 6);
     let labels: Vec<usize> = dataset.skip(2).iter().map(|item| item.unwrap().1).collect();
     assert_eq!(labels, [0, 1, 0, 1]);
+}
+
+/// Photos that are not part of the project; the test passes where they are absent.
+#[test]
+fn real_photos_become_batches_whatever_their_suffix_says() {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
+    let root = std::env::var_os("TRANSFER_TEST_PHOTOS").unwrap_or_else(|| beside.into());
+    let mut files = Vec::new();
+    for folder in ["wrong_format", "cats_and_dogs_filtered/validation/cats"] {
+        let Ok(folder) = std::fs::read_dir(PathBuf::from(&root).join(folder)) else {
+            return;
+        };
+        files.extend(folder.map(|file| file.unwrap().path()));
+    }
+    let example = |path: &PathBuf| Example::at_path(path.display().to_string(), 0, path);
+    let examples: Vec<Example> = files.iter().map(example).collect();
+    let count = examples.len();
+    let batches = Dataset::new(examples, vec!["cat".to_owned()], 0, BrokenPictures::Stop)
+        .map(|image| {
+            Pixels::from(image)
+                .scale(1.0 / 127.5)
+                .offset(-1.0)
+                .resize(160, 160)
+        })
+        .batch(32);
+    let epoch = epoch(&batches, 0);
+    assert_eq!(
+        epoch.iter().map(|batch| batch.ids.len()).sum::<usize>(),
+        count
+    );
+    for batch in epoch {
+        assert_eq!(batch.images.size()[1..], [3, 160, 160]);
+        assert!(batch.images.min().double_value(&[]) >= -1.0);
+        assert!(batch.images.max().double_value(&[]) <= 1.0);
+    }
 }
