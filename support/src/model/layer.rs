@@ -1,0 +1,295 @@
+//! One layer of a network: what it computes, from which layers, with which variables.
+//!
+//! Every use of a network (forward pass, freezing, summary, weight files) reads the same flat
+//! list of these. What a particular network looks like is not decided here.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// A named tensor that belongs to a layer.
+#[derive(Debug)]
+pub struct Variable {
+    name: String,
+    value: Tensor,
+    statistic: bool,
+}
+
+impl Variable {
+    pub(crate) fn new(name: String, value: Tensor) -> Self {
+        Self {
+            name,
+            value,
+            statistic: false,
+        }
+    }
+
+    fn filled(name: String, shape: &[i64], value: f64, device: Device) -> Result<Self> {
+        let value = Tensor::f_full(shape, value, (Kind::Float, device))
+            .map_err(Error::torch(format!("creating {name}")))?;
+        Ok(Self::new(name, value))
+    }
+
+    fn statistic(mut self) -> Self {
+        self.statistic = true;
+        self
+    }
+
+    /// Returns Keras' name: the layer's name, a slash, the variable's (`Conv1/kernel`).
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the tensor. Convolution kernels are `[out, in / groups, height, width]`, dense
+    /// kernels `[out, in]`: libtorch's order, not Keras'.
+    #[must_use]
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// Returns whether this is a batch normalization's moving mean or variance, which no
+    /// optimizer ever changes.
+    #[must_use]
+    pub fn is_statistic(&self) -> bool {
+        self.statistic
+    }
+
+    /// Returns the number of scalars in the tensor.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.value.numel()
+    }
+
+    pub(crate) fn set_trainable(&mut self, trainable: bool) {
+        if !self.statistic {
+            self.value = self.value.set_requires_grad(trainable);
+        }
+    }
+
+    /// Returns whether training changes the tensor.
+    #[must_use]
+    pub fn is_trainable(&self) -> bool {
+        self.value.requires_grad()
+    }
+
+    pub(crate) fn move_to(&mut self, device: Device) {
+        let moved = self.value.detach().to_device(device);
+        self.value = moved.set_requires_grad(self.is_trainable());
+    }
+
+    /// Overwrites the tensor's values in place.
+    pub(crate) fn assign(&mut self, value: &Tensor) -> Result<()> {
+        tch::no_grad(|| self.value.f_copy_(value))
+            .map_err(Error::torch(format!("assigning {}", self.name)))
+    }
+}
+
+/// What a layer computes. All tensors are `[batch, channels, height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Operation {
+    /// The network's input.
+    Input,
+    /// One row of zeros at the bottom and one column to the right: TensorFlow's padding of an
+    /// even-sized picture for a 3x3 convolution of stride 2 (Keras' `correct_pad`).
+    ZeroPadding,
+    /// A convolution without bias.
+    Conv2d {
+        /// Step in both directions.
+        stride: i64,
+    },
+    /// A 3x3 convolution of each channel by itself, without bias.
+    DepthwiseConv2d {
+        /// Step in both directions.
+        stride: i64,
+        /// Zeros on all four sides.
+        padding: i64,
+    },
+    /// `gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta`: batch
+    /// normalization in inference mode, the only mode in which a base model runs.
+    BatchNormalization {
+        /// Added to the variance.
+        epsilon: f64,
+    },
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// The sum of two layers' outputs.
+    Add,
+}
+
+impl Operation {
+    /// Returns the class name that Keras prints.
+    #[must_use]
+    pub fn class_name(&self) -> &'static str {
+        match self {
+            Self::Input => "InputLayer",
+            Self::ZeroPadding => "ZeroPadding2D",
+            Self::Conv2d { .. } => "Conv2D",
+            Self::DepthwiseConv2d { .. } => "DepthwiseConv2D",
+            Self::BatchNormalization { .. } => "BatchNormalization",
+            Self::Relu6 => "ReLU",
+            Self::Add => "Add",
+        }
+    }
+}
+
+/// A layer in a flat network: an operation, the layers it reads and its variables.
+#[derive(Debug)]
+pub struct Layer {
+    name: String,
+    operation: Operation,
+    inputs: Vec<usize>,
+    output_shape: [i64; 3],
+    trainable: bool,
+    variables: Vec<Variable>,
+}
+
+impl Layer {
+    /// Makes a layer without variables.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        operation: Operation,
+        inputs: Vec<usize>,
+        output_shape: [i64; 3],
+    ) -> Self {
+        let name = name.into();
+        Self {
+            name,
+            operation,
+            inputs,
+            output_shape,
+            trainable: true,
+            variables: Vec::new(),
+        }
+    }
+
+    /// Adds a zero-filled kernel of the given shape.
+    pub(crate) fn with_kernel(mut self, shape: [i64; 4], device: Device) -> Result<Self> {
+        self.variables = vec![Variable::filled(
+            self.variable_name("kernel"),
+            &shape,
+            0.,
+            device,
+        )?];
+        Ok(self)
+    }
+
+    /// Adds a batch normalization's four variables, in Keras' order, such that it is the
+    /// identity (up to epsilon).
+    pub(crate) fn with_batch_normalization(mut self, device: Device) -> Result<Self> {
+        let shape = [self.output_shape[0]];
+        let filled =
+            |kind, value| Variable::filled(self.variable_name(kind), &shape, value, device);
+        self.variables = vec![
+            filled("gamma", 1.)?,
+            filled("beta", 0.)?,
+            filled("moving_mean", 0.)?.statistic(),
+            filled("moving_variance", 1.)?.statistic(),
+        ];
+        Ok(self)
+    }
+
+    fn variable_name(&self, kind: &str) -> String {
+        format!("{}/{kind}", self.name)
+    }
+
+    /// Returns Keras' name of the layer.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns what the layer computes.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// Returns the indices of the layers whose outputs this one reads.
+    #[must_use]
+    pub fn inputs(&self) -> &[usize] {
+        &self.inputs
+    }
+
+    /// Returns `[channels, height, width]` of the output.
+    #[must_use]
+    pub fn output_shape(&self) -> [i64; 3] {
+        self.output_shape
+    }
+
+    /// Returns whether training may change the layer's weights.
+    #[must_use]
+    pub fn is_trainable(&self) -> bool {
+        self.trainable
+    }
+
+    /// Freezes (`false`) or unfreezes (`true`) the layer's weights.
+    pub fn set_trainable(&mut self, trainable: bool) {
+        self.trainable = trainable;
+        for variable in &mut self.variables {
+            variable.set_trainable(trainable);
+        }
+    }
+
+    /// Returns the layer's variables in Keras' order.
+    #[must_use]
+    pub fn variables(&self) -> &[Variable] {
+        &self.variables
+    }
+
+    pub(crate) fn variables_mut(&mut self) -> &mut [Variable] {
+        &mut self.variables
+    }
+
+    /// Computes the layer's output from those of the layers it reads.
+    pub(crate) fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let input = inputs[0];
+        let variable = |index: usize| self.variables[index].value();
+        let none = None::<&Tensor>;
+        let output = match self.operation {
+            Operation::Input => Ok(input.shallow_clone()),
+            Operation::ZeroPadding => input.f_constant_pad_nd([0, 1, 0, 1]),
+            Operation::Conv2d { stride } => {
+                input.f_conv2d(variable(0), none, [stride; 2], [0, 0], [1, 1], 1)
+            }
+            Operation::DepthwiseConv2d { stride, padding } => {
+                let channels = self.output_shape[0];
+                input.f_conv2d(
+                    variable(0),
+                    none,
+                    [stride; 2],
+                    [padding; 2],
+                    [1, 1],
+                    channels,
+                )
+            }
+            Operation::BatchNormalization { epsilon } => input.f_batch_norm(
+                Some(variable(0)),
+                Some(variable(1)),
+                Some(variable(2)),
+                Some(variable(3)),
+                false,
+                0.,
+                epsilon,
+                false,
+            ),
+            Operation::Relu6 => input.f_clamp(0., 6.),
+            Operation::Add => input.f_add(inputs[1]),
+        };
+        output.map_err(Error::torch(format!("layer {}", self.name)))
+    }
+}
+
+/// Freezing of many layers at once: `layers_mut()[..100].set_trainable(false)`.
+pub trait SetTrainable {
+    /// Freezes (`false`) or unfreezes (`true`) every layer's weights.
+    fn set_trainable(&mut self, trainable: bool);
+}
+
+impl SetTrainable for [Layer] {
+    fn set_trainable(&mut self, trainable: bool) {
+        for layer in self {
+            layer.set_trainable(trainable);
+        }
+    }
+}

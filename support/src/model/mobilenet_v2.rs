@@ -1,0 +1,356 @@
+//! # MobileNetV2
+//!
+//! - Paper: [MobileNetV2: Inverted Residuals and Linear Bottlenecks][paper], table 2.
+//! - Reference implementation: [`keras.applications.MobileNetV2`][keras], whose layer names,
+//!   order and padding this follows, in the version that the tutorial used: 155 layers, with
+//!   `Conv1_pad` as a layer of its own.
+//!
+//! [paper]: https://arxiv.org/abs/1801.04381
+//! [keras]: https://github.com/keras-team/keras/blob/master/keras/src/applications/mobilenet_v2.py
+
+use std::path::Path;
+
+use tch::{Device, TchError, Tensor};
+
+use super::layer::{Layer, Operation, SetTrainable, Variable};
+use super::weights;
+use crate::assets::Assets;
+use crate::{Error, Result, settings};
+
+/// One row of the paper's table 2: (expansion `t`, output channels `c`, repeats `n`, stride `s`
+/// of the first repeat).
+const INVERTED_RESIDUALS: [(i64, i64, usize, i64); 7] = [
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+];
+const STEM_CHANNELS: i64 = 32;
+const FEATURE_CHANNELS: i64 = 1280;
+/// Keras' epsilon; torchvision's and timm's weights want 1e-5.
+const EPSILON: f64 = 1e-3;
+/// Five steps of stride 2.
+const DOWNSAMPLING: i64 = 32;
+/// The default weights' name in `data/assets.toml`.
+const DEFAULT_WEIGHTS: &str = "mobilenet_v2_tfhub";
+
+/// MobileNetV2 1.0 without its classification top: pictures `[N, 3, H, W]` with values in
+/// `[-1, 1]` become features `[N, 1280, H / 32, W / 32]`.
+///
+/// It always runs in inference mode: batch normalizations use their moving statistics, also
+/// while they are trained.
+#[derive(Debug)]
+pub struct MobileNetV2 {
+    layers: Vec<Layer>,
+    /// For each layer, the last layer that reads its output.
+    last_reader: Vec<usize>,
+    device: Device,
+}
+
+impl MobileNetV2 {
+    /// Returns the network with weights pretrained on ImageNet (TF-Hub's
+    /// `mobilenet_v2/feature_vector`, fetched once into the data folder).
+    ///
+    /// `image_shape` is `[3, height, width]`, both multiples of 32.
+    ///
+    /// # Errors
+    /// `Argument` for another shape, what [`Assets::fetch`] gives, or `Weights` when the file
+    /// does not fit.
+    pub fn pretrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
+        let weights = Assets::open(&settings::data_dir())?.fetch(DEFAULT_WEIGHTS)?;
+        Self::from_file(weights, image_shape, device)
+    }
+
+    /// Returns the network with weights from a file: Keras' HDF5 (the official `no_top` files, a
+    /// whole network, TF-Hub's saved in a Keras model) or this project's safetensors. The
+    /// format is told by content.
+    ///
+    /// # Errors
+    /// `Argument` for an impossible shape; `Io` or `Weights` when the file cannot be read, or
+    /// names the first tensor that is missing, unknown or of another shape.
+    pub fn from_file(
+        path: impl AsRef<Path>,
+        image_shape: [i64; 3],
+        device: Device,
+    ) -> Result<Self> {
+        let mut network = Self::untrained(image_shape, device)?;
+        weights::load(path.as_ref(), network.variables_mut())?;
+        Ok(network)
+    }
+
+    /// Returns the network with all kernels zero: a frame for weights.
+    fn untrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
+        let [channels, height, width] = image_shape;
+        let fits = |side: i64| side > 0 && side % DOWNSAMPLING == 0;
+        if channels != 3 || !fits(height) || !fits(width) {
+            return Err(Error::Argument {
+                name: "MobileNetV2 image shape",
+                expected: "[3, height, width], height and width multiples of 32".into(),
+                got: format!("{image_shape:?}"),
+            });
+        }
+        let layers = Builder::new(image_shape, device).network()?;
+        let mut last_reader: Vec<usize> = (0..layers.len()).collect();
+        for (index, layer) in layers.iter().enumerate() {
+            for &input in layer.inputs() {
+                last_reader[input] = index;
+            }
+        }
+        let mut network = Self {
+            layers,
+            last_reader,
+            device,
+        };
+        network.set_trainable(true);
+        Ok(network)
+    }
+
+    /// Returns Keras' name of the model.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("mobilenetv2_1.00_{}", self.input_shape()[1])
+    }
+
+    /// Returns the layers in Keras' order, all 155.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Returns the layers for freezing: `base.layers_mut()[..100].set_trainable(false)`.
+    pub fn layers_mut(&mut self) -> &mut [Layer] {
+        &mut self.layers
+    }
+
+    /// Freezes (`false`) or unfreezes (`true`) every layer.
+    pub fn set_trainable(&mut self, trainable: bool) {
+        self.layers.set_trainable(trainable);
+    }
+
+    /// Returns every variable, layer by layer.
+    pub fn variables(&self) -> impl Iterator<Item = &Variable> {
+        self.layers.iter().flat_map(Layer::variables)
+    }
+
+    pub(crate) fn variables_mut(&mut self) -> impl Iterator<Item = &mut Variable> {
+        self.layers.iter_mut().flat_map(Layer::variables_mut)
+    }
+
+    /// Returns the device that the weights lie on.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Returns `[channels, height, width]` of the pictures the network takes.
+    #[must_use]
+    pub fn input_shape(&self) -> [i64; 3] {
+        self.layers[0].output_shape()
+    }
+
+    /// Returns `[channels, height, width]` of the features.
+    #[must_use]
+    pub fn output_shape(&self) -> [i64; 3] {
+        self.layers[self.layers.len() - 1].output_shape()
+    }
+
+    /// Returns the features `[N, 1280, H / 32, W / 32]` of pictures `[N, 3, H, W]` with values
+    /// in `[-1, 1]`, as Keras' `base_model(images, training=False)` outside a gradient tape.
+    ///
+    /// # Errors
+    /// `Shape` for pictures of another size than the network was made for.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        tch::no_grad(|| self.forward_recorded(images))
+    }
+
+    /// Like [`forward`](Self::forward), recording what the trainable layers need for a backward
+    /// pass.
+    pub(crate) fn forward_recorded(&self, images: &Tensor) -> Result<Tensor> {
+        let [channels, height, width] = self.input_shape();
+        if images.size().get(1..) != Some(&[channels, height, width]) {
+            return Err(Error::Shape {
+                operation: self.name(),
+                expected: format!("[N, {channels}, {height}, {width}]"),
+                got: images.size(),
+            });
+        }
+        let images = channels_last(images, self.device).map_err(Error::torch("input layout"))?;
+        let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(self.layers.len());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let inputs: Vec<&Tensor> = layer
+                .inputs()
+                .iter()
+                .filter_map(|&input| outputs[input].as_ref())
+                .collect();
+            let output = if inputs.is_empty() {
+                layer.forward(&[&images])?
+            } else {
+                layer.forward(&inputs)?
+            };
+            outputs.push(Some(output));
+            for &input in layer.inputs() {
+                if self.last_reader[input] == index {
+                    outputs[input] = None;
+                }
+            }
+        }
+        // The last layer's output is read by no other, so it is still there.
+        outputs.pop().flatten().ok_or_else(|| Error::Argument {
+            name: "MobileNetV2",
+            expected: "at least one layer".into(),
+            got: "none".into(),
+        })
+    }
+}
+
+/// Returns the same `[N, C, H, W]` tensor with its memory in N, H, W, C order, for which
+/// libtorch's convolutions are faster. tch has no call for it.
+fn channels_last(images: &Tensor, device: Device) -> Result<Tensor, TchError> {
+    images
+        .f_to_device(device)?
+        .f_permute([0, 2, 3, 1])?
+        .f_contiguous()?
+        .f_permute([0, 3, 1, 2])
+}
+
+/// Builds the flat layer list; the last layer added is what the next one reads.
+struct Builder {
+    layers: Vec<Layer>,
+    device: Device,
+}
+
+impl Builder {
+    fn new(image_shape: [i64; 3], device: Device) -> Self {
+        let input = Layer::new("input_1", Operation::Input, vec![], image_shape);
+        Self {
+            layers: vec![input],
+            device,
+        }
+    }
+
+    fn network(mut self) -> Result<Vec<Layer>> {
+        self.pad("Conv1_pad")
+            .conv("Conv1", STEM_CHANNELS, 3, 2)?
+            .batch_norm("bn_Conv1")?
+            .relu6("Conv1_relu");
+        let mut block = 0;
+        for (expansion, channels, repeats, first_stride) in INVERTED_RESIDUALS {
+            for repeat in 0..repeats {
+                let stride = if repeat == 0 { first_stride } else { 1 };
+                self.inverted_residual(block, expansion, channels, stride)?;
+                block += 1;
+            }
+        }
+        self.conv("Conv_1", FEATURE_CHANNELS, 1, 1)?
+            .batch_norm("Conv_1_bn")?
+            .relu6("out_relu");
+        Ok(self.layers)
+    }
+
+    /// Keras' `_inverted_res_block`: expand, filter each channel, project; add the input back
+    /// where the shape allows it.
+    fn inverted_residual(
+        &mut self,
+        block: usize,
+        expansion: i64,
+        channels: i64,
+        stride: i64,
+    ) -> Result<()> {
+        let input = self.last();
+        let input_channels = self.shape()[0];
+        let prefix = if block == 0 {
+            "expanded_conv".into()
+        } else {
+            format!("block_{block}")
+        };
+        let name = |part: &str| format!("{prefix}_{part}");
+        if block > 0 {
+            self.conv(&name("expand"), input_channels * expansion, 1, 1)?
+                .batch_norm(&name("expand_BN"))?
+                .relu6(&name("expand_relu"));
+        }
+        if stride == 2 {
+            self.pad(&name("pad"));
+        }
+        self.depthwise(&name("depthwise"), stride)?
+            .batch_norm(&name("depthwise_BN"))?
+            .relu6(&name("depthwise_relu"))
+            .conv(&name("project"), channels, 1, 1)?
+            .batch_norm(&name("project_BN"))?;
+        if stride == 1 && input_channels == channels {
+            let (project, shape) = (self.last(), self.shape());
+            self.push(Layer::new(
+                name("add"),
+                Operation::Add,
+                vec![input, project],
+                shape,
+            ));
+        }
+        Ok(())
+    }
+
+    fn last(&self) -> usize {
+        self.layers.len() - 1
+    }
+
+    fn shape(&self) -> [i64; 3] {
+        self.layers[self.last()].output_shape()
+    }
+
+    fn push(&mut self, layer: Layer) -> &mut Self {
+        self.layers.push(layer);
+        self
+    }
+
+    fn pad(&mut self, name: &str) -> &mut Self {
+        // Sides are multiples of 32, so every padded size is even.
+        let [channels, height, width] = self.shape();
+        let shape = [channels, height + 1, width + 1];
+        self.push(Layer::new(
+            name,
+            Operation::ZeroPadding,
+            vec![self.last()],
+            shape,
+        ))
+    }
+
+    fn conv(&mut self, name: &str, channels: i64, kernel: i64, stride: i64) -> Result<&mut Self> {
+        let [input_channels, height, width] = self.shape();
+        let side = |size: i64| (size - kernel) / stride + 1;
+        let shape = [channels, side(height), side(width)];
+        let layer = Layer::new(name, Operation::Conv2d { stride }, vec![self.last()], shape)
+            .with_kernel([channels, input_channels, kernel, kernel], self.device)?;
+        Ok(self.push(layer))
+    }
+
+    fn depthwise(&mut self, name: &str, stride: i64) -> Result<&mut Self> {
+        let [channels, height, width] = self.shape();
+        // At stride 2 a layer of its own has padded.
+        let padding = if stride == 1 { 1 } else { 0 };
+        let side = |size: i64| (size + 2 * padding - 3) / stride + 1;
+        let shape = [channels, side(height), side(width)];
+        let operation = Operation::DepthwiseConv2d { stride, padding };
+        let layer = Layer::new(name, operation, vec![self.last()], shape)
+            .with_kernel([channels, 1, 3, 3], self.device)?;
+        Ok(self.push(layer))
+    }
+
+    fn batch_norm(&mut self, name: &str) -> Result<&mut Self> {
+        let operation = Operation::BatchNormalization { epsilon: EPSILON };
+        let layer = Layer::new(name, operation, vec![self.last()], self.shape())
+            .with_batch_normalization(self.device)?;
+        Ok(self.push(layer))
+    }
+
+    fn relu6(&mut self, name: &str) -> &mut Self {
+        self.push(Layer::new(
+            name,
+            Operation::Relu6,
+            vec![self.last()],
+            self.shape(),
+        ))
+    }
+}

@@ -1,0 +1,15 @@
+//! Networks: a flat list of named layers, MobileNetV2, the layers on top, summaries, weight
+//! files. How a network is trained is [`training`](crate::training)'s business.
+
+mod head;
+mod layer;
+mod mobilenet_v2;
+mod sequential;
+mod summary;
+mod weights;
+
+pub use head::{Dense, GlobalAveragePooling2d, TopLayer};
+pub use layer::{Layer, Operation, SetTrainable, Variable};
+pub use mobilenet_v2::MobileNetV2;
+pub use sequential::Sequential;
+pub use summary::Summary;

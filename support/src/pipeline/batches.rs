@@ -1,0 +1,343 @@
+//! Batches of tensors, made on worker threads ahead of their use.
+//!
+//! The order of the pictures depends on the seed and the epoch, never on the threads.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+use tch::Tensor;
+
+use super::{Dataset, Pixels, Skipped};
+use crate::{Error, Result};
+
+/// How many batches may lie ready, or be in the making, before they are asked for.
+const BATCHES_AHEAD: usize = 2;
+
+/// A dataset in batches, to be iterated over once per epoch.
+#[derive(Clone)]
+pub struct Batches {
+    dataset: Dataset<Pixels>,
+    size: usize,
+}
+
+/// Some pictures, with their labels.
+#[derive(Debug)]
+pub struct Batch {
+    /// The pictures, `[batch, 3, height, width]`, 32-bit floats on the CPU.
+    pub images: Tensor,
+    /// The classes, `[batch]`, 64-bit integers on the CPU.
+    pub labels: Tensor,
+    /// The examples' ids.
+    pub ids: Vec<String>,
+}
+
+impl Batches {
+    pub(super) fn new(dataset: Dataset<Pixels>, size: usize) -> Self {
+        Self { dataset, size }
+    }
+
+    /// Returns the number of batches in an epoch, if every picture can be read. The last may be
+    /// smaller than the others.
+    pub fn len(&self) -> usize {
+        self.dataset.len().div_ceil(self.size)
+    }
+
+    /// Returns the first `count` batches, in the order before any shuffling.
+    pub fn take(&self, count: usize) -> Self {
+        let examples = count.saturating_mul(self.size);
+        Self::new(self.dataset.take(examples), self.size)
+    }
+
+    /// Returns whether there is no example.
+    pub fn is_empty(&self) -> bool {
+        self.dataset.is_empty()
+    }
+
+    /// Returns the number of examples, unreadable ones included.
+    pub fn examples(&self) -> usize {
+        self.dataset.len()
+    }
+
+    /// Returns the names of the classes, which labels are indices into.
+    pub fn classes(&self) -> &[String] {
+        self.dataset.classes()
+    }
+
+    /// Returns the first batch of the first epoch: images `[batch, 3, height, width]` and
+    /// labels `[batch]`.
+    ///
+    /// # Errors
+    /// Those of [`BatchIter`], and [`Error::Dataset`] if there is no example.
+    pub fn first(&self) -> Result<(Tensor, Tensor)> {
+        match self.epoch(0).next() {
+            Some(batch) => batch.map(|batch| (batch.images, batch.labels)),
+            None => Err(self.error("it has no examples".to_owned())),
+        }
+    }
+
+    /// Starts an epoch: worker threads, one per core, begin with its first pictures.
+    ///
+    /// The order of the examples depends on the dataset's seed and on `epoch` only.
+    pub fn epoch(&self, epoch: usize) -> BatchIter {
+        let order = shuffled(
+            self.dataset.len(),
+            self.dataset.shuffle_buffer(),
+            self.dataset.seed(),
+            epoch as u64,
+        );
+        BatchIter {
+            workers: Workers::start(self.dataset.clone(), order, self.size * BATCHES_AHEAD),
+            batches: self.clone(),
+            any: false,
+        }
+    }
+
+    /// Returns the pictures that could not be read so far, each once, by name.
+    pub fn skipped(&self) -> Vec<Skipped> {
+        self.dataset.skipped()
+    }
+
+    fn error(&self, reason: String) -> Error {
+        Error::Dataset {
+            name: self.classes().join(", "),
+            reason,
+        }
+    }
+}
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} batches of {} of {:?}",
+            self.len(),
+            self.size,
+            self.dataset
+        )
+    }
+}
+
+/// The batches of an epoch; dropping it stops its threads.
+///
+/// Gives [`Error::Picture`] for a picture that cannot be read, if the settings do not say to
+/// skip it, or whose `map` function panicked; [`Error::Shape`] if the pictures of a batch differ
+/// in size; [`Error::Dataset`] if no picture at all could be read. Ends after an error.
+pub struct BatchIter {
+    batches: Batches,
+    workers: Workers,
+    /// Whether a picture has been read.
+    any: bool,
+}
+
+impl BatchIter {
+    /// Collects the pictures of the next batch; fewer, or none, at the end of the epoch.
+    fn collect(&mut self) -> Result<Vec<Picture>> {
+        let mut pictures: Vec<Picture> = Vec::with_capacity(self.batches.size);
+        while pictures.len() < self.batches.size
+            && let Some(picture) = self.workers.next()
+        {
+            // A skipped picture's place goes to the next one.
+            let Some(picture) = picture? else { continue };
+            let first = pictures.first().map_or(picture.shape, |first| first.shape);
+            if picture.shape != first {
+                return Err(Error::Shape {
+                    operation: format!("batch, at picture {}", picture.id),
+                    expected: format!("{first:?}, as the batch's first picture; resize in `map`"),
+                    got: picture.shape.to_vec(),
+                });
+            }
+            pictures.push(picture);
+        }
+        self.any |= !pictures.is_empty();
+        if !self.any && !self.batches.is_empty() {
+            let skipped = self.batches.skipped();
+            let example = skipped.first().map_or(String::new(), |first| {
+                format!("; {}: {}", first.name, first.reason)
+            });
+            let count = self.batches.examples();
+            return Err(self
+                .batches
+                .error(format!("none of {count} pictures can be read{example}")));
+        }
+        Ok(pictures)
+    }
+}
+
+impl Iterator for BatchIter {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = match self.collect() {
+            Ok(pictures) if pictures.is_empty() => return None,
+            Ok(pictures) => stack(pictures),
+            Err(error) => Err(error),
+        };
+        if batch.is_err() {
+            self.any = true;
+            self.workers.stop();
+        }
+        Some(batch)
+    }
+}
+
+/// A formatted picture on its way into a batch.
+struct Picture {
+    id: String,
+    label: usize,
+    /// `[3, height, width]`
+    shape: [i64; 3],
+    values: Vec<f32>,
+}
+
+/// Puts pictures of one shape into one tensor.
+fn stack(pictures: Vec<Picture>) -> Result<Batch> {
+    let [channels, height, width] = pictures.first().map_or([3, 0, 0], |first| first.shape);
+    let labels: Vec<i64> = pictures
+        .iter()
+        .map(|picture| picture.label as i64)
+        .collect();
+    let values: Vec<&[f32]> = pictures
+        .iter()
+        .map(|picture| picture.values.as_slice())
+        .collect();
+    let images = Tensor::f_from_slice(&values.concat())
+        .and_then(|values| values.f_view([labels.len() as i64, channels, height, width]))
+        .map_err(Error::torch("batch"))?;
+    let labels = Tensor::f_from_slice(&labels).map_err(Error::torch("batch"))?;
+    let ids = pictures.into_iter().map(|picture| picture.id).collect();
+    Ok(Batch {
+        images,
+        labels,
+        ids,
+    })
+}
+
+/// Turns `height` x `width` x 3 values into 3 x `height` x `width`.
+fn planes(pixels: &Pixels) -> Vec<f32> {
+    let pixels = pixels.as_slice();
+    let plane = pixels.len() / 3;
+    let mut values = vec![0.0; pixels.len()];
+    let (red, rest) = values.split_at_mut(plane);
+    let (green, blue) = rest.split_at_mut(plane);
+    for (((rgb, red), green), blue) in pixels.chunks_exact(3).zip(red).zip(green).zip(blue) {
+        (*red, *green, *blue) = (rgb[0], rgb[1], rgb[2]);
+    }
+    values
+}
+
+type Loaded = Result<Option<Picture>>;
+
+/// Threads that load pictures, a bounded number ahead, and hand them over in order.
+struct Workers {
+    order: std::vec::IntoIter<usize>,
+    /// Work for any thread: which example, and where its result goes. `None` once stopped.
+    jobs: Option<Sender<(usize, SyncSender<Loaded>)>>,
+    /// Results, or where they will arrive, in order.
+    pending: VecDeque<Receiver<Loaded>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Workers {
+    /// Starts the threads; `ahead` pictures are loaded before they are asked for.
+    fn start(dataset: Dataset<Pixels>, order: Vec<usize>, ahead: usize) -> Self {
+        let (jobs, queue) = mpsc::channel::<(usize, SyncSender<Loaded>)>();
+        let queue = Arc::new(Mutex::new(queue));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let threads = thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(order.len());
+        for _ in 0..threads {
+            let (dataset, queue, stopped) = (dataset.clone(), queue.clone(), stopped.clone());
+            thread::spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((index, result)) = job else { break };
+                    // Nobody waits for it once the epoch was dropped: not an error.
+                    let _ = result.send(load(&dataset, index));
+                }
+            });
+        }
+        let mut workers = Self {
+            order: order.into_iter(),
+            jobs: Some(jobs),
+            pending: VecDeque::new(),
+            stopped,
+        };
+        (0..ahead).for_each(|_| workers.order_next());
+        workers
+    }
+
+    /// Gives the threads one more picture to load.
+    fn order_next(&mut self) {
+        if let Some(jobs) = &self.jobs
+            && let Some(index) = self.order.next()
+        {
+            let (result, receiver) = mpsc::sync_channel(1);
+            // Without a thread to take it, `receiver` will say so.
+            let _ = jobs.send((index, result));
+            self.pending.push_back(receiver);
+        }
+    }
+
+    /// Waits for the next picture in order; `None` after the last.
+    fn next(&mut self) -> Option<Loaded> {
+        let receiver = self.pending.pop_front()?;
+        self.order_next();
+        Some(receiver.recv().unwrap_or_else(|_| {
+            Err(Error::Picture {
+                name: "(unknown)".to_owned(),
+                reason: "the thread that was to read it died".to_owned(),
+            })
+        }))
+    }
+
+    fn stop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        self.pending.clear();
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn load(dataset: &Dataset<Pixels>, index: usize) -> Loaded {
+    let example = &dataset.examples()[index];
+    let pixels = dataset.load(example)?;
+    Ok(pixels.map(|pixels| {
+        let (width, height) = pixels.dimensions();
+        Picture {
+            id: example.id.clone(),
+            label: example.label,
+            shape: [3, i64::from(height), i64::from(width)],
+            values: planes(&pixels),
+        }
+    }))
+}
+
+/// Returns `0..len` in the order of `tf.data`'s `shuffle`: each next index is drawn from a
+/// buffer of `buffer`, and the first one not yet drawn from takes its place.
+fn shuffled(len: usize, buffer: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(epoch);
+    let mut coming = 0..len;
+    let mut waiting: Vec<usize> = coming.by_ref().take(buffer.max(1)).collect();
+    let mut order = Vec::with_capacity(len);
+    while !waiting.is_empty() {
+        let drawn = random.random_range(0..waiting.len());
+        order.push(match coming.next() {
+            Some(next) => std::mem::replace(&mut waiting[drawn], next),
+            None => waiting.swap_remove(drawn),
+        });
+    }
+    order
+}

@@ -1,0 +1,271 @@
+//! Lazy datasets: which examples, and what is to be made of each picture.
+//!
+//! Nothing is read before something is taken from a dataset; `batches` does so on threads.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use image::RgbImage;
+
+use super::{Batches, Pixels, decode};
+use crate::dataset::{Example, ImageDataset, Raw};
+use crate::settings::BrokenPictures;
+use crate::{Error, Result};
+
+/// Labelled pictures, each made into a `T` when it is asked for.
+///
+/// A clone, and whatever `map`, `take`, `skip`, `shuffle` or `batch` makes of a dataset, shares
+/// the examples with it, and the list of pictures that could not be read.
+pub struct Dataset<T> {
+    examples: Arc<[Example]>,
+    classes: Arc<[String]>,
+    map: Arc<dyn Fn(RgbImage) -> T + Send + Sync>,
+    seed: u64,
+    shuffle_buffer: usize,
+    broken: BrokenPictures,
+    skipped: SkippedList,
+}
+
+/// A picture that was left out because it could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The example's id.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Dataset<RgbImage> {
+    /// Makes a dataset of `examples`, whose labels are indices into `classes`.
+    ///
+    /// `seed` decides the order after [`Dataset::shuffle`], `broken` what becomes of a picture
+    /// that cannot be read.
+    pub fn new(
+        examples: Vec<Example>,
+        classes: Vec<String>,
+        seed: u64,
+        broken: BrokenPictures,
+    ) -> Self {
+        Self {
+            examples: examples.into(),
+            classes: classes.into(),
+            map: Arc::new(|image| image),
+            seed,
+            shuffle_buffer: 1,
+            broken,
+            skipped: SkippedList::default(),
+        }
+    }
+
+    /// Returns a dataset of what `f` makes of each picture, on the thread that needs it.
+    pub fn map<U>(&self, f: impl Fn(&RgbImage) -> U + Send + Sync + 'static) -> Dataset<U> {
+        let before = self.map.clone();
+        Dataset {
+            examples: self.examples.clone(),
+            classes: self.classes.clone(),
+            map: Arc::new(move |image| f(&before(image))),
+            seed: self.seed,
+            shuffle_buffer: self.shuffle_buffer,
+            broken: self.broken,
+            skipped: self.skipped.clone(),
+        }
+    }
+}
+
+impl Dataset<Pixels> {
+    /// Returns a dataset whose batches are in another order in each epoch.
+    ///
+    /// The order is that of `tf.data`'s `shuffle(buffer_size)`: each next example is drawn from
+    /// the `buffer_size` next ones, so that a buffer of the dataset's size or more mixes fully,
+    /// and one of 0 or 1 not at all. It depends on the dataset's seed and the epoch only.
+    pub fn shuffle(&self, buffer_size: usize) -> Self {
+        Self {
+            shuffle_buffer: buffer_size,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the dataset in batches of `size` pictures; 0 is taken for 1.
+    pub fn batch(&self, size: usize) -> Batches {
+        Batches::new(self.clone(), size.max(1))
+    }
+}
+
+impl<T> Dataset<T> {
+    /// Returns the number of examples, unreadable ones included.
+    pub fn len(&self) -> usize {
+        self.examples.len()
+    }
+
+    /// Returns whether there is no example.
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+
+    /// Returns a dataset of the first `count` examples, in the order before any shuffling.
+    pub fn take(&self, count: usize) -> Self {
+        Self {
+            examples: self.examples[..count.min(self.len())].into(),
+            ..self.clone()
+        }
+    }
+
+    /// Returns a dataset without the first `count` examples, in the order before any shuffling.
+    pub fn skip(&self, count: usize) -> Self {
+        Self {
+            examples: self.examples[count.min(self.len())..].into(),
+            ..self.clone()
+        }
+    }
+
+    /// Returns the names of the classes, which labels are indices into.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Returns the examples, in the order before any shuffling.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+
+    /// Iterates over the pictures, in the order before any shuffling, each with its label.
+    ///
+    /// A picture that cannot be read is left out and noted, or is an [`Error::Picture`], as the
+    /// settings say.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(T, usize)>> + '_ {
+        self.examples.iter().filter_map(|example| {
+            self.load(example)
+                .map(|made| made.map(|made| (made, example.label)))
+                .transpose()
+        })
+    }
+
+    /// Returns the pictures that could not be read so far, each once, by name.
+    pub fn skipped(&self) -> Vec<Skipped> {
+        self.skipped.list()
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(super) fn shuffle_buffer(&self) -> usize {
+        self.shuffle_buffer
+    }
+
+    /// Makes what `map` makes of an example's picture; `None` if it was skipped.
+    ///
+    /// A decoder that panics found a broken picture. A panic in the function given to `map` is
+    /// that function's error, whatever the settings say about broken pictures.
+    pub(super) fn load(&self, example: &Example) -> Result<Option<T>> {
+        let picture = catching(|| read(example)).unwrap_or_else(|panic| {
+            Err(Error::Picture {
+                name: example.id.clone(),
+                reason: format!("the decoder panicked: {panic}"),
+            })
+        });
+        match (picture, self.broken) {
+            (Ok(picture), _) => match catching(|| (self.map)(picture)) {
+                Ok(made) => Ok(Some(made)),
+                Err(panic) => Err(Error::Picture {
+                    name: example.id.clone(),
+                    reason: format!("the function given to `map` panicked: {panic}"),
+                }),
+            },
+            (Err(error), BrokenPictures::Skip) => {
+                self.skipped.add(&example.id, &error);
+                Ok(None)
+            }
+            (Err(error), BrokenPictures::Stop) => Err(error),
+        }
+    }
+}
+
+// Not derived: that would ask for `T: Clone`.
+impl<T> Clone for Dataset<T> {
+    fn clone(&self) -> Self {
+        Self {
+            examples: self.examples.clone(),
+            classes: self.classes.clone(),
+            map: self.map.clone(),
+            seed: self.seed,
+            shuffle_buffer: self.shuffle_buffer,
+            broken: self.broken,
+            skipped: self.skipped.clone(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Dataset<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Dataset of {} examples of {}",
+            self.len(),
+            self.classes.join(", ")
+        )
+    }
+}
+
+type RgbDataset = Dataset<RgbImage>;
+
+impl ImageDataset {
+    /// Splits the dataset in three by `weights`, as [`ImageDataset::split_examples`] does.
+    ///
+    /// # Errors
+    /// Those of [`ImageDataset::split_examples`].
+    pub fn split(&self, weights: [u32; 3]) -> Result<(RgbDataset, RgbDataset, RgbDataset)> {
+        let [train, validation, test] = self.split_examples(weights)?.map(|examples| {
+            Dataset::new(
+                examples,
+                self.classes().to_vec(),
+                self.seed(),
+                self.broken(),
+            )
+        });
+        Ok((train, validation, test))
+    }
+}
+
+/// The unreadable pictures of a dataset and of all that was derived from it: reasons by name.
+#[derive(Clone, Default)]
+struct SkippedList(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl SkippedList {
+    fn add(&self, name: &str, error: &Error) {
+        let reason = match error {
+            Error::Picture { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        };
+        let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.entry(name.to_owned()).or_insert(reason);
+    }
+
+    fn list(&self) -> Vec<Skipped> {
+        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let skipped = |(name, reason): (&String, &String)| Skipped {
+            name: name.clone(),
+            reason: reason.clone(),
+        };
+        reasons.iter().map(skipped).collect()
+    }
+}
+
+fn read(example: &Example) -> Result<RgbImage> {
+    match example.encoded_or_pixels()? {
+        Raw::Encoded(bytes) => decode(&example.id, &bytes),
+        Raw::Pixels(image) => Ok(image),
+    }
+}
+
+/// Calls `f`; a panic becomes its message.
+fn catching<T>(f: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic: Box<dyn Any + Send>| {
+        let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "without a message".to_owned())
+    })
+}

@@ -1,0 +1,18 @@
+//! From an example to a batch of tensors: decode, format, shuffle, batch, ahead of need.
+//!
+//! Everything is lazy: a [`Dataset`] holds which pictures and what to do with them, and
+//! [`Batches`] does it on worker threads while the network is at work on the batch before.
+//! Where pictures come from is `dataset`'s affair.
+
+mod batches;
+mod dataset;
+mod decode;
+mod pixels;
+
+#[cfg(test)]
+mod tests;
+
+pub use batches::{Batch, BatchIter, Batches};
+pub use dataset::{Dataset, Skipped};
+pub use decode::decode;
+pub use pixels::Pixels;

@@ -1,0 +1,213 @@
+//! A picture as floats, and the arithmetic that prepares it for a network.
+//!
+//! Not for tensors: `batches` makes those from many `Pixels` of one size.
+
+use image::RgbImage;
+
+/// A picture of `height` x `width` x 3 floats, row by row, red green blue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pixels {
+    width: u32,
+    height: u32,
+    values: Vec<f32>,
+}
+
+impl From<&RgbImage> for Pixels {
+    /// Takes the samples as they are, 0 to 255.
+    fn from(image: &RgbImage) -> Self {
+        let (width, height) = image.dimensions();
+        let values = image
+            .as_raw()
+            .iter()
+            .map(|&sample| f32::from(sample))
+            .collect();
+        Self {
+            width,
+            height,
+            values,
+        }
+    }
+}
+
+impl Pixels {
+    /// Multiplies every value by `factor`.
+    pub fn scale(mut self, factor: f32) -> Self {
+        self.values.iter_mut().for_each(|value| *value *= factor);
+        self
+    }
+
+    /// Adds `summand` to every value.
+    pub fn offset(mut self, summand: f32) -> Self {
+        self.values.iter_mut().for_each(|value| *value += summand);
+        self
+    }
+
+    /// Resizes to `width` x `height` as `tf.image.resize` does by default: bilinear between
+    /// half-pixel centres, without antialiasing, the aspect ratio not kept.
+    ///
+    /// A picture without pixels becomes `width` x `height` zeros.
+    pub fn resize(self, width: u32, height: u32) -> Self {
+        let row = self.width as usize * 3;
+        let mut values = vec![0.0; width as usize * height as usize * 3];
+        if !self.values.is_empty() && !values.is_empty() {
+            let columns = taps(self.width, width);
+            let out = width as usize * 3;
+            // The two source rows an output row lies between, each resized along the row.
+            let mut above = Row::new(out);
+            let mut below = Row::new(out);
+            for (tap, line) in taps(self.height, height)
+                .iter()
+                .zip(values.chunks_exact_mut(out))
+            {
+                if below.source == Some(tap.low) {
+                    std::mem::swap(&mut above, &mut below);
+                }
+                above.fill(tap.low, &self.values[tap.low * row..][..row], &columns);
+                below.fill(tap.high, &self.values[tap.high * row..][..row], &columns);
+                for ((value, a), b) in line.iter_mut().zip(&above.values).zip(&below.values) {
+                    *value = a + (b - a) * tap.weight;
+                }
+            }
+        }
+        Self {
+            width,
+            height,
+            values,
+        }
+    }
+
+    /// Returns the width and height in pixels.
+    pub fn dimensions(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    /// Returns the values, `height` x `width` x 3, row by row.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+/// Where an output sample takes its value: between two input samples.
+struct Tap {
+    low: usize,
+    high: usize,
+    weight: f32,
+}
+
+/// Returns a tap for each of `to` outputs over `from` inputs (`HalfPixelScaler` and
+/// `compute_interpolation_weights` of TensorFlow's `resize_bilinear_op.cc`, in its precision).
+fn taps(from: u32, to: u32) -> Vec<Tap> {
+    let scale = from as f32 / to as f32;
+    (0..to)
+        .map(|i| {
+            let position = (i as f32 + 0.5) * scale - 0.5;
+            let floor = position.floor();
+            Tap {
+                low: floor.max(0.0) as usize,
+                high: (position.ceil() as usize).min(from as usize - 1),
+                weight: position - floor,
+            }
+        })
+        .collect()
+}
+
+/// A source row, resized along the row.
+struct Row {
+    source: Option<usize>,
+    values: Vec<f32>,
+}
+
+impl Row {
+    fn new(length: usize) -> Self {
+        Self {
+            source: None,
+            values: vec![0.0; length],
+        }
+    }
+
+    fn fill(&mut self, source: usize, samples: &[f32], columns: &[Tap]) {
+        if self.source == Some(source) {
+            return;
+        }
+        self.source = Some(source);
+        for (rgb, tap) in self.values.chunks_exact_mut(3).zip(columns) {
+            let (low, high) = (&samples[tap.low * 3..][..3], &samples[tap.high * 3..][..3]);
+            for ((value, a), b) in rgb.iter_mut().zip(low).zip(high) {
+                *value = a + (b - a) * tap.weight;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    /// The picture that `tests/reference/resize.py` computes.
+    fn picture(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            let base = x * x * 7 + y * y * 13 + x * y * 3 + x * 31 + y * 17;
+            image::Rgb([0, 1, 2].map(|c| ((base + c * 101) % 256) as u8))
+        })
+    }
+
+    #[test]
+    fn resize_equals_tensorflows() {
+        let file = include_bytes!("../../tests/data/resize.safetensors");
+        let reference = SafeTensors::deserialize(file).unwrap();
+        assert_eq!(reference.len(), 9);
+        for (name, expected) in reference.tensors() {
+            let sizes: Vec<u32> = name
+                .split(" to ")
+                .flat_map(|size| size.split('x'))
+                .map(|n| n.parse().unwrap())
+                .collect();
+            let &[width, height, new_width, new_height] = sizes.as_slice() else {
+                panic!("{name}")
+            };
+            let resized = Pixels::from(&picture(width, height))
+                .scale(1.0 / 127.5)
+                .offset(-1.0)
+                .resize(new_width, new_height);
+            assert_eq!(resized.dimensions(), (new_width, new_height));
+            let row = new_width as usize * 3;
+            let stored_all = expected.shape() == [new_height as usize, new_width as usize, 3];
+            let (rows, columns) = if stored_all { (1, 1) } else { (4, 3) };
+            let sampled = resized
+                .as_slice()
+                .chunks_exact(row)
+                .step_by(rows)
+                .flat_map(|line| line.chunks_exact(3).step_by(columns).flatten());
+            let expected = expected
+                .data()
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b));
+            assert_eq!(sampled.clone().count(), expected.len(), "{name}");
+            let largest = sampled
+                .zip(expected)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            println!("{name}: {largest:e}");
+            assert!(largest <= 1e-5, "{name}: {largest}");
+        }
+    }
+
+    #[test]
+    fn scale_and_offset_map_samples_to_minus_one_to_one() {
+        let ends = RgbImage::from_raw(1, 1, vec![0, 255, 51]).unwrap();
+        let pixels = Pixels::from(&ends).scale(1.0 / 127.5).offset(-1.0);
+        assert_eq!(pixels.as_slice()[..2], [-1.0, 1.0]);
+        assert!((pixels.as_slice()[2] + 0.6).abs() < 1e-6);
+    }
+
+    #[test]
+    fn resize_from_or_to_nothing_does_not_panic() {
+        let pixels = Pixels::from(&picture(4, 3));
+        assert!(pixels.clone().resize(0, 7).as_slice().is_empty());
+        assert_eq!(pixels.resize(0, 0).resize(2, 2).as_slice(), [0.0; 12]);
+    }
+}

@@ -1,0 +1,279 @@
+//! What datasets and batches do, on small pictures in a temporary folder.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
+use tch::{Kind, Tensor};
+use tempfile::TempDir;
+
+use super::{Batch, Batches, Dataset, Pixels, Skipped};
+use crate::Error;
+use crate::dataset::Example;
+use crate::settings::BrokenPictures;
+
+/// A folder of PNG files, named by number; each one's red value is its number, and its label
+/// whether that is odd.
+struct Folder {
+    folder: TempDir,
+    count: usize,
+}
+
+impl Folder {
+    fn new(count: usize) -> Self {
+        let folder = Self {
+            folder: tempfile::tempdir().unwrap(),
+            count,
+        };
+        for number in 0..count {
+            let color = image::Rgb([number as u8, 100, 200]);
+            RgbImage::from_pixel(4, 3, color)
+                .save(folder.path(number))
+                .unwrap();
+        }
+        folder
+    }
+
+    fn path(&self, number: usize) -> std::path::PathBuf {
+        self.folder.path().join(format!("{number}.png"))
+    }
+
+    fn damage(self, number: usize) -> Self {
+        std::fs::write(self.path(number), b"").unwrap();
+        self
+    }
+
+    fn dataset(&self, broken: BrokenPictures) -> Dataset<RgbImage> {
+        let example =
+            |number| Example::at_path(format!("{number}.png"), number % 2, &self.path(number));
+        let classes = vec!["even".to_owned(), "odd".to_owned()];
+        Dataset::new((0..self.count).map(example).collect(), classes, 7, broken)
+    }
+
+    fn pixels(&self) -> Dataset<Pixels> {
+        self.dataset(BrokenPictures::Skip)
+            .map(|image| Pixels::from(image))
+    }
+}
+
+fn epoch(batches: &Batches, epoch: usize) -> Vec<Batch> {
+    batches.epoch(epoch).collect::<crate::Result<_>>().unwrap()
+}
+
+/// The pictures' numbers, batch by batch, read from the tensors.
+fn numbers(batches: &[Batch]) -> Vec<Vec<i64>> {
+    let red = |batch: &Batch| batch.images.select(1, 0).select(1, 0).select(1, 0);
+    batches
+        .iter()
+        .map(|batch| Vec::try_from(red(batch).to_kind(Kind::Int64)).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_batch_is_nchw_with_its_labels_and_ids() {
+    let folder = Folder::new(3);
+    let made = folder
+        .dataset(BrokenPictures::Stop)
+        .map(|image| Pixels::from(image).resize(2, 2))
+        .batch(32);
+    let [batch] = epoch(&made, 0).try_into().unwrap();
+    assert_eq!(batch.images.size(), [3, 3, 2, 2]);
+    assert!(batch.images.is_contiguous());
+    assert_eq!(batch.images.kind(), Kind::Float);
+    assert_eq!(batch.ids, ["0.png", "1.png", "2.png"]);
+    assert_eq!(batch.labels, Tensor::from_slice(&[0_i64, 1, 0]));
+    let second: Vec<f32> = Vec::try_from(batch.images.get(1).flatten(0, -1)).unwrap();
+    assert_eq!(second, [[1.0; 4], [100.0; 4], [200.0; 4]].concat());
+}
+
+#[test]
+fn an_epoch_has_every_example_once_and_a_smaller_last_batch() {
+    let folder = Folder::new(20);
+    let batches = folder.pixels().batch(8);
+    assert_eq!((batches.len(), batches.examples()), (3, 20));
+    let all: Vec<Vec<i64>> = vec![(0..8).collect(), (8..16).collect(), (16..20).collect()];
+    assert_eq!(numbers(&epoch(&batches, 0)), all);
+    assert_eq!(
+        numbers(&epoch(&batches, 1)),
+        all,
+        "without shuffle, every epoch is the same"
+    );
+}
+
+#[test]
+fn the_order_depends_on_seed_and_epoch_only() {
+    let folder = Folder::new(40);
+    let batches = folder.pixels().shuffle(1000).batch(16);
+    let first = numbers(&epoch(&batches, 3));
+    assert_eq!(first, numbers(&epoch(&batches.clone(), 3)));
+    assert_ne!(first, numbers(&epoch(&batches, 4)));
+    let mut all = first.concat();
+    all.sort_unstable();
+    assert_eq!(all, (0..40).collect::<Vec<i64>>());
+    let (images, _) = batches.first().unwrap();
+    assert_eq!(images.size(), [16, 3, 3, 4]);
+}
+
+#[test]
+fn a_shuffle_buffer_moves_no_example_further_ahead_than_its_size() {
+    let folder = Folder::new(40);
+    let order = numbers(&epoch(&folder.pixels().shuffle(5).batch(1), 0)).concat();
+    assert_ne!(order, (0..40).collect::<Vec<i64>>());
+    for (place, number) in order.iter().enumerate() {
+        assert!(*number < place as i64 + 5, "{number} at {place}");
+    }
+    let unmixed = numbers(&epoch(&folder.pixels().shuffle(0).batch(1), 0)).concat();
+    assert_eq!(unmixed, (0..40).collect::<Vec<i64>>());
+}
+
+#[test]
+fn a_broken_picture_is_skipped_named_once_and_its_place_filled() {
+    let folder = Folder::new(10).damage(1).damage(6);
+    let dataset = folder.pixels();
+    let batches = dataset.batch(4);
+    for number in 0..2 {
+        let epoch = epoch(&batches, number);
+        assert_eq!(numbers(&epoch), [vec![0, 2, 3, 4], vec![5, 7, 8, 9]]);
+    }
+    let skipped = ["1.png", "6.png"].map(|name| Skipped {
+        name: name.to_owned(),
+        reason: "the file is empty".to_owned(),
+    });
+    assert_eq!(batches.skipped(), skipped);
+    assert_eq!(
+        dataset.skipped(),
+        skipped,
+        "the dataset that the batches are of knows as well"
+    );
+}
+
+#[test]
+fn a_broken_picture_stops_the_epoch_if_so_set() {
+    let folder = Folder::new(10).damage(6);
+    let batches = folder
+        .dataset(BrokenPictures::Stop)
+        .map(|image| Pixels::from(image))
+        .batch(4);
+    let mut epoch = batches.epoch(0);
+    assert_eq!(epoch.next().unwrap().unwrap().ids.len(), 4);
+    let error = epoch.next().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "picture 6.png: the file is empty");
+    assert!(epoch.next().is_none());
+}
+
+#[test]
+fn an_epoch_of_broken_pictures_only_is_an_error() {
+    let folder = Folder::new(2).damage(0).damage(1);
+    let error = folder.pixels().batch(4).first().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "dataset even, odd: none of 2 pictures can be read; 0.png: the file is empty"
+    );
+}
+
+#[test]
+fn a_dataset_without_examples_has_no_first_batch_and_no_epoch() {
+    let folder = Folder::new(2);
+    let empty = folder.pixels().take(0).batch(4);
+    assert_eq!((empty.len(), empty.is_empty()), (0, true));
+    assert!(matches!(empty.first(), Err(Error::Dataset { .. })));
+    assert!(empty.epoch(0).next().is_none());
+}
+
+#[test]
+fn pictures_of_different_sizes_in_a_batch_are_an_error_that_names_one() {
+    let folder = Folder::new(3);
+    RgbImage::new(5, 3).save(folder.path(2)).unwrap();
+    match folder.pixels().batch(4).first() {
+        Err(Error::Shape {
+            operation,
+            expected,
+            got,
+        }) => {
+            assert_eq!(operation, "batch, at picture 2.png");
+            assert!(expected.starts_with("[3, 3, 4]"), "{expected}");
+            assert_eq!(got, [3, 3, 5]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_panic_in_the_map_function_is_an_error_even_where_broken_pictures_are_skipped() {
+    let folder = Folder::new(8);
+    let dataset = folder.dataset(BrokenPictures::Skip).map(|image| {
+        assert!(image.get_pixel(0, 0)[0] != 5, "no fives");
+        Pixels::from(image)
+    });
+    let mut epoch = dataset.batch(4).epoch(0);
+    assert!(epoch.next().unwrap().is_ok());
+    let error = epoch.next().unwrap().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "picture 5.png: the function given to `map` panicked: no fives"
+    );
+    assert!(epoch.next().is_none());
+    assert_eq!(dataset.skipped(), []);
+}
+
+#[test]
+fn no_more_than_two_batches_are_made_ahead() {
+    let folder = Folder::new(200);
+    let given = Arc::new(AtomicUsize::new(0));
+    let made = AtomicUsize::new(0);
+    let counter = given.clone();
+    let dataset = folder.dataset(BrokenPictures::Skip).map(move |image| {
+        let made = made.fetch_add(1, Ordering::SeqCst) + 1;
+        // Two batches ahead, and the one that is being collected.
+        assert!(made <= counter.load(Ordering::SeqCst) + 30, "{made}");
+        Pixels::from(image)
+    });
+    for batch in dataset.batch(10).epoch(0) {
+        given.fetch_add(batch.unwrap().ids.len(), Ordering::SeqCst);
+    }
+    assert_eq!(given.load(Ordering::SeqCst), 200);
+}
+
+#[test]
+fn dropping_an_epoch_ends_its_threads() {
+    let folder = Folder::new(200);
+    let held = Arc::new(());
+    let by_map = held.clone();
+    let dataset = folder.dataset(BrokenPictures::Skip).map(move |image| {
+        let _ = &by_map;
+        Pixels::from(image)
+    });
+    let mut epoch = dataset.batch(10).epoch(0);
+    drop(dataset);
+    epoch.next().unwrap().unwrap();
+    drop(epoch);
+    let start = Instant::now();
+    while Arc::strong_count(&held) > 1 {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "a thread still holds the dataset"
+        );
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn take_and_skip_cut_in_order_and_leave_the_dataset_as_it_was() {
+    let folder = Folder::new(6);
+    let dataset = folder.dataset(BrokenPictures::Skip);
+    let ids = |dataset: &Dataset<RgbImage>| -> Vec<String> {
+        dataset
+            .examples()
+            .iter()
+            .map(|example| example.id.clone())
+            .collect()
+    };
+    assert_eq!(ids(&dataset.skip(1).take(2)), ["1.png", "2.png"]);
+    assert_eq!(ids(&dataset.take(100).skip(4)), ["4.png", "5.png"]);
+    assert!(dataset.skip(100).is_empty());
+    assert_eq!(dataset.len(), 6);
+    let labels: Vec<usize> = dataset.skip(2).iter().map(|item| item.unwrap().1).collect();
+    assert_eq!(labels, [0, 1, 0, 1]);
+}

@@ -1,0 +1,43 @@
+//! Training as Keras does it: compile, fit, evaluate, history. What is trained comes from
+//! [`model`](crate::model), on what from [`pipeline`](crate::pipeline); figures are drawn elsewhere.
+
+mod fit;
+mod history;
+mod loss;
+mod rms_prop;
+
+pub use fit::{Evaluation, Fit};
+pub use history::{EpochLog, History};
+pub use loss::Loss;
+pub use rms_prop::RmsProp;
+
+use crate::model::Sequential;
+use crate::{Error, Result};
+
+/// What compiling adds to a [`Sequential`].
+#[derive(Debug)]
+pub struct Compiled {
+    optimizer: RmsProp,
+    loss: Loss,
+}
+
+impl<C> Sequential<C> {
+    /// Returns the model ready for training with an optimizer and a loss; accuracy is always
+    /// measured. Compiling again starts with a new optimizer and keeps the weights.
+    ///
+    /// # Errors
+    /// `Argument` when the loss does not fit the number of outputs, or the learning rate is not
+    /// a positive number.
+    pub fn compile(self, optimizer: RmsProp, loss: Loss) -> Result<Sequential<Compiled>> {
+        let output = self.output_shape();
+        if output != loss.output_shape() {
+            return Err(Error::Argument {
+                name: "compile, the model's output",
+                expected: format!("shape {:?} for {loss:?}", loss.output_shape()),
+                got: format!("{output:?}"),
+            });
+        }
+        optimizer.check()?;
+        Ok(self.with_compiled(Compiled { optimizer, loss }))
+    }
+}

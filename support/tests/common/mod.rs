@@ -1,0 +1,63 @@
+//! What the tests against references share.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use tch::{Device, Kind, Tensor};
+
+/// Returns a file of `tests/data`.
+pub(crate) fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
+}
+
+/// Returns the tensors of a safetensors file of `tests/data`.
+pub(crate) fn tensors(name: &str) -> HashMap<String, Tensor> {
+    Tensor::read_safetensors(data(name))
+        .unwrap()
+        .into_iter()
+        .collect()
+}
+
+/// Returns the eight synthetic pictures of `tests/reference/pictures.py`, `[8, 3, 160, 160]`,
+/// scaled to `[-1, 1]`.
+pub(crate) fn pictures() -> Tensor {
+    let mut values = Vec::with_capacity(8 * 160 * 160 * 3);
+    for n in 0i64..8 {
+        for y in 0i64..160 {
+            for x in 0i64..160 {
+                for c in 0i64..3 {
+                    let centre_x = 20 + (53 * n + 29 * c) % 120;
+                    let centre_y = 20 + (37 * n + 61 * c) % 120;
+                    let blob = 144_000 / (900 + (x - centre_x).pow(2) + (y - centre_y).pow(2));
+                    let period = 64 + 8 * n;
+                    let phase = (x * (1 + n % 3) + y * (1 + c)) % period;
+                    let wave = 120 * phase.min(period - phase) / period;
+                    let checks = 40 * ((x / (4 + n) + y / (5 + n)) % 2);
+                    let noise = (7 * x * x + 11 * y * y + (3 + n) * x * y + 31 * c) % (8 + 8 * n);
+                    let value = (blob + wave + checks + noise) % 256;
+                    values.push(value as f32 * (1. / 127.5) - 1.);
+                }
+            }
+        }
+    }
+    Tensor::from_slice(&values)
+        .reshape([8, 160, 160, 3])
+        .permute([0, 3, 1, 2])
+}
+
+/// Asserts that no value is further from the reference than `tolerance` times the reference's
+/// largest value.
+#[track_caller]
+pub(crate) fn assert_close(what: &str, actual: &Tensor, expected: &Tensor, tolerance: f64) {
+    assert_eq!(actual.size(), expected.size(), "{what}");
+    let largest = |tensor: &Tensor| tensor.to_kind(Kind::Double).abs().max().double_value(&[]);
+    let (actual, expected) = (actual.detach(), expected.to_device(Device::Cpu));
+    let deviation = largest(&(actual.to_device(Device::Cpu) - &expected)) / largest(&expected);
+    assert!(
+        deviation <= tolerance,
+        "{what}: off by {deviation:.1e} of the largest value"
+    );
+}
