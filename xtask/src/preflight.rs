@@ -9,6 +9,7 @@ use kernel::home::Home;
 use crate::environment::Place;
 use crate::process::{is_installed, output};
 use crate::report;
+use crate::workspace::Checkout;
 
 /// Space for the Python environment (4.8 GB, most of it libtorch with CUDA) and pip's downloads.
 const ENVIRONMENT: u64 = 8_000_000_000;
@@ -17,7 +18,13 @@ const ENVIRONMENT: u64 = 8_000_000_000;
 const BUILDS: u64 = 4_000_000_000;
 
 /// Checks for a C++ compiler and disk space, and says how to get what is missing.
-pub(crate) fn check(home: &Home, place: &Place) -> anyhow::Result<()> {
+pub(crate) fn check(checkout: &Checkout, home: &Home, place: &Place) -> anyhow::Result<()> {
+    ensure!(
+        !home.root().starts_with(checkout.join("")) || home.root() == checkout.join("target"),
+        "TRANSFER_HOME={} lies in the checkout, whose workspace would claim the notebooks' build folders: \
+         choose a folder outside of it",
+        home.root().display(),
+    );
     let compiler = compiler().context(
         "no C++ compiler found (c++, g++ or clang++, or one named by CXX): \
          on Debian `apt install g++`, on Fedora `dnf install gcc-c++`, on macOS `xcode-select --install`",

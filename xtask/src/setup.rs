@@ -31,7 +31,7 @@ pub(crate) fn setup() -> anyhow::Result<Ready> {
         .context("cannot read environment.yml")?;
     let pins = environment::pins(&list)?;
     let place = Place::find(&checkout, &home, &pins)?;
-    preflight::check(&home, &place)?;
+    preflight::check(&checkout, &home, &place)?;
     let python = environment::prepare(&checkout, place, &pins)?;
     let rust_src = tools::find_rust_src(&home)?;
     tools::install_evcxr(&home)?;

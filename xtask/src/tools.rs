@@ -19,10 +19,9 @@ pub(crate) const EVCXR_VERSION: &str = "0.22.0";
 ///
 /// Optimized lightly: it waits for rustc most of the time, and this halves its build.
 pub(crate) fn install_evcxr(home: &Home) -> anyhow::Result<()> {
-    let record = home.tools().join("evcxr.version");
-    if home.evcxr().exists()
-        && fs::read_to_string(&record).is_ok_and(|found| found == EVCXR_VERSION)
-    {
+    // Cargo's own record of what it has installed below a root.
+    let record = fs::read_to_string(home.tools().join(".crates.toml")).unwrap_or_default();
+    if home.evcxr().exists() && record.contains(&format!("\"evcxr_jupyter {EVCXR_VERSION} ")) {
         report::done("evcxr", format!("present: evcxr_jupyter {EVCXR_VERSION}"));
         return Ok(());
     }
@@ -56,7 +55,6 @@ pub(crate) fn install_evcxr(home: &Home) -> anyhow::Result<()> {
         }
         run(&mut install)?;
         fs::remove_dir_all(&build)?;
-        fs::write(&record, EVCXR_VERSION)?;
         Ok(())
     })
 }
