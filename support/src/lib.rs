@@ -34,6 +34,9 @@ mod text;
 pub mod training;
 
 pub use error::{Error, Result};
+/// Re-exported because their types are in this crate's signatures, and a notebook's kernel has to
+/// be able to name the type of every variable.
+pub use {image, tch};
 
 /// What a notebook needs: `use support::prelude::*;`.
 pub mod prelude {

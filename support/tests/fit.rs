@@ -48,7 +48,7 @@ fn batches(folder: &Path, broken: BrokenPictures) -> (Batches, Batches) {
     settings.seed = 3;
     settings.broken = broken;
     let dataset = ImageDataset::load(&settings).unwrap();
-    let (train, validation, _) = dataset.split([8, 1, 1]).unwrap();
+    let [train, validation, _] = dataset.split([8, 1, 1]).unwrap();
     let format = |image: &image::RgbImage| {
         Pixels::from(image)
             .scale(1. / 127.5)

@@ -210,23 +210,17 @@ impl<T> fmt::Debug for Dataset<T> {
     }
 }
 
-type RgbDataset = Dataset<RgbImage>;
-
 impl ImageDataset {
     /// Splits the dataset in three by `weights`, as [`ImageDataset::split_examples`] does.
     ///
     /// # Errors
     /// Those of [`ImageDataset::split_examples`].
-    pub fn split(&self, weights: [u32; 3]) -> Result<(RgbDataset, RgbDataset, RgbDataset)> {
-        let [train, validation, test] = self.split_examples(weights)?.map(|examples| {
-            Dataset::new(
-                examples,
-                self.classes().to_vec(),
-                self.seed(),
-                self.broken(),
-            )
-        });
-        Ok((train, validation, test))
+    pub fn split(&self, weights: [u32; 3]) -> Result<[Dataset<RgbImage>; 3]> {
+        let parts = self.split_examples(weights)?;
+        Ok(parts.map(|examples| {
+            let classes = self.classes().to_vec();
+            Dataset::new(examples, classes, self.seed(), self.broken())
+        }))
     }
 }
 
