@@ -64,7 +64,10 @@ const PRELUDE: &str = r#"unsafe { ::std::env::set_var("RUST_BACKTRACE", "0") };
 /// wording of evcxr 0.22; with another one the notebook checks of `cargo xtask test` fail.
 /// (`preserve_vars_on_panic = false` covers panics alone, and by aborting in a second panic that
 /// buries the message of the first under a backtrace.)
-const STRICT_PRELUDE: &str = r#"macro_rules! println {
+///
+/// Unused macros are allowed because evcxr would report one in place of a cell's own error.
+const STRICT_PRELUDE: &str = r#"#[allow(unused_macros)]
+macro_rules! println {
     ("{}", evcxr_internal_runtime::USER_ERROR_OCCURRED) => { ::std::process::exit(1) };
     ("EVCXR_PANIC_NOTIFICATION") => { ::std::process::exit(1) };
     ($($argument:tt)*) => { ::std::println!($($argument)*) };

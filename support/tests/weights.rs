@@ -58,7 +58,17 @@ fn published_name(layer: &str) -> String {
     }
 }
 
-fn assert_same_variables(loaded: &MobileNetV2, expected: &MobileNetV2) {
+/// Asserts that the HDF5 file loads, with the variables of `expected`.
+fn assert_loads_as(expected: &MobileNetV2, file: Hdf5Builder) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.h5");
+    let bytes = file
+        .into_plan()
+        .unwrap()
+        .encode(WriteOptions::default())
+        .unwrap();
+    fs::write(&path, bytes).unwrap();
+    let loaded = from_file(&path).unwrap();
     for (loaded, expected) in loaded.variables().zip(expected.variables()) {
         assert_eq!(loaded.name(), expected.name());
         assert_eq!(loaded.value(), expected.value(), "{}", loaded.name());
@@ -77,15 +87,7 @@ fn keras_applications_published_names_are_read_and_a_top_is_passed_over() {
         let kind = if depthwise { "depthwise_kernel" } else { kind };
         file = file.dataset(keras_dataset(format!("{name}/{name}/{kind}:0"), variable));
     }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("no_top.h5");
-    let bytes = file
-        .into_plan()
-        .unwrap()
-        .encode(WriteOptions::default())
-        .unwrap();
-    fs::write(&path, bytes).unwrap();
-    assert_same_variables(&from_file(&path).unwrap(), &base);
+    assert_loads_as(&base, file);
 }
 
 #[test]
@@ -102,15 +104,7 @@ fn keras_3_numbered_variables_are_read_by_the_layers_name() {
             file = file.group_attribute(group, name);
         }
     }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.weights.h5");
-    let bytes = file
-        .into_plan()
-        .unwrap()
-        .encode(WriteOptions::default())
-        .unwrap();
-    fs::write(&path, bytes).unwrap();
-    assert_same_variables(&from_file(&path).unwrap(), &base);
+    assert_loads_as(&base, file);
 }
 
 #[test]

@@ -28,7 +28,8 @@ def executed(cell, cell_index, execute_reply):
 
 c.ExecutePreprocessor.on_cell_execute = execute
 c.ExecutePreprocessor.on_cell_executed = executed
-c.ExecutePreprocessor.coalesce_streams = True
+# evcxr sends each line by itself.
+c.NotebookExporter.preprocessors = ["nbconvert.preprocessors.CoalesceStreamsPreprocessor"]
 c.ExecutePreprocessor.record_timing = False
 # The first `:dep` may have to compile.
 c.ExecutePreprocessor.startup_timeout = 600

