@@ -31,6 +31,14 @@ const UNWANTED: &[&str] = &[
     "LIBTORCH_USE_PYTORCH",
 ];
 
+/// Returns whether `cargo run` sets this variable for the program it starts. A build script that
+/// asks for it (ring's does) would otherwise run again, with everything that depends on it, when a
+/// build is started by hand after one by `cargo xtask`, or from another checkout.
+pub fn is_left_by_cargo(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+}
+
 /// glibc hands big blocks back to the system and faults every page in again, which costs a
 /// network more than its arithmetic: keep them.
 const ALLOCATOR: &[(&str, &str)] = &[
@@ -141,6 +149,13 @@ mod tests {
         ]);
         assert_eq!(value(&set, "CARGO_TARGET_DIR"), Some(None));
         assert_eq!(value(&set, "CARGO_INCREMENTAL"), Some(None));
+    }
+
+    #[test]
+    fn what_cargo_tells_a_program_about_itself_is_told_from_a_users_settings() {
+        let left = |name: &str| is_left_by_cargo(OsStr::new(name));
+        assert!(left("CARGO_MANIFEST_DIR") && left("CARGO_PKG_VERSION_PRE"));
+        assert!(!left("CARGO_HOME") && !left("CARGO_BUILD_JOBS"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! sets the environment and becomes evcxr.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -59,7 +60,7 @@ fn start() -> anyhow::Result<std::convert::Infallible> {
         Err(_) => folder::take_free(&parent)?,
     };
 
-    let path = path_with_cargo();
+    let path = path()?;
     let target_libdir = target_libdir(&build_folder, &path)?;
     let places = Places {
         build_folder,
@@ -72,6 +73,9 @@ fn start() -> anyhow::Result<std::convert::Infallible> {
         .arg("--control_file")
         .arg(connection_file)
         .env("PATH", path);
+    for (name, _) in env::vars_os().filter(|(name, _)| environment::is_left_by_cargo(name)) {
+        command.env_remove(name);
+    }
     for (name, value) in environment::variables(&places, |name| env::var_os(name))? {
         match value {
             Some(value) => command.env(name, value),
@@ -84,17 +88,24 @@ fn start() -> anyhow::Result<std::convert::Infallible> {
     Err(command.exec()).context("cannot start evcxr")
 }
 
-/// Returns `PATH`, with Cargo's folder at the end: a Jupyter started from a desktop may lack it.
-fn path_with_cargo() -> std::ffi::OsString {
+/// Returns `PATH` with the environment's programs first (this one is among them; npm is another)
+/// and Cargo's folder at the end: a Jupyter started from a desktop may lack both.
+fn path() -> anyhow::Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
+    let own = env::current_exe()?;
     let cargo = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let folders = env::split_paths(&path).chain(cargo.map(|cargo| cargo.join("bin")));
-    env::join_paths(folders).unwrap_or(path)
+    let folders = own
+        .parent()
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(env::split_paths(&path))
+        .chain(cargo.map(|cargo| cargo.join("bin")));
+    env::join_paths(folders).context("a folder in PATH has a `:` in its name")
 }
 
-fn target_libdir(build_folder: &Path, path: &std::ffi::OsStr) -> anyhow::Result<PathBuf> {
+fn target_libdir(build_folder: &Path, path: &OsStr) -> anyhow::Result<PathBuf> {
     let output = Command::new("rustc")
         .args(["--print", "target-libdir"])
         .current_dir(build_folder)

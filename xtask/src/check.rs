@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
@@ -192,6 +194,60 @@ pub(crate) fn notebooks(ready: &Ready) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// A run whose starter is killed ends, and takes the processes that run its cells with it.
+pub(crate) fn no_kernel_outlives_its_run(ready: &Ready) -> anyhow::Result<()> {
+    let folder = ready.checkout.output().join("checks");
+    let mark = folder.join("endless.mark");
+    let _ = fs::remove_file(&mark);
+    let mark_text = mark.to_str().context("the checkout's path is not UTF-8")?;
+    let busy = format!(
+        "std::fs::write({mark_text:?}, std::process::id().to_string()).unwrap();\n\
+         loop {{ std::thread::sleep(std::time::Duration::from_secs(1)); }}"
+    );
+    let notebook = write(ready, "endless", &[&busy])?;
+    let execution = Execution {
+        notebook: &notebook,
+        output: &folder.join("executed"),
+        settings: &[],
+        cell_limit: None,
+    };
+    let mut nbconvert = execution.command(&ready.python)?.spawn()?;
+    let started = wait_until(|| mark.exists());
+    drop(nbconvert.stdin.take());
+    let ended = wait_until(|| matches!(nbconvert.try_wait(), Ok(Some(_))));
+    if !ended {
+        nbconvert.kill()?;
+    }
+    let said = nbconvert.wait_with_output()?;
+    ensure!(
+        started,
+        "the endless cell did not start: {}",
+        String::from_utf8_lossy(&said.stderr)
+    );
+    ensure!(ended, "nbconvert went on after its starter's end");
+    let process = fs::read_to_string(&mark)?;
+    let gone = wait_until(|| {
+        let mut signal = Command::new("kill");
+        signal.args(["-0", &process]).stderr(Stdio::null());
+        signal.status().is_ok_and(|status| !status.success())
+    });
+    ensure!(gone, "the process of the cells, {process}, is still there");
+    report::done("checked", "nothing outlives a run whose starter is killed");
+    Ok(())
+}
+
+/// Waits up to a minute.
+fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < end {
+        if condition() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    false
 }
 
 /// Returns the command a user's CI would run, waiting for nothing and heard by no one.

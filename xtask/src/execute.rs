@@ -2,12 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 
 use crate::environment::Python;
 use crate::process::output;
+use crate::settings;
 
 /// nbconvert's settings, a Python file.
 const CONFIG: &str = include_str!("nbconvert.py");
@@ -25,10 +26,8 @@ pub(crate) struct Execution<'a> {
 }
 
 impl Execution<'_> {
-    /// Runs the notebook from top to bottom and returns where the executed one is.
-    ///
-    /// Progress, and the outputs of a cell that fails, are printed as they come.
-    pub(crate) fn run(&self, python: &Python) -> anyhow::Result<PathBuf> {
+    /// Returns nbconvert's command line. It ends, and its kernel with it, when its stdin does.
+    pub(crate) fn command(&self, python: &Python) -> anyhow::Result<Command> {
         std::fs::create_dir_all(self.output)?;
         let config = self.output.join("nbconvert_config.py");
         kernel::write_if_changed(&config, CONFIG)?;
@@ -50,12 +49,24 @@ impl Execution<'_> {
         if let Some(seconds) = self.cell_limit {
             command.arg(format!("--ExecutePreprocessor.timeout={seconds}"));
         }
-        command.envs(self.settings.iter().copied());
         command
-            .stdin(Stdio::null())
+            .envs(settings::absolute_paths()?)
+            .envs(self.settings.iter().copied());
+        command
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = command.spawn().context("cannot run jupyter")?;
+        Ok(command)
+    }
+
+    /// Runs the notebook from top to bottom and returns where the executed one is.
+    ///
+    /// Progress, and the outputs of a cell that fails, are printed as they come.
+    pub(crate) fn run(&self, python: &Python) -> anyhow::Result<PathBuf> {
+        let mut child = self
+            .command(python)?
+            .spawn()
+            .context("cannot run jupyter")?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let hidden = std::thread::scope(|scope| {
             let stderr =

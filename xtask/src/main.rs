@@ -10,6 +10,7 @@ mod preflight;
 mod process;
 mod report;
 mod run;
+mod settings;
 mod setup;
 mod test;
 mod tools;

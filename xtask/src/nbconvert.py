@@ -1,9 +1,22 @@
 # Given to `jupyter nbconvert --execute --config` by xtask: says how far the notebook is, and shows
 # the outputs of a cell that fails, which nbconvert itself does not for a compile error.
+import os
+import signal
+import sys
+import threading
 import time
 
 c = get_config()  # noqa: F821
 started = 0.0
+
+
+def follow():
+    # xtask holds the other end: where it is killed, nbconvert is left behind, with its kernel.
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+threading.Thread(target=follow, daemon=True).start()
 
 
 def execute(cell, cell_index):

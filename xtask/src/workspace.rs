@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
+use kernel::environment::is_left_by_cargo;
 
 use crate::process::{cargo, run};
 
@@ -54,6 +55,9 @@ impl Checkout {
             .current_dir(&self.0)
             .env("LIBTORCH", self.libtorch_link());
         for name in OTHER_LIBTORCH {
+            command.env_remove(name);
+        }
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_left_by_cargo(name)) {
             command.env_remove(name);
         }
         command

@@ -1,0 +1,50 @@
+//! Settings that are paths. They are meant from the folder that the user is in; a notebook's
+//! kernel is in the notebook's.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Returns the `TRANSFER_*` variables that hold a relative path, with the absolute one.
+pub(crate) fn absolute_paths() -> io::Result<Vec<(&'static str, PathBuf)>> {
+    absolute_from(&std::env::current_dir()?, |name| std::env::var_os(name))
+}
+
+fn absolute_from(
+    folder: &Path,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> io::Result<Vec<(&'static str, PathBuf)>> {
+    let is_path = |name: &str, value: &OsString| {
+        // A dataset is a folder where its name has a slash in it.
+        !value.is_empty() && (name == "TRANSFER_DATA" || value.to_string_lossy().contains('/'))
+    };
+    ["TRANSFER_DATA", "TRANSFER_DATASET"]
+        .into_iter()
+        .filter_map(|name| Some((name, variable(name).filter(|value| is_path(name, value))?)))
+        .map(|(name, value)| Ok((name, std::path::absolute(folder.join(value))?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_become_absolute_and_names_of_datasets_stay() {
+        let paths = |dataset: &'static str| {
+            let variable = move |name: &str| match name {
+                "TRANSFER_DATASET" => Some(dataset.into()),
+                "TRANSFER_DATA" => Some("downloads".into()),
+                _ => None,
+            };
+            absolute_from(Path::new("/here"), variable).unwrap()
+        };
+        let data = ("TRANSFER_DATA", PathBuf::from("/here/downloads"));
+        assert_eq!(paths("cifar10"), std::slice::from_ref(&data));
+        assert_eq!(
+            paths("./pets"),
+            [data, ("TRANSFER_DATASET", "/here/pets".into())]
+        );
+        assert_eq!(paths("/pets")[1].1, Path::new("/pets"));
+    }
+}
