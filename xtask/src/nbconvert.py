@@ -2,7 +2,6 @@
 # the outputs of a cell that fails, which nbconvert itself does not for a compile error.
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -12,7 +11,9 @@ started = 0.0
 
 def follow():
     # xtask holds the other end: where it is killed, nbconvert is left behind, with its kernel.
-    sys.stdin.buffer.read()
+    # Past `sys.stdin`, whose lock would be held at the interpreter's end.
+    while os.read(0, 1):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
