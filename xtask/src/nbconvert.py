@@ -9,14 +9,20 @@ c = get_config()  # noqa: F821
 started = 0.0
 
 
+def end(signal_number, frame):
+    # nbconvert ends its kernel on the way out, but not where the signal kills it.
+    raise SystemExit(128 + signal_number)
+
+
 def follow():
-    # xtask holds the other end: where it is killed, nbconvert is left behind, with its kernel.
+    # xtask holds the other end: where it is killed, nbconvert would be left behind.
     # Past `sys.stdin`, whose lock would be held at the interpreter's end.
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+signal.signal(signal.SIGTERM, end)
 threading.Thread(target=follow, daemon=True).start()
 
 
