@@ -107,6 +107,18 @@ fn a_run_on_stored_activations_has_the_losses_of_one_on_pictures() {
 }
 
 #[test]
+fn activations_in_a_file_give_the_history_of_those_in_memory() {
+    let folder = pictures(&["cats", "dogs"], 6);
+    let (train, validation) = &batches(folder.path(), BrokenPictures::Skip);
+    let fit = |memory: usize| {
+        let fit = Fit::epochs(2).validation(validation);
+        let fit = fit.activation_memory(memory);
+        numbers(&model(100, 1e-4).fit(train, fit).unwrap())
+    };
+    assert_eq!(fit(0), fit(1 << 30));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_history() {
     let folder = pictures(&["cats", "dogs"], 6);
     let batches = batches(folder.path(), BrokenPictures::Skip);

@@ -56,7 +56,7 @@ fn features_of_real_photos_equal_those_of_keras() {
             .scale(1. / 127.5)
             .offset(-1.)
             .resize(160, 160);
-        images.push(Tensor::from_slice(pixels.as_slice()).reshape([160, 160, 3]));
+        images.push(Tensor::from_slice(&pixels.into_values()).reshape([160, 160, 3]));
     }
     let images = Tensor::stack(&images, 0).permute([0, 3, 1, 2]);
     let features = base().forward(&images).unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::process::run;
 use crate::{check, report, setup};
 
 /// Runs set-up, then the checks, quick ones first; stops at the first that fails.
@@ -26,12 +27,16 @@ pub(crate) fn test() -> anyhow::Result<()> {
             "warnings",
         ],
     )?;
-    cargo("tests", &["test", "--workspace"])?;
+    report::timed("tests", "cargo test --workspace", || {
+        let mut tests = ready.checkout.cargo(&["test", "--workspace"]);
+        // As many tests as there are cores run at once; libtorch's threads would get in their way.
+        run(tests.env("OMP_NUM_THREADS", "1"))
+    })?;
     report::timed("docs", "cargo doc", || {
         let mut doc = ready
             .checkout
             .cargo(&["doc", "--quiet", "--workspace", "--no-deps"]);
-        crate::process::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+        run(doc.env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     report::timed("kernel", "how failing cells are reported", || {
         check::failures_are_honest(&ready)

@@ -136,6 +136,17 @@ impl From<Dense> for TopLayer {
 }
 
 impl TopLayer {
+    /// Returns a layer that shares this one's variables.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        match self {
+            Self::GlobalAveragePooling2d(layer) => (*layer).into(),
+            Self::Dense(Dense { kernel, bias }) => Self::Dense(Dense {
+                kernel: kernel.shallow_clone(),
+                bias: bias.shallow_clone(),
+            }),
+        }
+    }
+
     pub(crate) fn forward_recorded(&self, input: &Tensor) -> Result<Tensor> {
         match self {
             Self::GlobalAveragePooling2d(layer) => layer.forward(input),

@@ -77,6 +77,14 @@ impl Variable {
         self.value = moved.set_requires_grad(self.is_trainable());
     }
 
+    pub(crate) fn shallow_clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            value: self.value.shallow_clone(),
+            statistic: self.statistic,
+        }
+    }
+
     /// Overwrites the tensor's values in place.
     pub(crate) fn assign(&mut self, value: &Tensor) -> Result<()> {
         tch::no_grad(|| self.value.f_copy_(value))
@@ -240,9 +248,21 @@ impl Layer {
         &mut self.variables
     }
 
-    /// Computes the layer's output from those of the layers it reads.
-    pub(crate) fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
-        let input = inputs[0];
+    /// Returns a layer that shares this one's variables.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            operation: self.operation,
+            inputs: self.inputs.clone(),
+            output_shape: self.output_shape,
+            trainable: self.trainable,
+            variables: self.variables.iter().map(Variable::shallow_clone).collect(),
+        }
+    }
+
+    /// Computes the layer's output from those of the layers it reads; only an addition reads a
+    /// second one, and adds nothing without.
+    pub(crate) fn forward(&self, input: &Tensor, second: Option<&Tensor>) -> Result<Tensor> {
         let variable = |index: usize| self.variables[index].value();
         let none = None::<&Tensor>;
         let output = match self.operation {
@@ -273,7 +293,9 @@ impl Layer {
                 false,
             ),
             Operation::Relu6 => input.f_clamp(0., 6.),
-            Operation::Add => input.f_add(inputs[1]),
+            Operation::Add => {
+                second.map_or(Ok(input.shallow_clone()), |second| input.f_add(second))
+            }
         };
         output.map_err(Error::torch(format!("layer {}", self.name)))
     }

@@ -8,12 +8,13 @@
 //! [paper]: https://arxiv.org/abs/1801.04381
 //! [keras]: https://github.com/keras-team/keras/blob/master/keras/src/applications/mobilenet_v2.py
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Tensor};
 
+use super::inference::Inference;
 use super::layer::{Layer, Operation, SetTrainable, Variable};
+use super::steps::{self, check_shape};
 use super::weights;
 use crate::assets::{Assets, DEFAULT_WEIGHTS};
 use crate::{Error, Result, settings};
@@ -81,7 +82,7 @@ impl MobileNetV2 {
     }
 
     /// Returns the network with all kernels zero: a frame for weights.
-    fn untrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
+    pub(super) fn untrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
         let [channels, height, width] = image_shape;
         let fits = |side: i64| side > 0 && side % DOWNSAMPLING == 0;
         if channels != 3 || !fits(height) || !fits(width) {
@@ -162,21 +163,7 @@ impl MobileNetV2 {
     /// # Errors
     /// `Shape` for pictures of another size than the network was made for.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        self.check(images)?;
-        tch::no_grad(|| self.run(0, images, self.layers.len() - 1))
-    }
-
-    /// Refuses pictures of another size than the network was made for.
-    pub(crate) fn check(&self, images: &Tensor) -> Result<()> {
-        let [channels, height, width] = self.input_shape();
-        if images.size().get(1..) == Some(&[channels, height, width]) {
-            return Ok(());
-        }
-        Err(Error::Shape {
-            operation: self.name(),
-            expected: format!("[N, {channels}, {height}, {width}]"),
-            got: images.size(),
-        })
+        self.inference(0, self.layers.len() - 1)?.run(images)
     }
 
     /// Returns whether no later layer reads past layer `index`: its output alone determines all
@@ -187,37 +174,32 @@ impl MobileNetV2 {
             .all(|&reader| reader <= index)
     }
 
+    /// Returns the last block's output among the layers up to `index`: a cut behind which no ReLU6
+    /// follows. Layer 0, the pictures, is one.
+    pub(crate) fn last_bottleneck(&self, index: usize) -> usize {
+        let ends_block = |&index: &usize| {
+            let next = self.layers.get(index + 1).map(Layer::operation);
+            let is_output = match self.layers[index].operation() {
+                Operation::Add => true,
+                Operation::BatchNormalization { .. } => next != Some(Operation::Relu6),
+                _ => false,
+            };
+            is_output && self.is_cut(index)
+        };
+        (0..=index).rev().find(ends_block).unwrap_or(0)
+    }
+
     /// Returns layer `to`'s output for layer `from`'s, a [cut](Self::is_cut), recording what the
     /// trainable layers between need for a backward pass. Layer 0's output is the pictures.
     pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize) -> Result<Tensor> {
-        let mut output = channels_last(input, self.device).map_err(Error::torch("input layout"))?;
-        // Outputs that a residual connection still needs.
-        let mut kept: BTreeMap<usize, Tensor> = BTreeMap::new();
-        for index in from + 1..=to {
-            let layer = &self.layers[index];
-            if self.last_reader[index - 1] > index {
-                kept.insert(index - 1, output.shallow_clone());
-            }
-            let inputs: Vec<&Tensor> = layer
-                .inputs()
-                .iter()
-                .map(|input| kept.get(input).unwrap_or(&output))
-                .collect();
-            output = layer.forward(&inputs)?;
-            kept.retain(|&input, _| self.last_reader[input] > index);
-        }
-        Ok(output)
+        check_shape(&self.name(), self.layers[from].output_shape(), input)?;
+        steps::run(&self.layers, from, input, to, self.device)
     }
-}
 
-/// Returns the same `[N, C, H, W]` tensor with its memory in N, H, W, C order, for which
-/// libtorch's convolutions are faster. tch has no call for it.
-fn channels_last(images: &Tensor, device: Device) -> Result<Tensor, TchError> {
-    images
-        .f_to_device(device)?
-        .f_permute([0, 2, 3, 1])?
-        .f_contiguous()?
-        .f_permute([0, 3, 1, 2])
+    /// Makes the layers behind `from`, a [cut](Self::is_cut), up to `to` ready for inference.
+    pub(crate) fn inference(&self, from: usize, to: usize) -> Result<Inference> {
+        Inference::new(self.name(), &self.layers, from, to, self.device)
+    }
 }
 
 /// Builds the flat layer list; the last layer added is what the next one reads.

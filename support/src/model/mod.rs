@@ -1,10 +1,13 @@
 //! Networks: a flat list of named layers, MobileNetV2, the layers on top, summaries, weight
 //! files. How a network is trained is [`training`](crate::training)'s business.
 
+mod fused;
 mod head;
+mod inference;
 mod layer;
 mod mobilenet_v2;
 mod sequential;
+mod steps;
 mod summary;
 mod weights;
 

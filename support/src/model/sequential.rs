@@ -74,10 +74,7 @@ impl<C> Sequential<C> {
     /// Returns the shape of one example's output: `[1]` for one logit.
     #[must_use]
     pub fn output_shape(&self) -> Vec<i64> {
-        let features = self.base.output_shape().to_vec();
-        self.top
-            .iter()
-            .fold(features, |shape, layer| layer.describe(&shape).2)
+        self.layer_shape(self.last())
     }
 
     /// Returns every variable: the base's, then the top's.
@@ -117,7 +114,7 @@ impl<C> Sequential<C> {
     /// # Errors
     /// `Shape` when the pictures, or one layer's output and the next one's input, do not fit.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        tch::no_grad(|| self.run(0, images, self.last()))
+        self.inference(0, self.last())?(images)
     }
 
     /// Returns the index of the last layer, counting the base's layers, then the top's.
@@ -133,8 +130,22 @@ impl<C> Sequential<C> {
         }
     }
 
-    /// Returns the last layer whose output, alone, determines the model's, while neither it nor
-    /// a layer before it is trained. Layer 0 only hands the pictures on.
+    /// Returns the shape of a layer's output for one example, counted like [`last`](Self::last).
+    pub(crate) fn layer_shape(&self, index: usize) -> Vec<i64> {
+        match self.base.layers().get(index) {
+            Some(layer) => layer.output_shape().to_vec(),
+            None => {
+                let features = self.base.output_shape().to_vec();
+                self.top[..=index - self.base.layers().len()]
+                    .iter()
+                    .fold(features, |shape, layer| layer.describe(&shape).2)
+            }
+        }
+    }
+
+    /// Returns the layer behind which training starts: its output, alone, determines the model's,
+    /// and neither it nor a layer before it is trained. Of those the last one, or one before it in
+    /// the same block whose output is smaller. Layer 0 only hands the pictures on.
     pub(crate) fn frozen_prefix(&self) -> usize {
         let base = self.base.layers();
         let trained = |variables: &[&Variable]| variables.iter().any(|v| v.is_trainable());
@@ -144,28 +155,53 @@ impl<C> Sequential<C> {
             .chain(self.top.iter().map(TopLayer::variables))
             .position(|variables: Vec<&Variable>| trained(&variables))
             .unwrap_or(self.last() + 1);
-        (0..first_trained)
-            .rev()
-            .find(|&index| index >= base.len() || self.base.is_cut(index))
-            .unwrap_or(0)
+        let last = self.base.last_bottleneck(first_trained.min(base.len()) - 1);
+        let cuts = (last..first_trained).filter(|&i| i >= base.len() || self.base.is_cut(i));
+        let size = |&index: &usize| self.layer_shape(index).iter().product::<i64>();
+        cuts.rev().min_by_key(size).unwrap_or(0)
     }
 
     /// Returns layer `to`'s output for layer `from`'s, recording what a backward pass needs.
     pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize) -> Result<Tensor> {
         let last_of_base = self.base.layers().len() - 1;
         let features = if from < last_of_base {
-            if from == 0 {
-                self.base.check(input)?;
-            }
             self.base.run(from, input, to.min(last_of_base))?
         } else {
             input.shallow_clone()
         };
-        let done = from.max(last_of_base) - last_of_base;
-        let wanted = to.max(last_of_base) - last_of_base;
-        self.top[done..wanted]
+        self.top_between(from, to)
             .iter()
             .try_fold(features, |input, layer| layer.forward_recorded(&input))
+    }
+
+    /// Returns a function that gives layer `to`'s output for layer `from`'s, without a record and
+    /// with the weights as they are now. Making it takes longer than a picture does.
+    pub(crate) fn inference(
+        &self,
+        from: usize,
+        to: usize,
+    ) -> Result<impl Fn(&Tensor) -> Result<Tensor> + use<C>> {
+        let last_of_base = self.base.layers().len() - 1;
+        let base = (from < last_of_base)
+            .then(|| self.base.inference(from, to.min(last_of_base)))
+            .transpose()?;
+        let top = self.top_between(from, to).iter();
+        let top: Vec<TopLayer> = top.map(TopLayer::shallow_clone).collect();
+        Ok(move |input: &Tensor| {
+            let _no_grad = tch::no_grad_guard();
+            let features = match &base {
+                Some(base) => base.run(input)?,
+                None => input.shallow_clone(),
+            };
+            top.iter()
+                .try_fold(features, |input, layer| layer.forward_recorded(&input))
+        })
+    }
+
+    /// Returns the layers on top among those behind `from` up to `to`.
+    fn top_between(&self, from: usize, to: usize) -> &[TopLayer] {
+        let last_of_base = self.base.layers().len() - 1;
+        &self.top[from.max(last_of_base) - last_of_base..to.max(last_of_base) - last_of_base]
     }
 
     /// Saves all weights as safetensors under Keras' names; the file appears whole or not at all.
@@ -183,5 +219,40 @@ impl<C> Sequential<C> {
     /// missing, unknown or of another shape; then nothing has been changed.
     pub fn load_weights(&mut self, path: impl AsRef<Path>) -> Result<()> {
         weights::load(path.as_ref(), self.variables_mut())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::model::{Dense, GlobalAveragePooling2d, SetTrainable};
+
+    #[test]
+    fn training_starts_at_the_narrowest_point_before_what_is_trained() {
+        let base = MobileNetV2::untrained([3, 160, 160], Device::Cpu).unwrap();
+        let mut model = Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dense::new(1280, 1));
+        let mut starts_behind = |frozen: usize| {
+            model.base_mut().set_trainable(true);
+            model.base_mut().layers_mut()[..frozen].set_trainable(false);
+            let index = model.frozen_prefix();
+            (model.layer_name(index).to_owned(), model.layer_shape(index))
+        };
+        let behind = |name: &str, shape: &[i64]| (name.to_owned(), shape.to_vec());
+        assert_eq!(starts_behind(0), behind("input_1", &[3, 160, 160]));
+        // `block_11_expand` is frozen as well, but six times as wide and quick to run again.
+        assert_eq!(
+            starts_behind(100),
+            behind("block_10_project_BN", &[96, 10, 10])
+        );
+        // Block 13 has no residual connection, and its depthwise output is wider still.
+        assert_eq!(starts_behind(122), behind("block_12_add", &[96, 10, 10]));
+        assert_eq!(
+            starts_behind(155),
+            behind("global_average_pooling2d", &[1280])
+        );
     }
 }

@@ -29,7 +29,8 @@ pub struct Batches {
 /// Some pictures, with their labels.
 #[derive(Debug)]
 pub struct Batch {
-    /// The pictures, `[batch, 3, height, width]`, 32-bit floats on the CPU.
+    /// The pictures, `[batch, 3, height, width]`, 32-bit floats on the CPU, channels last in
+    /// memory.
     pub images: Tensor,
     /// The classes, `[batch]`, 64-bit integers on the CPU.
     pub labels: Tensor,
@@ -167,15 +168,15 @@ impl BatchIter {
         {
             // A skipped picture's place goes to the next one.
             let Some(picture) = picture? else { continue };
-            let got = picture.image.size();
+            let got = picture.size();
             if let Some(first) = pictures.first()
-                && first.image.size() != got
+                && first.size() != got
             {
-                let first = first.image.size();
+                let first = first.size();
                 return Err(Error::Shape {
                     operation: format!("batch, at picture {}", picture.id),
                     expected: format!("{first:?}, as the batch's first picture; resize in `map`"),
-                    got,
+                    got: got.to_vec(),
                 });
             }
             pictures.push(picture);
@@ -216,40 +217,42 @@ impl Iterator for BatchIter {
 struct Picture {
     id: String,
     label: i64,
-    /// `[3, height, width]`
-    image: Tensor,
+    pixels: Pixels,
 }
 
-/// Puts pictures of one shape into one tensor.
+impl Picture {
+    /// `[3, height, width]`
+    fn size(&self) -> [i64; 3] {
+        let (width, height) = self.pixels.dimensions();
+        [3, height.into(), width.into()]
+    }
+}
+
+/// Puts pictures of one shape into one tensor `[N, 3, height, width]`. Its memory is in N, H, W, C
+/// order, which the pixels come in and the network wants.
 fn stack(pictures: Vec<Picture>) -> Result<Batch> {
-    let images: Vec<&Tensor> = pictures.iter().map(|picture| &picture.image).collect();
-    let images = Tensor::f_stack(&images, 0).map_err(Error::torch("batch"))?;
-    let labels: Vec<i64> = pictures.iter().map(|picture| picture.label).collect();
-    let labels = Tensor::f_from_slice(&labels).map_err(Error::torch("batch"))?;
-    let ids = pictures.into_iter().map(|picture| picture.id).collect();
+    let count = pictures.len() as i64;
+    let [_, height, width] = pictures.first().map_or([0; 3], Picture::size);
+    let mut values = Vec::with_capacity((count * height * width * 3) as usize);
+    let (mut labels, mut ids) = (Vec::new(), Vec::new());
+    for picture in pictures {
+        values.extend(picture.pixels.into_values());
+        labels.push(picture.label);
+        ids.push(picture.id);
+    }
+    let tensors = || {
+        let images = Tensor::f_from_slice(&values)?.f_view([count, height, width, 3])?;
+        Ok((
+            images.f_permute([0, 3, 1, 2])?,
+            Tensor::f_from_slice(&labels)?,
+        ))
+    };
+    let (images, labels) = tensors().map_err(Error::torch("batch"))?;
     Ok(Batch {
         images,
         labels,
         ids,
     })
-}
-
-/// Turns `height` x `width` x 3 values into a tensor `[3, height, width]`.
-///
-/// By hand: libtorch would start threads of its own on each of ours for it.
-fn planes(pixels: &Pixels) -> Result<Tensor> {
-    let (width, height) = pixels.dimensions();
-    let pixels = pixels.as_slice();
-    let plane = pixels.len() / 3;
-    let mut values = vec![0.0; pixels.len()];
-    let (red, rest) = values.split_at_mut(plane);
-    let (green, blue) = rest.split_at_mut(plane);
-    for (((rgb, red), green), blue) in pixels.chunks_exact(3).zip(red).zip(green).zip(blue) {
-        (*red, *green, *blue) = (rgb[0], rgb[1], rgb[2]);
-    }
-    Tensor::f_from_slice(&values)
-        .and_then(|values| values.f_view([3, i64::from(height), i64::from(width)]))
-        .map_err(Error::torch("batch"))
 }
 
 type Loaded = Result<Option<Picture>>;
@@ -337,11 +340,7 @@ fn load(dataset: &Dataset<Pixels>, index: usize) -> Loaded {
         return Ok(None);
     };
     let (id, label) = (example.id.clone(), example.label as i64);
-    Ok(Some(Picture {
-        id,
-        label,
-        image: planes(&pixels)?,
-    }))
+    Ok(Some(Picture { id, label, pixels }))
 }
 
 /// Returns `0..len` in the order of `tf.data`'s `shuffle`: each next index is drawn from a

@@ -5,22 +5,33 @@
 use image::RgbImage;
 
 /// A picture of `height` x `width` x 3 floats, row by row, red green blue.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Pixels {
     width: u32,
     height: u32,
-    values: Vec<f32>,
+    values: Values,
+}
+
+/// Most of a photo's values are never asked for: resizing reads a fraction of them. So the
+/// samples of a decoded picture stay bytes, and arithmetic happens to the 256 values they can
+/// stand for.
+#[derive(Clone, Debug)]
+enum Values {
+    Samples {
+        samples: Vec<u8>,
+        value_of: Box<[f32; 256]>,
+    },
+    Floats(Vec<f32>),
 }
 
 impl From<&RgbImage> for Pixels {
     /// Takes the samples as they are, 0 to 255.
     fn from(image: &RgbImage) -> Self {
         let (width, height) = image.dimensions();
-        let values = image
-            .as_raw()
-            .iter()
-            .map(|&sample| f32::from(sample))
-            .collect();
+        let values = Values::Samples {
+            samples: image.as_raw().clone(),
+            value_of: Box::new(std::array::from_fn(|sample| sample as f32)),
+        };
         Self {
             width,
             height,
@@ -31,14 +42,21 @@ impl From<&RgbImage> for Pixels {
 
 impl Pixels {
     /// Multiplies every value by `factor`.
-    pub fn scale(mut self, factor: f32) -> Self {
-        self.values.iter_mut().for_each(|value| *value *= factor);
-        self
+    pub fn scale(self, factor: f32) -> Self {
+        self.change(|value| *value *= factor)
     }
 
     /// Adds `summand` to every value.
-    pub fn offset(mut self, summand: f32) -> Self {
-        self.values.iter_mut().for_each(|value| *value += summand);
+    pub fn offset(self, summand: f32) -> Self {
+        self.change(|value| *value += summand)
+    }
+
+    fn change(mut self, change: impl FnMut(&mut f32)) -> Self {
+        let values = match &mut self.values {
+            Values::Samples { value_of, .. } => value_of.as_mut_slice(),
+            Values::Floats(values) => values,
+        };
+        values.iter_mut().for_each(change);
         self
     }
 
@@ -47,32 +65,17 @@ impl Pixels {
     ///
     /// A picture without pixels becomes `width` x `height` zeros.
     pub fn resize(self, width: u32, height: u32) -> Self {
-        let row = self.width as usize * 3;
-        let mut values = vec![0.0; width as usize * height as usize * 3];
-        if !self.values.is_empty() && !values.is_empty() {
-            let columns = taps(self.width, width);
-            let out = width as usize * 3;
-            // The two source rows an output row lies between, each resized along the row.
-            let mut above = Row::new(out);
-            let mut below = Row::new(out);
-            for (tap, line) in taps(self.height, height)
-                .iter()
-                .zip(values.chunks_exact_mut(out))
-            {
-                if below.source == Some(tap.low) {
-                    std::mem::swap(&mut above, &mut below);
-                }
-                above.fill(tap.low, &self.values[tap.low * row..][..row], &columns);
-                below.fill(tap.high, &self.values[tap.high * row..][..row], &columns);
-                for ((value, a), b) in line.iter_mut().zip(&above.values).zip(&below.values) {
-                    *value = a + (b - a) * tap.weight;
-                }
+        let (from, to) = ((self.width, self.height), (width, height));
+        let values = match self.values {
+            Values::Samples { samples, value_of } => {
+                resized(&samples, |sample| value_of[usize::from(sample)], from, to)
             }
-        }
+            Values::Floats(values) => resized(&values, |value| value, from, to),
+        };
         Self {
             width,
             height,
-            values,
+            values: Values::Floats(values),
         }
     }
 
@@ -82,9 +85,53 @@ impl Pixels {
     }
 
     /// Returns the values, `height` x `width` x 3, row by row.
-    pub fn as_slice(&self) -> &[f32] {
-        &self.values
+    pub fn into_values(self) -> Vec<f32> {
+        match self.values {
+            Values::Samples { samples, value_of } => {
+                let values = samples.iter().map(|&sample| value_of[usize::from(sample)]);
+                values.collect()
+            }
+            Values::Floats(values) => values,
+        }
     }
+}
+
+/// Resizes `values`, each of which stands for what `value_of` makes of it.
+fn resized<T: Copy>(
+    values: &[T],
+    value_of: impl Fn(T) -> f32 + Copy,
+    (from_width, from_height): (u32, u32),
+    (width, height): (u32, u32),
+) -> Vec<f32> {
+    let row = from_width as usize * 3;
+    let mut resized = vec![0.0; width as usize * height as usize * 3];
+    if values.is_empty() || resized.is_empty() {
+        return resized;
+    }
+    let columns = taps(from_width, width);
+    let out = width as usize * 3;
+    // The two source rows an output row lies between, each resized along the row.
+    let mut above = Row::new(out);
+    let mut below = Row::new(out);
+    for (tap, line) in taps(from_height, height)
+        .iter()
+        .zip(resized.chunks_exact_mut(out))
+    {
+        if below.source == Some(tap.low) {
+            std::mem::swap(&mut above, &mut below);
+        }
+        above.fill(tap.low, &values[tap.low * row..][..row], value_of, &columns);
+        below.fill(
+            tap.high,
+            &values[tap.high * row..][..row],
+            value_of,
+            &columns,
+        );
+        for ((value, a), b) in line.iter_mut().zip(&above.values).zip(&below.values) {
+            *value = a + (b - a) * tap.weight;
+        }
+    }
+    resized
 }
 
 /// Where an output sample takes its value: between two input samples.
@@ -125,7 +172,13 @@ impl Row {
         }
     }
 
-    fn fill(&mut self, source: usize, samples: &[f32], columns: &[Tap]) {
+    fn fill<T: Copy>(
+        &mut self,
+        source: usize,
+        samples: &[T],
+        value_of: impl Fn(T) -> f32,
+        columns: &[Tap],
+    ) {
         if self.source == Some(source) {
             return;
         }
@@ -133,6 +186,7 @@ impl Row {
         for (rgb, tap) in self.values.chunks_exact_mut(3).zip(columns) {
             let (low, high) = (&samples[tap.low * 3..][..3], &samples[tap.high * 3..][..3]);
             for ((value, a), b) in rgb.iter_mut().zip(low).zip(high) {
+                let (a, b) = (value_of(*a), value_of(*b));
                 *value = a + (b - a) * tap.weight;
             }
         }
@@ -175,8 +229,8 @@ mod tests {
             let row = new_width as usize * 3;
             let stored_all = expected.shape() == [new_height as usize, new_width as usize, 3];
             let (rows, columns) = if stored_all { (1, 1) } else { (4, 3) };
-            let sampled = resized
-                .as_slice()
+            let values = resized.into_values();
+            let sampled = values
                 .chunks_exact(row)
                 .step_by(rows)
                 .flat_map(|line| line.chunks_exact(3).step_by(columns).flatten());
@@ -200,14 +254,15 @@ mod tests {
     fn scale_and_offset_map_samples_to_minus_one_to_one() {
         let ends = RgbImage::from_raw(1, 1, vec![0, 255, 51]).unwrap();
         let pixels = Pixels::from(&ends).scale(1.0 / 127.5).offset(-1.0);
-        assert_eq!(pixels.as_slice()[..2], [-1.0, 1.0]);
-        assert!((pixels.as_slice()[2] + 0.6).abs() < 1e-6);
+        let values = pixels.into_values();
+        assert_eq!(values[..2], [-1.0, 1.0]);
+        assert!((values[2] + 0.6).abs() < 1e-6);
     }
 
     #[test]
     fn resize_from_or_to_nothing_does_not_panic() {
         let pixels = Pixels::from(&picture(4, 3));
-        assert!(pixels.clone().resize(0, 7).as_slice().is_empty());
-        assert_eq!(pixels.resize(0, 0).resize(2, 2).as_slice(), [0.0; 12]);
+        assert!(pixels.clone().resize(0, 7).into_values().is_empty());
+        assert_eq!(pixels.resize(0, 0).resize(2, 2).into_values(), [0.0; 12]);
     }
 }

@@ -18,6 +18,7 @@ pub struct Fit<'a> {
     initial_epoch: usize,
     validation: Option<&'a Batches>,
     cache_activations: bool,
+    activation_memory: usize,
 }
 
 impl<'a> Fit<'a> {
@@ -29,6 +30,7 @@ impl<'a> Fit<'a> {
             initial_epoch: 0,
             validation: None,
             cache_activations: true,
+            activation_memory: 4 << 30,
         }
     }
 
@@ -53,51 +55,36 @@ impl<'a> Fit<'a> {
         self.cache_activations = cache;
         self
     }
+
+    /// Keeps what the frozen layers make of the pictures in memory up to so many bytes, for the
+    /// training and for the validation pictures each (4 GiB by default), and in a temporary file
+    /// in the data folder beyond.
+    #[must_use]
+    pub fn activation_memory(mut self, bytes: usize) -> Self {
+        self.activation_memory = bytes;
+        self
+    }
 }
 
-/// More activations than this, in bytes, are computed in every epoch anew.
-const ACTIVATION_BUDGET: usize = 4 << 30;
-
-/// What an epoch runs over: the pictures, or what the frozen layers made of them.
+/// What an epoch runs over: what the frozen layers made of the pictures, or are still to make.
 struct Source<'a> {
     batches: &'a Batches,
-    /// The last layer that is done already.
-    done: usize,
-    activations: Option<Activations>,
+    frozen: Frozen,
+}
+
+enum Frozen {
+    Done(Activations),
+    ToDo(Box<dyn Fn(&Tensor) -> Result<Tensor>>),
 }
 
 impl<'a> Source<'a> {
-    fn pictures(batches: &'a Batches) -> Self {
-        Self {
-            batches,
-            done: 0,
-            activations: None,
-        }
-    }
-
-    fn new<C>(model: &Sequential<C>, batches: &'a Batches, cache: bool) -> Result<Self> {
-        let done = model.frozen_prefix();
-        if !cache || done == 0 {
-            return Ok(Self::pictures(batches));
-        }
-        let activations = Activations::compute(model, done, batches, ACTIVATION_BUDGET)?;
-        Ok(match activations {
-            Some(activations) => Self {
-                batches,
-                done,
-                activations: Some(activations),
-            },
-            None => Self::pictures(batches),
-        })
-    }
-
-    /// Returns the epoch's (layer `done`'s output, labels), batch by batch.
+    /// Returns the epoch's (output of the last frozen layer, labels), batch by batch.
     fn epoch(&self, epoch: usize) -> Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + '_> {
-        match &self.activations {
-            Some(activations) => Box::new(activations.batches(&self.batches.order(epoch))),
-            None => Box::new(self.batches.epoch(epoch).map(|batch| {
+        match &self.frozen {
+            Frozen::Done(activations) => Box::new(activations.batches(&self.batches.order(epoch))),
+            Frozen::ToDo(compute) => Box::new(self.batches.epoch(epoch).map(move |batch| {
                 let Batch { images, labels, .. } = batch?;
-                Ok((images, labels))
+                Ok((compute(&images)?, labels))
             })),
         }
     }
@@ -172,11 +159,8 @@ impl Sequential<Compiled> {
             });
         }
 
-        let source = Source::new(self, batches, fit.cache_activations)?;
-        let validation = fit
-            .validation
-            .map(|batches| Source::new(self, batches, fit.cache_activations))
-            .transpose()?;
+        let done = self.frozen_prefix();
+        let (source, validation) = self.sources(done, batches, &fit)?;
         let mut history = History::default();
         for epoch in fit.initial_epoch..fit.epochs {
             println!("Epoch {}/{}", epoch + 1, fit.epochs);
@@ -184,15 +168,12 @@ impl Sequential<Compiled> {
             let mut totals = Totals::default();
             for batch in source.epoch(epoch) {
                 let (input, labels) = batch?;
-                totals.add(
-                    self.train_step(source.done, &input, &labels)?,
-                    labels.numel(),
-                );
+                totals.add(self.train_step(done, &input, &labels)?, labels.numel());
             }
             let train_seconds = start.elapsed().as_secs_f64();
             let validation = validation
                 .as_ref()
-                .map(|source| self.evaluate_source(source))
+                .map(|source| self.evaluate_source(done, source))
                 .transpose()?;
 
             let Evaluation { loss, accuracy } = totals.mean();
@@ -216,13 +197,61 @@ impl Sequential<Compiled> {
         Ok(history)
     }
 
+    /// Returns what to train and to validate on, the layers up to `done` being frozen.
+    fn sources<'a>(
+        &self,
+        done: usize,
+        batches: &'a Batches,
+        fit: &Fit<'a>,
+    ) -> Result<(Source<'a>, Option<Source<'a>>)> {
+        let start = Instant::now();
+        let store = fit.cache_activations && done > 0;
+        let source = |batches: &'a Batches| {
+            let frozen = if store {
+                let memory = fit.activation_memory;
+                Frozen::Done(Activations::compute(self, done, batches, memory)?)
+            } else {
+                Frozen::ToDo(Box::new(self.inference(0, done)?))
+            };
+            Ok(Source { batches, frozen })
+        };
+        let (training, validation) = (source(batches)?, fit.validation.map(source).transpose()?);
+        let stored: Vec<&Activations> = std::iter::once(&training)
+            .chain(&validation)
+            .filter_map(|source| match &source.frozen {
+                Frozen::Done(activations) => Some(activations),
+                Frozen::ToDo(_) => None,
+            })
+            .collect();
+        if store {
+            println!(
+                "frozen up to {}: {} activations, {:.0} MB{}, computed once in {:.0}s",
+                self.layer_name(done),
+                stored.iter().map(|stored| stored.len()).sum::<usize>(),
+                stored
+                    .iter()
+                    .map(|stored| stored.store().bytes())
+                    .sum::<usize>() as f64
+                    / 1e6,
+                if stored.iter().any(|stored| stored.store().is_file()) {
+                    " in a file"
+                } else {
+                    ""
+                },
+                start.elapsed().as_secs_f64(),
+            );
+        }
+        Ok((training, validation))
+    }
+
     /// Returns loss and accuracy over `batches`, without training.
     ///
     /// # Errors
     /// As [`fit`](Self::fit).
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {
         self.check(batches, "evaluate, the batches")?;
-        self.evaluate_source(&Source::pictures(batches))
+        let frozen = Frozen::ToDo(Box::new(self.inference(0, 0)?));
+        self.evaluate_source(0, &Source { batches, frozen })
     }
 
     /// Trains one step on pictures `[N, 3, H, W]` with class indices `[N]`; returns loss and
@@ -236,7 +265,8 @@ impl Sequential<Compiled> {
     }
 
     fn train_step(&mut self, done: usize, input: &Tensor, labels: &Tensor) -> Result<Evaluation> {
-        let (loss, evaluation) = self.loss(done, input, labels)?;
+        let logits = self.run(done, input, self.last())?;
+        let (loss, evaluation) = self.loss(&logits, labels)?;
         let (variables, compiled) = self.split_compiled();
         let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
         let gradients = Tensor::f_run_backward(&[loss], &values, false, false)
@@ -245,25 +275,24 @@ impl Sequential<Compiled> {
         Ok(evaluation)
     }
 
-    fn evaluate_source(&self, source: &Source<'_>) -> Result<Evaluation> {
-        let _no_grad = tch::no_grad_guard();
+    fn evaluate_source(&self, done: usize, source: &Source<'_>) -> Result<Evaluation> {
+        let rest = self.inference(done, self.last())?;
         let mut totals = Totals::default();
         for batch in source.epoch(0) {
             let (input, labels) = batch?;
-            totals.add(self.loss(source.done, &input, &labels)?.1, labels.numel());
+            totals.add(self.loss(&rest(&input)?, &labels)?.1, labels.numel());
         }
         Ok(totals.mean())
     }
 
-    /// Returns the mean loss of a batch that has passed layer `done`, twice: as the root of the
-    /// backward pass, and as a number beside the accuracy.
-    fn loss(&self, done: usize, input: &Tensor, labels: &Tensor) -> Result<(Tensor, Evaluation)> {
-        let logits = self.run(done, input, self.last())?;
+    /// Returns the mean loss of a batch twice: as the root of the backward pass, and as a number
+    /// beside the accuracy.
+    fn loss(&self, logits: &Tensor, labels: &Tensor) -> Result<(Tensor, Evaluation)> {
         let loss = self.compiled.loss;
         let evaluate = || {
             let labels = labels.f_to_device(logits.device())?;
-            let mean = loss.mean(&logits, &labels)?;
-            let accuracy = loss.correct(&logits, &labels)? as f64 / logits.size()[0] as f64;
+            let mean = loss.mean(logits, &labels)?;
+            let accuracy = loss.correct(logits, &labels)? as f64 / logits.size()[0] as f64;
             let loss = mean.f_double_value(&[])?;
             Ok((mean, Evaluation { loss, accuracy }))
         };

@@ -6,6 +6,7 @@ mod fit;
 mod history;
 mod loss;
 mod rms_prop;
+mod store;
 
 pub use fit::{Evaluation, Fit};
 pub use history::{EpochLog, History};

@@ -2,6 +2,7 @@
 //! optimizers keep theirs out of reach.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use tch::{TchError, Tensor};
 
@@ -60,16 +61,20 @@ impl RmsProp {
     }
 
     fn update(&mut self, variable: &Variable, gradient: &Tensor) -> Result<(), TchError> {
-        let square = gradient.f_square()?.f_mul_scalar(1. - self.rho)?;
-        let mean_square = match self.mean_squares.get(variable.name()) {
-            Some(mean_square) => mean_square.f_mul_scalar(self.rho)?.f_add(&square)?,
-            None => square,
+        let mut square = gradient.f_square()?;
+        let mean_square = match self.mean_squares.entry(variable.name().into()) {
+            Entry::Occupied(entry) => {
+                let mean_square = entry.into_mut();
+                // v + (1 - rho) * (g^2 - v)
+                let _updated = mean_square.f_lerp_(&square, 1. - self.rho)?;
+                mean_square
+            }
+            Entry::Vacant(entry) => entry.insert(square.f_mul_scalar_(1. - self.rho)?),
         };
-        let scale = mean_square.f_sqrt()?.f_add_scalar(self.epsilon)?;
-        let change = gradient.f_div(&scale)?.f_mul_scalar(self.learning_rate)?;
+        let scale = mean_square.f_sqrt()?.f_add_scalar_(self.epsilon)?;
+        let mut change = gradient.f_div(&scale)?;
+        let change = change.f_mul_scalar_(self.learning_rate)?;
         let _updated = variable.value().shallow_clone().f_sub_(&change)?;
-        self.mean_squares
-            .insert(variable.name().into(), mean_square);
         Ok(())
     }
 }

@@ -1,0 +1,88 @@
+// Two oneDNN operators of libtorch that have no C++ header and no counterpart in tch: a convolution
+// that adds its bias, a residual and clamps in the same pass, and the weight layout it wants. They
+// are called through libtorch's dispatcher by their registered names and schemas (libtorch 2.11,
+// aten/src/ATen/native/mkldnn/{Conv,RegisterMkldnnOpContextClass}.cpp).
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <cstring>
+#include <optional>
+#include <string_view>
+
+namespace {
+
+using at::IntArrayRef;
+using at::Scalar;
+using at::Tensor;
+using MaybeText = std::optional<std::string_view>;
+using Scalars = c10::List<std::optional<Scalar>>;
+
+template <typename Signature>
+auto operator_named(const char *name, const char *overload) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).typed<Signature>();
+}
+
+// Runs `f`, hands its tensor over, and writes the text of an exception into `error`.
+template <typename F>
+Tensor *handed_over(F f, char *error, size_t error_size) {
+  try {
+    return new Tensor(f());
+  } catch (const std::exception &exception) {
+    std::strncpy(error, exception.what(), error_size - 1);
+  } catch (...) {
+    std::strncpy(error, "an unknown exception", error_size - 1);
+  }
+  return nullptr;
+}
+
+} // namespace
+
+extern "C" {
+
+// Both return null on an error, whose text they write into `error`, which is zero-filled.
+
+Tensor *support_reorder_weight(const Tensor *weight, int64_t stride, int64_t padding, int64_t groups,
+                               char *error, size_t error_size) {
+  return handed_over(
+      [&] {
+        static const auto reorder =
+            operator_named<Tensor(const Tensor &, IntArrayRef, IntArrayRef, IntArrayRef, int64_t,
+                                  at::OptionalIntArrayRef)>("mkldnn::_reorder_convolution_weight", "");
+        const int64_t strides[] = {stride, stride}, paddings[] = {padding, padding}, ones[] = {1, 1};
+        return reorder.call(*weight, paddings, strides, ones, groups, std::nullopt);
+      },
+      error, error_size);
+}
+
+// `residual`, which may be null, is added; `relu6` clamps the result to [0, 6]. Not both.
+Tensor *support_fused_convolution(const Tensor *input, const Tensor *residual, const Tensor *weight,
+                                  const Tensor *bias, int64_t stride, int64_t padding, int64_t groups,
+                                  bool relu6, char *error, size_t error_size) {
+  return handed_over(
+      [&] {
+        const int64_t strides[] = {stride, stride}, paddings[] = {padding, padding}, ones[] = {1, 1};
+        if (residual) {
+          static const auto convolution =
+              operator_named<Tensor(const Tensor &, const Tensor &, const Tensor &,
+                                    const std::optional<Tensor> &, IntArrayRef, IntArrayRef, IntArrayRef,
+                                    int64_t, std::string_view, std::optional<Scalar>, MaybeText, Scalars,
+                                    MaybeText)>("mkldnn::_convolution_pointwise", "binary");
+          return convolution.call(*input, *residual, *weight, *bias, paddings, strides, ones, groups, "add",
+                                  Scalar(1.0), std::nullopt, Scalars(), std::nullopt);
+        }
+        static const auto convolution =
+            operator_named<Tensor(const Tensor &, const Tensor &, const std::optional<Tensor> &, IntArrayRef,
+                                  IntArrayRef, IntArrayRef, int64_t, std::string_view, Scalars, MaybeText)>(
+                "mkldnn::_convolution_pointwise", "");
+        Scalars limits;
+        if (relu6) {
+          limits.push_back(Scalar(0.0));
+          limits.push_back(Scalar(6.0));
+        }
+        return convolution.call(*input, *weight, *bias, paddings, strides, ones, groups,
+                                relu6 ? "hardtanh" : "none", limits, "");
+      },
+      error, error_size);
+}
+}

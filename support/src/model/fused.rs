@@ -1,0 +1,109 @@
+//! oneDNN's convolution with what follows it in the same pass, which tch does not offer.
+//!
+//! For inference on the CPU only: it records nothing for a backward pass.
+
+use std::ffi::{CStr, c_char};
+use std::ptr;
+
+use tch::{TchError, Tensor};
+use torch_sys::C_tensor;
+
+/// How a square kernel moves over a picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Geometry {
+    /// Step in both directions.
+    pub(super) stride: i64,
+    /// Zeros on all four sides.
+    pub(super) padding: i64,
+    pub(super) groups: i64,
+}
+
+const ERROR_SIZE: usize = 1024;
+
+unsafe extern "C" {
+    fn support_reorder_weight(
+        weight: *const C_tensor,
+        stride: i64,
+        padding: i64,
+        groups: i64,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut C_tensor;
+
+    fn support_fused_convolution(
+        input: *const C_tensor,
+        residual: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        stride: i64,
+        padding: i64,
+        groups: i64,
+        relu6: bool,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut C_tensor;
+}
+
+/// Returns a kernel `[out, in / groups, height, width]` in the memory layout that
+/// [`convolution`] wants it in; only that function can read it.
+pub(super) fn reorder_weight(weight: &Tensor, geometry: Geometry) -> Result<Tensor, TchError> {
+    let Geometry {
+        stride,
+        padding,
+        groups,
+    } = geometry;
+    taken(|error| {
+        // Safety: the tensor lives through the call, which writes into `error` within its size.
+        unsafe {
+            support_reorder_weight(weight.as_ptr(), stride, padding, groups, error, ERROR_SIZE)
+        }
+    })
+}
+
+/// Returns `input` `[N, C, H, W]`, channels last in memory, convolved with a
+/// [reordered](reorder_weight) kernel, plus `bias`; then plus `residual`, or clamped to [0, 6]
+/// where `relu6` says so (not both).
+pub(super) fn convolution(
+    input: &Tensor,
+    residual: Option<&Tensor>,
+    weight: &Tensor,
+    bias: &Tensor,
+    geometry: Geometry,
+    relu6: bool,
+) -> Result<Tensor, TchError> {
+    let Geometry {
+        stride,
+        padding,
+        groups,
+    } = geometry;
+    taken(|error| {
+        // Safety: the tensors live through the call, which writes into `error` within its size.
+        unsafe {
+            support_fused_convolution(
+                input.as_ptr(),
+                residual.map_or(ptr::null(), Tensor::as_ptr),
+                weight.as_ptr(),
+                bias.as_ptr(),
+                stride,
+                padding,
+                groups,
+                relu6,
+                error,
+                ERROR_SIZE,
+            )
+        }
+    })
+}
+
+/// Takes over the tensor that `call` returns, or the error that it writes.
+fn taken(call: impl FnOnce(*mut c_char) -> *mut C_tensor) -> Result<Tensor, TchError> {
+    let mut error = [0 as c_char; ERROR_SIZE];
+    let tensor = call(error.as_mut_ptr());
+    if tensor.is_null() {
+        // Safety: zero-filled, and written to up to the last byte but one.
+        let text = unsafe { CStr::from_ptr(error.as_ptr()) };
+        return Err(TchError::Torch(text.to_string_lossy().into_owned()));
+    }
+    // Safety: the callee gives its ownership away.
+    Ok(unsafe { Tensor::from_ptr(tensor) })
+}

@@ -1,0 +1,250 @@
+//! Layers made ready for many forward passes without a backward pass.
+
+use tch::{Device, TchError, Tensor};
+
+use super::fused;
+use super::layer::Layer;
+use super::steps::{
+    Convolution, Step, Work, add, channels_last, check_shape, convolve, follow, steps,
+};
+use crate::{Error, Result};
+
+/// Pictures that go through the layers together on a CPU. Of more, the activations between two
+/// layers no longer fit into the cores' caches.
+const CACHED: i64 = 8;
+
+/// Some layers of a network, with every batch normalization multiplied into the convolution
+/// before it and the kernels in the layout that is quickest to read.
+///
+/// It holds the weights as they were when it was made.
+pub(crate) struct Inference {
+    /// The network's name, and the shape that it takes an example in.
+    name: String,
+    input_shape: [i64; 3],
+    from: usize,
+    device: Device,
+    steps: Vec<(Step, Prepared)>,
+}
+
+/// What a step is computed with.
+struct Prepared {
+    layer: Layer,
+    weights: Option<Weights>,
+}
+
+/// What a [`Convolution`] is computed with.
+struct Weights {
+    kernel: Tensor,
+    bias: Tensor,
+    /// Whether the kernel is laid out for [`fused::convolution`].
+    reordered: bool,
+}
+
+impl Inference {
+    /// Makes the layers behind `from` up to `to` ready.
+    pub(super) fn new(
+        name: String,
+        layers: &[Layer],
+        from: usize,
+        to: usize,
+        device: Device,
+    ) -> Result<Self> {
+        let _no_grad = tch::no_grad_guard();
+        let prepare = |step: Step| {
+            let layer = layers[step.output].shallow_clone();
+            let weights = match &step.work {
+                Work::Layer => Ok(None),
+                Work::Convolution(convolution) => {
+                    Weights::new(*convolution, layers, device).map(Some)
+                }
+            };
+            let weights =
+                weights.map_err(Error::torch(format!("preparing layer {}", layer.name())))?;
+            Ok((step, Prepared { layer, weights }))
+        };
+        let steps = steps(layers, from, to).into_iter().map(prepare);
+        Ok(Self {
+            name,
+            input_shape: layers[from].output_shape(),
+            from,
+            device,
+            steps: steps.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Returns the last layer's output for the output of the layer before the first one.
+    ///
+    /// # Errors
+    /// `Shape` for an input of another shape.
+    pub(crate) fn run(&self, input: &Tensor) -> Result<Tensor> {
+        check_shape(&self.name, self.input_shape, input)?;
+        let _no_grad = tch::no_grad_guard();
+        let together = match self.device {
+            Device::Cpu => CACHED,
+            _ => input.size()[0].max(1),
+        };
+        let parts = input.f_split(together, 0).map_err(Error::torch("batch"))?;
+        let outputs = parts.iter().map(|part| self.run_together(part));
+        let outputs: Vec<Tensor> = outputs.collect::<Result<_>>()?;
+        match <[Tensor; 1]>::try_from(outputs) {
+            Ok([output]) => Ok(output),
+            Err(outputs) => Tensor::f_cat(&outputs, 0).map_err(Error::torch("batch")),
+        }
+    }
+
+    fn run_together(&self, input: &Tensor) -> Result<Tensor> {
+        let input = channels_last(input, self.device)?;
+        let steps = self.steps.iter().map(|(step, prepared)| (step, prepared));
+        follow(
+            steps,
+            self.from,
+            &input,
+            |step, prepared, input, residual| {
+                let Prepared { layer, weights } = prepared;
+                match (step.work, weights) {
+                    (Work::Convolution(convolution), Some(weights)) => weights
+                        .run(convolution, input, residual)
+                        .map_err(Error::torch(format!("layer {}", layer.name()))),
+                    _ => layer.forward(input, residual),
+                }
+            },
+        )
+    }
+}
+
+impl Weights {
+    fn new(convolution: Convolution, layers: &[Layer], device: Device) -> Result<Self, TchError> {
+        let (kernel, bias) = convolution.folded(layers)?;
+        let reordered = device == Device::Cpu && tch::utils::has_mkldnn();
+        let kernel = if reordered {
+            fused::reorder_weight(&kernel, convolution.geometry)?
+        } else {
+            kernel
+        };
+        Ok(Self {
+            kernel,
+            bias,
+            reordered,
+        })
+    }
+
+    fn run(
+        &self,
+        convolution: Convolution,
+        input: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor, TchError> {
+        let (kernel, bias) = (&self.kernel, &self.bias);
+        let input = &convolution.pad(input)?;
+        if self.reordered {
+            let Convolution {
+                geometry, relu6, ..
+            } = convolution;
+            return fused::convolution(input, residual, kernel, bias, geometry, relu6);
+        }
+        let output = convolve(input, kernel, bias, convolution.geometry)?;
+        add(convolution.clamp(output)?, residual)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+    use crate::model::MobileNetV2;
+    use crate::model::steps::run;
+
+    /// A network with weights drawn at random, about as large as trained ones.
+    fn network() -> MobileNetV2 {
+        tch::manual_seed(5);
+        let mut network = MobileNetV2::untrained([3, 64, 64], Device::Cpu).unwrap();
+        for variable in network.variables_mut() {
+            let shape = variable.value().size();
+            let random = Tensor::randn(&shape, (Kind::Float, Device::Cpu));
+            let inputs: i64 = shape.iter().skip(1).product();
+            let values = match variable.name().rsplit('/').next() {
+                Some("kernel") => random * (2. / inputs as f64).sqrt(),
+                Some("gamma" | "moving_variance") => random.abs() * 0.2 + 0.8,
+                _ => random * 0.1,
+            };
+            variable.assign(&values).unwrap();
+        }
+        network
+    }
+
+    /// Computes a layer from the outputs of those from `first` on.
+    fn forward(layer: &Layer, outputs: &[Tensor], first: usize) -> Tensor {
+        let mut inputs = layer.inputs().iter().map(|input| &outputs[input - first]);
+        layer
+            .forward(inputs.next().unwrap(), inputs.next())
+            .unwrap()
+    }
+
+    /// Computes every layer by itself.
+    fn layer_by_layer(layers: &[Layer], from: usize, input: &Tensor, to: usize) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let mut outputs = vec![input.shallow_clone()];
+        for layer in &layers[from + 1..=to] {
+            outputs.push(forward(layer, &outputs, from));
+        }
+        outputs.pop().unwrap()
+    }
+
+    #[test]
+    fn steps_give_what_the_layers_give_one_by_one() {
+        let network = network();
+        let layers = network.layers();
+        // All; a single layer; up to a convolution without its normalization; from one on; a block
+        // with padding and one with a residual connection.
+        for (from, to) in [
+            (0, 154),
+            (0, 1),
+            (0, 27),
+            (28, 36),
+            (54, 63),
+            (98, 154),
+            (98, 98),
+        ] {
+            let [channels, height, width] = layers[from].output_shape();
+            // More than go through together, and not a multiple of that.
+            let shape = [CACHED + 3, channels, height, width];
+            let input = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+            let expected = layer_by_layer(layers, from, &input, to);
+            let inferred = network.inference(from, to).unwrap().run(&input).unwrap();
+            let recorded = run(layers, from, &input, to, Device::Cpu).unwrap();
+            for output in [inferred, recorded] {
+                assert_eq!(output.size(), expected.size());
+                let difference = (&output - &expected).abs().max() / expected.abs().max();
+                let difference = f64::try_from(difference).unwrap();
+                assert!(difference < 1e-4, "{from} to {to}: {difference}");
+            }
+        }
+    }
+
+    #[test]
+    fn folding_leaves_every_gradient_as_it_is() {
+        let network = network();
+        let layers = network.layers();
+        let input = Tensor::randn([4, 3, 64, 64], (Kind::Float, Device::Cpu));
+        let variables: Vec<&Tensor> = network
+            .variables()
+            .filter(|variable| variable.is_trainable())
+            .map(|variable| variable.value())
+            .collect();
+        let gradients = |output: Tensor| {
+            Tensor::f_run_backward(&[output.square().mean(None)], &variables, false, false).unwrap()
+        };
+        let mut outputs = vec![input.shallow_clone()];
+        for layer in &layers[1..] {
+            outputs.push(forward(layer, &outputs, 0));
+        }
+        let expected = gradients(outputs.pop().unwrap());
+        let folded = gradients(run(layers, 0, &input, 154, Device::Cpu).unwrap());
+        for ((variable, expected), folded) in variables.iter().zip(&expected).zip(&folded) {
+            let difference = (folded - expected).norm() / expected.norm();
+            let difference = f64::try_from(difference).unwrap();
+            assert!(difference < 1e-3, "{:?}: {difference}", variable.size());
+        }
+    }
+}
