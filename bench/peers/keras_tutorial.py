@@ -14,7 +14,7 @@ tutorial's does.
 
 In a functional model `base(x, training=False)` does not stop the batch statistics
 from entering once the base is unfrozen (its `moving_mean`s change in `fit`), which
-costs time and accuracy. A layer in between does, and is taken here;
+costs accuracy. A layer in between does, and is taken here;
 `--batch-statistics` leaves it out, as the tutorial does, and `pieces` measures a
 step both ways. The epsilon of Keras' RMSprop is inside the root, not outside.
 """
