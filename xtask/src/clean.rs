@@ -22,6 +22,7 @@ pub(crate) fn clean(all: bool) -> anyhow::Result<()> {
         }
     }
     remove(&checkout.output())?;
+    remove(&checkout.bench_output())?;
     if all {
         remove(home.root())?;
     } else {

@@ -1,7 +1,8 @@
 //! The Python environment: JupyterLab, nbconvert, and the wheel that brings libtorch.
 //!
 //! `environment.yml` is the one list of what belongs in it. An active environment is used as it
-//! is and completed; else one is made in the cache folder and linked as `.venv`.
+//! is and completed; else one is made in the cache folder and linked as `.venv`. The peers of
+//! `bench` have one of their own, from their `requirements.txt`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,18 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
+    fn parse(entry: &str) -> anyhow::Result<Self> {
+        match entry.split_once("==") {
+            Some((name, version)) if !name.trim().is_empty() && !version.trim().is_empty() => {
+                Ok(Self {
+                    name: name.trim().to_owned(),
+                    version: version.trim().to_owned(),
+                })
+            }
+            _ => bail!("{entry}: expected NAME==VERSION"),
+        }
+    }
+
     fn requirement(&self) -> String {
         format!("{}=={}", self.name, self.version)
     }
@@ -49,20 +62,23 @@ pub(crate) fn pins(text: &str) -> anyhow::Result<Vec<Pin>> {
         .iter()
         .find_map(|entry| entry["pip"].as_vec())
         .context("environment.yml has no list `pip` among its dependencies")?;
-    pip.iter().map(pin).collect()
+    let pin = |entry: &Yaml| {
+        let entry = entry.as_str().context("a pip entry is not text")?;
+        Pin::parse(entry)
+    };
+    pip.iter()
+        .map(pin)
+        .collect::<Result<_, _>>()
+        .context("environment.yml")
 }
 
-fn pin(entry: &Yaml) -> anyhow::Result<Pin> {
-    let entry = entry
-        .as_str()
-        .context("environment.yml: a pip entry is not text")?;
-    match entry.split_once("==") {
-        Some((name, version)) if !name.trim().is_empty() && !version.trim().is_empty() => Ok(Pin {
-            name: name.trim().to_owned(),
-            version: version.trim().to_owned(),
-        }),
-        _ => bail!("environment.yml: {entry}: expected NAME==VERSION"),
-    }
+/// Reads a `requirements.txt` in which each line is a comment or a pin.
+pub(crate) fn requirements(text: &str) -> anyhow::Result<Vec<Pin>> {
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(Pin::parse)
+        .collect::<Result<_, _>>()
+        .context("requirements.txt")
 }
 
 /// A Python interpreter, asked about itself.
@@ -135,6 +151,11 @@ impl Python {
         Ok(torch)
     }
 
+    /// Returns the version of a pinned package.
+    pub(crate) fn package(&self, name: &str) -> Option<&str> {
+        self.packages.get(name)?.as_deref()
+    }
+
     /// Returns a command for a program of the environment, run as if the environment were active.
     pub(crate) fn command(&self, program: &str) -> anyhow::Result<Command> {
         let mut command = Command::new(self.prefix.join("bin").join(program));
@@ -197,12 +218,17 @@ impl Place {
             );
             return Ok(Self::Active(python));
         }
-        let base = base_python(pins)?;
         let text = std::fs::read_to_string(checkout.join("environment.yml"))?;
+        Self::own(home, "env", &text, pins)
+    }
+
+    /// Decides where in the cache folder to make an environment of what `list` names.
+    pub(crate) fn own(home: &Home, name: &str, list: &str, pins: &[Pin]) -> anyhow::Result<Self> {
+        let base = base_python(pins)?;
         let (major, minor, _) = base.version;
-        let key = digest([text.as_str(), &format!("{major}.{minor}")]);
+        let key = digest([list, &format!("{major}.{minor}")]);
         Ok(Self::Own {
-            folder: home.root().join(format!("env-{}", &key[..12])),
+            folder: home.root().join(format!("{name}-{}", &key[..12])),
             base,
         })
     }
@@ -218,13 +244,28 @@ impl Place {
     pub(crate) fn lacks_torch(&self) -> bool {
         match self {
             Self::Active(python) => python.torch.is_none(),
-            Self::Own { folder, .. } => !folder.join("bin/jupyter").exists(),
+            Self::Own { folder, .. } => !Python::ask(&folder.join("bin/python"), &[])
+                .is_ok_and(|python| python.torch.is_some()),
         }
     }
 }
 
 /// Makes or completes the environment, and points `.venv` and `.libtorch` at it.
 pub(crate) fn prepare(checkout: &Checkout, place: Place, pins: &[Pin]) -> anyhow::Result<Python> {
+    let own = match &place {
+        Place::Own { folder, .. } => Some(folder.clone()),
+        Place::Active(_) => None,
+    };
+    let python = complete(place, pins)?;
+    if let Some(folder) = own {
+        link_to(&checkout.join(".venv"), &folder)?;
+    }
+    link_to(&checkout.libtorch_link(), python.libtorch()?)?;
+    Ok(python)
+}
+
+/// Makes or completes an environment.
+pub(crate) fn complete(place: Place, pins: &[Pin]) -> anyhow::Result<Python> {
     let python = match place {
         Place::Active(python) => {
             refuse_other_torch(&python, pins)?;
@@ -232,8 +273,7 @@ pub(crate) fn prepare(checkout: &Checkout, place: Place, pins: &[Pin]) -> anyhow
         }
         Place::Own { folder, base } => {
             let executable = folder.join("bin/python");
-            let working = Python::ask(&executable, pins);
-            let python = match working {
+            match Python::ask(&executable, pins) {
                 Ok(python) => python,
                 Err(_) => {
                     // An interrupted set-up, or its base interpreter is gone: start again.
@@ -242,14 +282,10 @@ pub(crate) fn prepare(checkout: &Checkout, place: Place, pins: &[Pin]) -> anyhow
                         .arg(&folder))?;
                     Python::ask(&executable, pins)?
                 }
-            };
-            link_to(&checkout.join(".venv"), &folder)?;
-            python
+            }
         }
     };
-    let python = install(python, pins)?;
-    link_to(&checkout.libtorch_link(), python.libtorch()?)?;
-    Ok(python)
+    install(python, pins)
 }
 
 /// Installs what is missing, or has another version than the pinned one.
@@ -374,6 +410,7 @@ mod tests {
     use super::*;
 
     const ENVIRONMENT: &str = include_str!("../../environment.yml");
+    const PEERS: &str = include_str!("../../bench/peers/requirements.txt");
 
     fn pin(name: &str, version: &str) -> Pin {
         Pin {
@@ -428,12 +465,22 @@ mod tests {
 
     #[test]
     fn a_list_that_is_missing_or_not_pinned_is_refused() {
-        let error = |text: &str| pins(text).unwrap_err().to_string();
+        let error = |text: &str| format!("{:#}", pins(text).unwrap_err());
         assert!(error("dependencies: [pip]").contains("no list `pip`"));
         assert!(error("name: x").contains("no list `dependencies`"));
         assert!(error("dependencies: [{pip: [torch]}]").contains("torch: expected NAME==VERSION"));
         assert!(error("dependencies: [{pip: [torch>=2]}]").contains("expected NAME==VERSION"));
         assert!(error("a: [").contains("not YAML"));
+        let error = format!("{:#}", requirements("h5py\n").unwrap_err());
+        assert_eq!(error, "requirements.txt: h5py: expected NAME==VERSION");
+    }
+
+    #[test]
+    fn the_peers_compute_on_the_projects_own_libtorch() {
+        let peers = requirements(PEERS).unwrap();
+        let torch = |pins: &[Pin]| pins.iter().find(|pin| pin.name == "torch").cloned();
+        assert_eq!(torch(&peers), torch(&pins(ENVIRONMENT).unwrap()));
+        assert!(torch(&peers).is_some(), "{peers:?}");
     }
 
     #[test]

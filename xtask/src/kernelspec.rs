@@ -1,7 +1,7 @@
 //! The Jupyter kernel in the environment, and the build folder that its first `:dep` starts from.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -28,7 +28,8 @@ pub(crate) fn install(
     python: &Python,
     rust_src: Option<&Path>,
 ) -> anyhow::Result<()> {
-    let built = build_launcher(checkout)?;
+    let build = ["build", "--quiet", "--package", "kernel", "--bin", LAUNCHER];
+    let built = checkout.build(&build, LAUNCHER)?;
     let launcher = python.prefix.join("bin").join(LAUNCHER);
     let spec = python.prefix.join("share/jupyter/kernels/rust/kernel.json");
     let program = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
@@ -70,17 +71,6 @@ fn kernel_json(launcher: &Path, home: &Home, libtorch: &Path, rust_src: Option<&
         "interrupt_mode": "message",
         "env": env,
     })
-}
-
-/// Builds the launcher and returns where Cargo put it.
-fn build_launcher(checkout: &Checkout) -> anyhow::Result<PathBuf> {
-    let mut build = checkout.cargo(&["build", "--quiet", "--package", "kernel", "--bin", LAUNCHER]);
-    let messages = output(build.arg("--message-format=json-render-diagnostics"))?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
-        .context("Cargo built the kernel without saying where")
 }
 
 /// Compiles `support` and its dependencies in the build folder that others are copied from, so

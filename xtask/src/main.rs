@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up and everything the README's commands do.
 
+mod bench;
 mod check;
 mod clean;
 mod environment;
@@ -25,6 +26,7 @@ cargo xtask COMMAND
   run           set-up, then runs notebooks/transfer_learning.ipynb and saves it with a web page
   lab [ARGS]    set-up, then opens JupyterLab; ARGS go to `jupyter lab`
   test          set-up, then formatting, lints, tests, docs and the notebook checks
+  bench [ARGS]  times the tutorial beside Keras and PyTorch; `bench --help` lists ARGS
   clean [--all] removes what was built for this checkout; --all: the shared cache folder as well
 
 Settings (TRANSFER_DATASET, TRANSFER_LIMIT, TRANSFER_EPOCHS, ...) are in the README.
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         ("run", []) => run::run(),
         ("lab", rest) => run::lab(rest),
         ("test", []) => test::test(),
+        ("bench", rest) => bench::bench(rest),
         ("clean", []) => clean::clean(false),
         ("clean", [all]) if all == "--all" => clean::clean(true),
         _ => {

@@ -30,16 +30,7 @@ pub(crate) fn check(checkout: &Checkout, home: &Home, place: &Place) -> anyhow::
          on Debian `apt install g++`, on Fedora `dnf install gcc-c++`, on macOS `xcode-select --install`",
     )?;
     let needed = BUILDS + if place.lacks_torch() { ENVIRONMENT } else { 0 };
-    std::fs::create_dir_all(home.root())
-        .with_context(|| format!("cannot create {}", home.root().display()))?;
-    let free = free_space(home.root())?;
-    ensure!(
-        free >= needed,
-        "{} free in {}, {} needed: make room, or choose another place with TRANSFER_HOME",
-        report::size(free),
-        home.root().display(),
-        report::size(needed),
-    );
+    let free = ensure_space(home, needed)?;
     let python = place.python().version();
     report::done(
         "preflight",
@@ -57,6 +48,27 @@ pub(crate) fn check(checkout: &Checkout, home: &Home, place: &Place) -> anyhow::
         );
     }
     Ok(())
+}
+
+/// Checks that there is room in the cache folder for one more environment with torch.
+pub(crate) fn check_environment(home: &Home, place: &Place) -> anyhow::Result<()> {
+    let needed = if place.lacks_torch() { ENVIRONMENT } else { 0 };
+    ensure_space(home, needed).map(drop)
+}
+
+/// Returns the space that is free in the cache folder, at least `needed`.
+fn ensure_space(home: &Home, needed: u64) -> anyhow::Result<u64> {
+    std::fs::create_dir_all(home.root())
+        .with_context(|| format!("cannot create {}", home.root().display()))?;
+    let free = free_space(home.root())?;
+    ensure!(
+        free >= needed,
+        "{} free in {}, {} needed: make room, or choose another place with TRANSFER_HOME",
+        report::size(free),
+        home.root().display(),
+        report::size(needed),
+    );
+    Ok(free)
 }
 
 fn compiler() -> Option<String> {

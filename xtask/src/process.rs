@@ -1,5 +1,6 @@
 //! Running other programs: none of them may wait for input, and a failure names the command.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,6 +39,39 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     }
     String::from_utf8(output.stdout)
         .with_context(|| format!("{} printed what is not UTF-8", words(command)))
+}
+
+/// Runs a command and hands over each line that it prints, as it comes; an error carries what it
+/// wrote to stderr.
+pub(crate) fn run_lines(command: &mut Command, mut line: impl FnMut(String)) -> anyhow::Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", words(command)))?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let errors = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        // What could be read up to a failure is all there is to tell.
+        let _ = stderr.map(|mut stderr| stderr.read_to_end(&mut text));
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    if let Some(stdout) = stdout {
+        BufReader::new(stdout)
+            .lines()
+            .map_while(Result::ok)
+            .for_each(&mut line);
+    }
+    let errors = errors.join().unwrap_or_default();
+    let status = child.wait()?;
+    ensure!(
+        status.success(),
+        "{} failed ({status}): {}",
+        words(command),
+        errors.trim()
+    );
+    Ok(())
 }
 
 /// Runs a command quietly, ends it after `limit`, and returns whether it succeeded in time.
@@ -94,6 +128,20 @@ mod tests {
             error.contains("`sh -c")
                 && error.contains("exit status: 3")
                 && error.contains("broken"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_lines_of_a_failing_command_arrive_as_well() {
+        let mut lines = Vec::new();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo first; echo broken >&2; echo last; exit 3"]);
+        let error = run_lines(&mut command, |line| lines.push(line)).unwrap_err();
+        assert_eq!(lines, ["first", "last"]);
+        let error = error.to_string();
+        assert!(
+            error.ends_with("failed (exit status: 3): broken"),
             "{error}"
         );
     }

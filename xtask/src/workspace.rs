@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::Context as _;
 use kernel::environment::is_left_by_cargo;
+use serde_json::Value;
 
-use crate::process::{cargo, run};
+use crate::process::{cargo, output, run};
 
 /// Variables with which a user may steer `torch-sys` past the libtorch of the environment.
 const OTHER_LIBTORCH: &[&str] = &[
@@ -41,6 +42,11 @@ impl Checkout {
         self.join("target/notebooks")
     }
 
+    /// Returns where the figures of `bench` are written.
+    pub(crate) fn bench_output(&self) -> PathBuf {
+        self.join("target/bench")
+    }
+
     /// Returns the link to the environment's libtorch that `.cargo/config.toml` names, so that
     /// plain `cargo` builds the workspace as well.
     pub(crate) fn libtorch_link(&self) -> PathBuf {
@@ -63,10 +69,27 @@ impl Checkout {
         command
     }
 
+    /// Runs Cargo with `arguments` that build the program `name`, and returns where it is.
+    pub(crate) fn build(&self, arguments: &[&str], name: &str) -> anyhow::Result<PathBuf> {
+        let mut build = self.cargo(arguments);
+        let messages = output(build.arg("--message-format=json-render-diagnostics"))?;
+        executable(&messages, name)
+            .with_context(|| format!("Cargo built {name} without saying where"))
+    }
+
     /// Runs Cargo in this checkout.
     pub(crate) fn run_cargo(&self, arguments: &[&str]) -> anyhow::Result<()> {
         run(&mut self.cargo(arguments))
     }
+}
+
+/// Finds a program among Cargo's messages, which tell of every program that was built on the way.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
 }
 
 /// Makes `link` a symbolic link to `target`, whatever `link` pointed to before.
@@ -89,6 +112,19 @@ pub(crate) fn link_to(link: &Path, target: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_told_from_others_that_cargo_built_with_it() {
+        let messages = r#"{"reason": "compiler-artifact", "target": {"name": "assets"}, "executable": "/t/assets"}
+{"reason": "compiler-artifact", "target": {"name": "tutorial"}, "executable": null}
+{"reason": "compiler-artifact", "target": {"name": "tutorial"}, "executable": "/t/tutorial-1f"}
+{"reason": "build-finished", "success": true}"#;
+        assert_eq!(
+            executable(messages, "tutorial"),
+            Some("/t/tutorial-1f".into())
+        );
+        assert_eq!(executable(messages, "kernel"), None);
+    }
 
     #[test]
     fn a_link_is_turned_to_its_new_target_and_a_real_folder_is_left_alone() {

@@ -1,0 +1,304 @@
+//! The tutorial, and its pieces one by one, timed on the CPU: this project's side of
+//! `cargo xtask bench`, which also sets the allocator as a notebook's kernel does.
+//!
+//! ```text
+//! cargo bench -p support --bench tutorial -- pieces|tutorial DIR [--epochs N] [--limit N] [--seed N]
+//! ```
+//!
+//! `DIR` holds `train/` and `validation/`. The last line is a JSON object; `bench/README.md` says
+//! what is measured and lists its keys.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use support::dataset::{Example, ImageDataset};
+use support::prelude::*;
+use support::settings::Limit;
+use support::tch::{self, Kind};
+use support::training::EpochLog;
+
+const BATCH_SIZE: usize = 32;
+const IMG_SIZE: u32 = 160;
+const IMG_SHAPE: [i64; 3] = [3, IMG_SIZE as i64, IMG_SIZE as i64];
+const SHUFFLE_BUFFER_SIZE: usize = 1000;
+const BASE_LEARNING_RATE: f64 = 0.0001;
+const FINE_TUNE_AT: usize = 100;
+const FINE_TUNED_VARIABLES: usize = 58;
+
+// As in the peers' `common.py`; one more of each goes before, uncounted.
+const PASSES: usize = 3;
+const FORWARDS: usize = 10;
+const PRODUCTS: usize = 20;
+const PRODUCT_SIZE: i64 = 1024;
+/// Batches of the fine-tuning epochs, each of which is one repetition.
+const STEPS: usize = 8;
+
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+struct Arguments {
+    mode: Mode,
+    pictures: PathBuf,
+    epochs: usize,
+    limit: Option<usize>,
+    seed: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Mode {
+    Pieces,
+    Tutorial,
+}
+
+fn main() -> ExitCode {
+    // `cargo bench` adds a flag of its own.
+    let words = std::env::args().skip(1).filter(|word| word != "--bench");
+    let words: Vec<String> = words.collect();
+    if words.is_empty() {
+        println!("nothing to measure: `cargo xtask bench` names a mode and pictures");
+        return ExitCode::SUCCESS;
+    }
+    let measured = Arguments::parse(&words).and_then(|arguments| match arguments.mode {
+        Mode::Pieces => pieces(&arguments),
+        Mode::Tutorial => tutorial(&arguments),
+    });
+    match measured {
+        Ok(figures) => {
+            println!("{figures}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Arguments {
+    fn parse(words: &[String]) -> Result<Self> {
+        let [mode, pictures, options @ ..] = words else {
+            return Err("expected: pieces|tutorial DIR".into());
+        };
+        let mut arguments = Self {
+            mode: match mode.as_str() {
+                "pieces" => Mode::Pieces,
+                "tutorial" => Mode::Tutorial,
+                _ => return Err(format!("{mode}: expected pieces or tutorial").into()),
+            },
+            pictures: pictures.into(),
+            epochs: 10,
+            limit: None,
+            seed: 0,
+        };
+        for option in options.chunks(2) {
+            let [name, value] = option else {
+                return Err(format!("{option:?}: expected an option and its value").into());
+            };
+            match name.as_str() {
+                "--epochs" => arguments.epochs = value.parse()?,
+                "--limit" => arguments.limit = Some(value.parse()?),
+                "--seed" => arguments.seed = value.parse()?,
+                _ => return Err(format!("{name}: expected --epochs, --limit or --seed").into()),
+            }
+        }
+        Ok(arguments)
+    }
+
+    /// Returns the training and the validation batches.
+    fn batches(&self) -> Result<[Batches; 2]> {
+        let mut settings = Settings::from_env()?;
+        settings.dataset = Some(self.pictures.display().to_string());
+        settings.limit = Limit::All;
+        settings.seed = self.seed;
+        let dataset = ImageDataset::load(&settings)?;
+        let [train, validation, _] = dataset.split_examples([8, 1, 1])?;
+        let format = |examples| {
+            let (examples, classes) = (limited(examples, self.limit), dataset.classes().to_vec());
+            Dataset::new(examples, classes, settings.seed, settings.broken).map(format_example)
+        };
+        Ok([
+            format(train).shuffle(SHUFFLE_BUFFER_SIZE).batch(BATCH_SIZE),
+            format(validation).batch(BATCH_SIZE),
+        ])
+    }
+}
+
+fn format_example(image: &RgbImage) -> Pixels {
+    Pixels::from(image)
+        .scale(1.0 / 127.5)
+        .offset(-1.0)
+        .resize(IMG_SIZE, IMG_SIZE)
+}
+
+/// Keeps the first `limit / 2` of each class by name, which are those that the peers take, in
+/// the order that they are in.
+fn limited(mut examples: Vec<Example>, limit: Option<usize>) -> Vec<Example> {
+    let Some(limit) = limit else { return examples };
+    let names: BTreeSet<(usize, String)> = examples
+        .iter()
+        .map(|example| (example.label, example.id.clone()))
+        .collect();
+    let names: Vec<_> = names.into_iter().collect();
+    let kept: BTreeSet<&(usize, String)> = names
+        .chunk_by(|one, next| one.0 == next.0)
+        .flat_map(|class| class.iter().take(limit / 2))
+        .collect();
+    examples.retain(|example| kept.contains(&(example.label, example.id.clone())));
+    examples
+}
+
+/// Measures the input pipeline, the base and fine-tuning steps, each alone.
+fn pieces(arguments: &Arguments) -> Result<Value> {
+    let [train, _] = arguments.batches()?;
+    let count = train.examples();
+    let mut epoch = 0;
+    let decode = median_rate(count as f64, PASSES, || {
+        epoch += 1;
+        train.epoch(epoch).try_for_each(|batch| batch.map(drop))
+    })?;
+
+    let (images, _) = train.first()?;
+    let mut base = MobileNetV2::pretrained(IMG_SHAPE, Device::Cpu)?;
+    base.set_trainable(false);
+    let base_forward = median_rate(images.size()[0] as f64, FORWARDS, || {
+        tch::no_grad(|| base.forward(&images)).map(drop)
+    })?;
+
+    base.set_trainable(true);
+    base.layers_mut()[..FINE_TUNE_AT].set_trainable(false);
+    let mut model = Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1280, 1).seed(arguments.seed))
+        .compile(
+            RmsProp::new(BASE_LEARNING_RATE / 10.0),
+            Loss::BinaryCrossentropy,
+        )?;
+    assert_eq!(model.trainable_variables().len(), FINE_TUNED_VARIABLES);
+    // Each epoch starts from the stored activations, as every one of the tutorial's does.
+    let steps = train.take(STEPS);
+    let history = model.fit(&steps, Fit::epochs(1 + PASSES))?;
+    let seconds = history.epochs.iter().skip(1).map(|epoch| epoch.seconds);
+    let fine_tuning = steps.examples() as f64 / median(seconds.collect());
+
+    let matrix = || Tensor::randn([PRODUCT_SIZE; 2], (Kind::Float, Device::Cpu));
+    let (a, b) = (matrix(), matrix());
+    let gigaflop = 2e-9 * (PRODUCT_SIZE as f64).powi(3);
+    let gemm = median_rate(gigaflop, PRODUCTS, || a.f_matmul(&b).map(drop))?;
+    Ok(figures(
+        "pieces",
+        json!({
+            "pictures": count,
+            "decode": {"threads": decode},
+            "base_forward": {"default": base_forward},
+            "fine_tuning": {"stored_activations": fine_tuning},
+            "gemm_gflops": gemm,
+        }),
+    ))
+}
+
+/// Runs the whole tutorial.
+fn tutorial(arguments: &Arguments) -> Result<Value> {
+    let start = Instant::now();
+    let [train, validation] = arguments.batches()?;
+    let mut base = MobileNetV2::pretrained(IMG_SHAPE, Device::Cpu)?;
+    base.set_trainable(false);
+    let model = Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1280, 1).seed(arguments.seed));
+
+    let phase_1 = Instant::now();
+    let mut model = model.compile(RmsProp::new(BASE_LEARNING_RATE), Loss::BinaryCrossentropy)?;
+    let history = model.fit(
+        &train,
+        Fit::epochs(arguments.epochs).validation(&validation),
+    )?;
+    let phase_1_seconds = phase_1.elapsed().as_secs_f64();
+
+    model.base_mut().set_trainable(true);
+    model.base_mut().layers_mut()[..FINE_TUNE_AT].set_trainable(false);
+    let phase_2 = Instant::now();
+    let mut model = model.compile(
+        RmsProp::new(BASE_LEARNING_RATE / 10.0),
+        Loss::BinaryCrossentropy,
+    )?;
+    assert_eq!(model.trainable_variables().len(), FINE_TUNED_VARIABLES);
+    let history_fine = model.fit(
+        &train,
+        Fit::epochs(2 * arguments.epochs)
+            .initial_epoch(arguments.epochs)
+            .validation(&validation),
+    )?;
+    let phase_2_seconds = phase_2.elapsed().as_secs_f64();
+
+    let whole = history.then(&history_fine);
+    let of_each = |read: fn(&EpochLog) -> f64| whole.epochs.iter().map(read).collect::<Vec<_>>();
+    Ok(figures(
+        "tutorial",
+        json!({
+            "pictures": train.examples(),
+            "validation_pictures": validation.examples(),
+            "epochs": arguments.epochs,
+            "phase_1_seconds": phase_1_seconds,
+            "phase_2_seconds": phase_2_seconds,
+            "seconds": start.elapsed().as_secs_f64(),
+            "phase_1_val_accuracy": history.val_accuracy().last(),
+            "phase_2_val_accuracy": history_fine.val_accuracy().last(),
+            "peak_memory_mb": peak_memory()?,
+            "loss": whole.loss(),
+            "accuracy": whole.accuracy(),
+            "val_loss": whole.val_loss(),
+            "val_accuracy": whole.val_accuracy(),
+            "epoch_seconds": of_each(|epoch| epoch.seconds),
+        }),
+    ))
+}
+
+/// Adds what is told in either mode.
+fn figures(mode: &str, mut figures: Value) -> Value {
+    figures["program"] = json!("ours");
+    figures["mode"] = json!(mode);
+    figures["versions"] = json!({"support": env!("CARGO_PKG_VERSION")});
+    figures["threads"] = json!(tch::get_num_threads());
+    figures
+}
+
+/// Returns the median of `amount` per second of `work`, after one call that is not counted.
+fn median_rate<E>(
+    amount: f64,
+    repetitions: usize,
+    mut work: impl FnMut() -> Result<(), E>,
+) -> Result<f64, E> {
+    work()?;
+    let mut rates = Vec::with_capacity(repetitions);
+    for _ in 0..repetitions {
+        let start = Instant::now();
+        work()?;
+        rates.push(amount / start.elapsed().as_secs_f64());
+    }
+    Ok(median(rates))
+}
+
+/// Returns the middle value, or the mean of the two middle ones.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        f64::midpoint(values[middle - 1], values[middle])
+    }
+}
+
+/// Returns the most memory that this process ever held, in megabytes, as Linux counts it.
+fn peak_memory() -> Result<f64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let kilobytes = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next())
+        .ok_or("/proc/self/status has no VmHWM")?;
+    Ok(kilobytes.parse::<f64>()? / 1024.0)
+}
