@@ -40,9 +40,10 @@ pub fn is_left_by_cargo(name: &OsStr) -> bool {
 }
 
 /// glibc hands big blocks back to the system and faults every page in again, which costs a
-/// network more than its arithmetic: keep them.
+/// network more than its arithmetic: keep them. 32 MiB is the highest threshold that glibc takes;
+/// it ignores a higher one.
 pub const ALLOCATOR: &[(&str, &str)] = &[
-    ("MALLOC_MMAP_THRESHOLD_", "1073741824"),
+    ("MALLOC_MMAP_THRESHOLD_", "33554432"),
     ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
     ("MALLOC_TOP_PAD_", "67108864"),
 ];

@@ -40,17 +40,18 @@ Tensor *handed_over(F f, char *error, size_t error_size) {
 
 extern "C" {
 
+// `input_size` is that of the inputs the kernel will meet: the layout depends on it.
 // Both return null on an error, whose text they write into `error`, which is zero-filled.
 
 Tensor *support_reorder_weight(const Tensor *weight, int64_t stride, int64_t padding, int64_t groups,
-                               char *error, size_t error_size) {
+                               const int64_t *input_size, char *error, size_t error_size) {
   return handed_over(
       [&] {
         static const auto reorder =
             operator_named<Tensor(const Tensor &, IntArrayRef, IntArrayRef, IntArrayRef, int64_t,
                                   at::OptionalIntArrayRef)>("mkldnn::_reorder_convolution_weight", "");
         const int64_t strides[] = {stride, stride}, paddings[] = {padding, padding}, ones[] = {1, 1};
-        return reorder.call(*weight, paddings, strides, ones, groups, std::nullopt);
+        return reorder.call(*weight, paddings, strides, ones, groups, IntArrayRef(input_size, 4));
       },
       error, error_size);
 }

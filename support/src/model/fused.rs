@@ -26,6 +26,7 @@ unsafe extern "C" {
         stride: i64,
         padding: i64,
         groups: i64,
+        input_size: *const i64,
         error: *mut c_char,
         error_size: usize,
     ) -> *mut C_tensor;
@@ -45,8 +46,13 @@ unsafe extern "C" {
 }
 
 /// Returns a kernel `[out, in / groups, height, width]` in the memory layout that
-/// [`convolution`] wants it in; only that function can read it.
-pub(super) fn reorder_weight(weight: &Tensor, geometry: Geometry) -> Result<Tensor, TchError> {
+/// [`convolution`] wants it in for inputs of `input_size` (others are slower); only that function
+/// can read it.
+pub(super) fn reorder_weight(
+    weight: &Tensor,
+    geometry: Geometry,
+    input_size: [i64; 4],
+) -> Result<Tensor, TchError> {
     let Geometry {
         stride,
         padding,
@@ -55,7 +61,15 @@ pub(super) fn reorder_weight(weight: &Tensor, geometry: Geometry) -> Result<Tens
     taken(|error| {
         // Safety: the tensor lives through the call, which writes into `error` within its size.
         unsafe {
-            support_reorder_weight(weight.as_ptr(), stride, padding, groups, error, ERROR_SIZE)
+            support_reorder_weight(
+                weight.as_ptr(),
+                stride,
+                padding,
+                groups,
+                input_size.as_ptr(),
+                error,
+                ERROR_SIZE,
+            )
         }
     })
 }

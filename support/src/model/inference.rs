@@ -2,16 +2,16 @@
 
 use tch::{Device, TchError, Tensor};
 
-use super::fused;
+use super::fused::{self, Geometry};
 use super::layer::Layer;
 use super::steps::{
     Convolution, Step, Work, add, channels_last, check_shape, convolve, follow, steps,
 };
 use crate::{Error, Result};
 
-/// Pictures that go through the layers together on a CPU. Of more, the activations between two
-/// layers no longer fit into the cores' caches.
-const CACHED: i64 = 8;
+/// Pictures that go through the layers together on a CPU. Of more, activations pass 32 MiB, up to
+/// which glibc can be told to reuse memory instead of having the system clear new pages.
+const TOGETHER: i64 = 8;
 
 /// Some layers of a network, with every batch normalization multiplied into the convolution
 /// before it and the kernels in the layout that is quickest to read.
@@ -36,6 +36,7 @@ struct Prepared {
 struct Weights {
     kernel: Tensor,
     bias: Tensor,
+    geometry: Geometry,
     /// Whether the kernel is laid out for [`fused::convolution`].
     reordered: bool,
 }
@@ -80,7 +81,7 @@ impl Inference {
         check_shape(&self.name, self.input_shape, input)?;
         let _no_grad = tch::no_grad_guard();
         let together = match self.device {
-            Device::Cpu => CACHED,
+            Device::Cpu => TOGETHER,
             _ => input.size()[0].max(1),
         };
         let parts = input.f_split(together, 0).map_err(Error::torch("batch"))?;
@@ -114,16 +115,24 @@ impl Inference {
 
 impl Weights {
     fn new(convolution: Convolution, layers: &[Layer], device: Device) -> Result<Self, TchError> {
-        let (kernel, bias) = convolution.folded(layers)?;
+        let (mut kernel, bias) = convolution.folded(layers)?;
+        let mut geometry = convolution.geometry;
         let reordered = device == Device::Cpu && tch::utils::has_mkldnn();
-        let kernel = if reordered {
-            fused::reorder_weight(&kernel, convolution.geometry)?
-        } else {
-            kernel
-        };
+        if reordered {
+            if convolution.padded {
+                // One more row and column of zeros in the kernel and padding on all sides give what
+                // padding at the end gives, without a padded copy of the input.
+                kernel = kernel.f_constant_pad_nd([1, 0, 1, 0])?;
+                geometry.padding = 1;
+            }
+            let [channels, height, width] = layers[convolution.input()].output_shape();
+            let input_size = [TOGETHER, channels, height, width];
+            kernel = fused::reorder_weight(&kernel, geometry, input_size)?;
+        }
         Ok(Self {
             kernel,
             bias,
+            geometry,
             reordered,
         })
     }
@@ -134,15 +143,11 @@ impl Weights {
         input: &Tensor,
         residual: Option<&Tensor>,
     ) -> Result<Tensor, TchError> {
-        let (kernel, bias) = (&self.kernel, &self.bias);
-        let input = &convolution.pad(input)?;
+        let (kernel, bias, geometry) = (&self.kernel, &self.bias, self.geometry);
         if self.reordered {
-            let Convolution {
-                geometry, relu6, ..
-            } = convolution;
-            return fused::convolution(input, residual, kernel, bias, geometry, relu6);
+            return fused::convolution(input, residual, kernel, bias, geometry, convolution.relu6);
         }
-        let output = convolve(input, kernel, bias, convolution.geometry)?;
+        let output = convolve(&convolution.pad(input)?, kernel, bias, geometry)?;
         add(convolution.clamp(output)?, residual)
     }
 }
@@ -208,7 +213,7 @@ mod tests {
         ] {
             let [channels, height, width] = layers[from].output_shape();
             // More than go through together, and not a multiple of that.
-            let shape = [CACHED + 3, channels, height, width];
+            let shape = [TOGETHER + 3, channels, height, width];
             let input = Tensor::randn(shape, (Kind::Float, Device::Cpu));
             let expected = layer_by_layer(layers, from, &input, to);
             let inferred = network.inference(from, to).unwrap().run(&input).unwrap();

@@ -41,7 +41,7 @@ pub(super) struct Convolution {
     pub(super) geometry: Geometry,
     epsilon: f64,
     /// A zero-padding layer comes before.
-    padded: bool,
+    pub(super) padded: bool,
     /// A ReLU6 layer comes behind.
     pub(super) relu6: bool,
 }
@@ -106,6 +106,11 @@ impl Convolution {
             padded,
             relu6: operation(layer + 2) == Some(Operation::Relu6),
         })
+    }
+
+    /// Returns the layer whose output goes in.
+    pub(super) fn input(self) -> usize {
+        self.layer - 1 - usize::from(self.padded)
     }
 
     /// Returns the last layer that is computed along.

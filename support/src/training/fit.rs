@@ -72,9 +72,12 @@ struct Source<'a> {
     frozen: Frozen,
 }
 
+/// Returns a layer's output for pictures.
+type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+
 enum Frozen {
     Done(Activations),
-    ToDo(Box<dyn Fn(&Tensor) -> Result<Tensor>>),
+    ToDo(Forward),
 }
 
 impl<'a> Source<'a> {
