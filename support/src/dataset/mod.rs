@@ -386,8 +386,8 @@ fn choose(settings: &Settings, assets: &Assets) -> Result<Choice> {
         reason: failures.join("\n"),
         help: format!(
             "either set TRANSFER_DATASET=FOLDER with pictures of your own, one folder per class; or \
-             install npm (it comes with Node.js), which {small} comes through; or get one of the files that data/README.md \
-             lists by other means and put it into {}",
+             install npm (it comes with Node.js), which {small} comes through; or get one of the \
+             files that data/README.md lists by other means and put it into {}",
             settings.data_dir.display()
         ),
     })

@@ -40,16 +40,22 @@ Tensor *handed_over(F f, char *error, size_t error_size) {
 
 extern "C" {
 
+// How a square kernel moves over a picture: `Geometry` in fused.rs.
+struct Geometry {
+  int64_t stride, padding, groups;
+};
+
 // `input_size` is that of the inputs the kernel will meet: the layout depends on it.
 // Both return null on an error, whose text they write into `error`, which is zero-filled.
 
-Tensor *support_reorder_weight(const Tensor *weight, int64_t stride, int64_t padding, int64_t groups,
-                               const int64_t *input_size, char *error, size_t error_size) {
+Tensor *support_reorder_weight(const Tensor *weight, Geometry geometry, const int64_t *input_size,
+                               char *error, size_t error_size) {
   return handed_over(
       [&] {
         static const auto reorder =
             operator_named<Tensor(const Tensor &, IntArrayRef, IntArrayRef, IntArrayRef, int64_t,
                                   at::OptionalIntArrayRef)>("mkldnn::_reorder_convolution_weight", "");
+        const auto [stride, padding, groups] = geometry;
         const int64_t strides[] = {stride, stride}, paddings[] = {padding, padding}, ones[] = {1, 1};
         return reorder.call(*weight, paddings, strides, ones, groups, IntArrayRef(input_size, 4));
       },
@@ -58,10 +64,11 @@ Tensor *support_reorder_weight(const Tensor *weight, int64_t stride, int64_t pad
 
 // `residual`, which may be null, is added; `relu6` clamps the result to [0, 6]. Not both.
 Tensor *support_fused_convolution(const Tensor *input, const Tensor *residual, const Tensor *weight,
-                                  const Tensor *bias, int64_t stride, int64_t padding, int64_t groups,
-                                  bool relu6, char *error, size_t error_size) {
+                                  const Tensor *bias, Geometry geometry, bool relu6, char *error,
+                                  size_t error_size) {
   return handed_over(
       [&] {
+        const auto [stride, padding, groups] = geometry;
         const int64_t strides[] = {stride, stride}, paddings[] = {padding, padding}, ones[] = {1, 1};
         if (residual) {
           static const auto convolution =

@@ -8,7 +8,8 @@ use std::ptr;
 use tch::{TchError, Tensor};
 use torch_sys::C_tensor;
 
-/// How a square kernel moves over a picture.
+/// How a square kernel moves over a picture; fused.cpp has the same fields in the same order.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Geometry {
     /// Step in both directions.
@@ -23,9 +24,7 @@ const ERROR_SIZE: usize = 1024;
 unsafe extern "C" {
     fn support_reorder_weight(
         weight: *const C_tensor,
-        stride: i64,
-        padding: i64,
-        groups: i64,
+        geometry: Geometry,
         input_size: *const i64,
         error: *mut c_char,
         error_size: usize,
@@ -36,9 +35,7 @@ unsafe extern "C" {
         residual: *const C_tensor,
         weight: *const C_tensor,
         bias: *const C_tensor,
-        stride: i64,
-        padding: i64,
-        groups: i64,
+        geometry: Geometry,
         relu6: bool,
         error: *mut c_char,
         error_size: usize,
@@ -53,19 +50,12 @@ pub(super) fn reorder_weight(
     geometry: Geometry,
     input_size: [i64; 4],
 ) -> Result<Tensor, TchError> {
-    let Geometry {
-        stride,
-        padding,
-        groups,
-    } = geometry;
     taken(|error| {
         // Safety: the tensor lives through the call, which writes into `error` within its size.
         unsafe {
             support_reorder_weight(
                 weight.as_ptr(),
-                stride,
-                padding,
-                groups,
+                geometry,
                 input_size.as_ptr(),
                 error,
                 ERROR_SIZE,
@@ -85,11 +75,6 @@ pub(super) fn convolution(
     geometry: Geometry,
     relu6: bool,
 ) -> Result<Tensor, TchError> {
-    let Geometry {
-        stride,
-        padding,
-        groups,
-    } = geometry;
     taken(|error| {
         // Safety: the tensors live through the call, which writes into `error` within its size.
         unsafe {
@@ -98,9 +83,7 @@ pub(super) fn convolution(
                 residual.map_or(ptr::null(), Tensor::as_ptr),
                 weight.as_ptr(),
                 bias.as_ptr(),
-                stride,
-                padding,
-                groups,
+                geometry,
                 relu6,
                 error,
                 ERROR_SIZE,

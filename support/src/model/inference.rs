@@ -2,7 +2,7 @@
 
 use tch::{Device, TchError, Tensor};
 
-use super::fused::{self, Geometry};
+use super::fused;
 use super::layer::Layer;
 use super::steps::{
     Convolution, Step, Work, add, channels_last, check_shape, convolve, follow, steps,
@@ -26,7 +26,7 @@ pub(crate) struct Inference {
     steps: Vec<(Step, Prepared)>,
 }
 
-/// What a step is computed with.
+/// What a step is computed with: the output layer, and what stands for the layers before it too.
 struct Prepared {
     layer: Layer,
     weights: Option<Weights>,
@@ -34,9 +34,9 @@ struct Prepared {
 
 /// What a [`Convolution`] is computed with.
 struct Weights {
+    convolution: Convolution,
     kernel: Tensor,
     bias: Tensor,
-    geometry: Geometry,
     /// Whether the kernel is laid out for [`fused::convolution`].
     reordered: bool,
 }
@@ -53,10 +53,10 @@ impl Inference {
         let _no_grad = tch::no_grad_guard();
         let prepare = |step: Step| {
             let layer = layers[step.output].shallow_clone();
-            let weights = match &step.work {
+            let weights = match step.work {
                 Work::Layer => Ok(None),
                 Work::Convolution(convolution) => {
-                    Weights::new(*convolution, layers, device).map(Some)
+                    Weights::new(convolution, layers, device).map(Some)
                 }
             };
             let weights =
@@ -100,50 +100,46 @@ impl Inference {
             steps,
             self.from,
             &input,
-            |step, prepared, input, residual| {
-                let Prepared { layer, weights } = prepared;
-                match (step.work, weights) {
-                    (Work::Convolution(convolution), Some(weights)) => weights
-                        .run(convolution, input, residual)
-                        .map_err(Error::torch(format!("layer {}", layer.name()))),
-                    _ => layer.forward(input, residual),
-                }
+            |_, Prepared { layer, weights }, input, residual| match weights {
+                Some(weights) => weights
+                    .run(input, residual)
+                    .map_err(Error::torch(format!("layer {}", layer.name()))),
+                None => layer.forward(input, residual),
             },
         )
     }
 }
 
 impl Weights {
-    fn new(convolution: Convolution, layers: &[Layer], device: Device) -> Result<Self, TchError> {
+    fn new(
+        mut convolution: Convolution,
+        layers: &[Layer],
+        device: Device,
+    ) -> Result<Self, TchError> {
         let (mut kernel, bias) = convolution.folded(layers)?;
-        let mut geometry = convolution.geometry;
         let reordered = device == Device::Cpu && tch::utils::has_mkldnn();
         if reordered {
             if convolution.padded {
                 // One more row and column of zeros in the kernel and padding on all sides give what
                 // padding at the end gives, without a padded copy of the input.
                 kernel = kernel.f_constant_pad_nd([1, 0, 1, 0])?;
-                geometry.padding = 1;
+                convolution.geometry.padding = 1;
             }
             let [channels, height, width] = layers[convolution.input()].output_shape();
             let input_size = [TOGETHER, channels, height, width];
-            kernel = fused::reorder_weight(&kernel, geometry, input_size)?;
+            kernel = fused::reorder_weight(&kernel, convolution.geometry, input_size)?;
         }
         Ok(Self {
+            convolution,
             kernel,
             bias,
-            geometry,
             reordered,
         })
     }
 
-    fn run(
-        &self,
-        convolution: Convolution,
-        input: &Tensor,
-        residual: Option<&Tensor>,
-    ) -> Result<Tensor, TchError> {
-        let (kernel, bias, geometry) = (&self.kernel, &self.bias, self.geometry);
+    fn run(&self, input: &Tensor, residual: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let (convolution, kernel, bias) = (self.convolution, &self.kernel, &self.bias);
+        let geometry = convolution.geometry;
         if self.reordered {
             return fused::convolution(input, residual, kernel, bias, geometry, convolution.relu6);
         }

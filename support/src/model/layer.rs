@@ -3,7 +3,7 @@
 //! Every use of a network (forward pass, freezing, summary, weight files) reads the same flat
 //! list of these. What a particular network looks like is not decided here.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{Error, Result};
 
@@ -261,7 +261,7 @@ impl Layer {
     }
 
     /// Computes the layer's output from those of the layers it reads; only an addition reads a
-    /// second one, and adds nothing without.
+    /// second one.
     pub(crate) fn forward(&self, input: &Tensor, second: Option<&Tensor>) -> Result<Tensor> {
         let variable = |index: usize| self.variables[index].value();
         let none = None::<&Tensor>;
@@ -293,9 +293,9 @@ impl Layer {
                 false,
             ),
             Operation::Relu6 => input.f_clamp(0., 6.),
-            Operation::Add => {
-                second.map_or(Ok(input.shallow_clone()), |second| input.f_add(second))
-            }
+            Operation::Add => second
+                .ok_or_else(|| TchError::Shape("an addition of one input".into()))
+                .and_then(|second| input.f_add(second)),
         };
         output.map_err(Error::torch(format!("layer {}", self.name)))
     }

@@ -246,18 +246,14 @@ pub(super) fn convolve(
     bias: &Tensor,
     geometry: Geometry,
 ) -> Result<Tensor, TchError> {
-    let Geometry {
-        stride,
-        padding,
-        groups,
-    } = geometry;
+    let (strides, paddings) = ([geometry.stride; 2], [geometry.padding; 2]);
     input.f_conv2d(
         kernel,
         Some(bias),
-        [stride; 2],
-        [padding; 2],
+        strides,
+        paddings,
         [1, 1],
-        groups,
+        geometry.groups,
     )
 }
 
