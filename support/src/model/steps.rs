@@ -132,12 +132,7 @@ impl Convolution {
     /// Returns the convolution's output, recorded for a backward pass.
     fn run(self, layers: &[Layer], input: &Tensor) -> Result<Tensor, TchError> {
         let (kernel, bias) = self.folded(layers)?;
-        let output = if kernel.size()[2..] == [1, 1] {
-            pointwise(input, &kernel, &bias)?
-        } else {
-            convolve(&self.pad(input)?, &kernel, &bias, self.geometry)?
-        };
-        self.clamp(output)
+        self.clamp(convolve(&self.pad(input)?, &kernel, &bias, self.geometry)?)
     }
 
     /// Does the work of the padding layer before it.
@@ -225,19 +220,6 @@ pub(super) fn add(output: Tensor, residual: Option<&Tensor>) -> Result<Tensor, T
         Some(residual) => output.f_add(residual),
         None => Ok(output),
     }
-}
-
-/// A 1x1 convolution of stride 1 as the matrix product that it is: a pixel's channels lie together
-/// in memory.
-fn pointwise(input: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor, TchError> {
-    let (size, channels) = (input.size(), kernel.size());
-    let pixels = input
-        .f_permute([0, 2, 3, 1])?
-        .f_reshape([-1, channels[1]])?;
-    pixels
-        .f_linear(&kernel.f_view([channels[0], channels[1]])?, Some(bias))?
-        .f_view([size[0], size[2], size[3], channels[0]])?
-        .f_permute([0, 3, 1, 2])
 }
 
 pub(super) fn convolve(
