@@ -17,12 +17,14 @@ use crate::{Error, Result};
 /// One or more layers that are computed at once.
 #[derive(Debug, PartialEq)]
 pub(super) struct Step {
+    /// The layer whose output goes in.
+    pub(super) input: usize,
     /// The layer whose output comes out.
     pub(super) output: usize,
     /// The layer whose output is added.
     residual: Option<usize>,
-    /// Whether a later step adds this one's output.
-    is_residual: bool,
+    /// Whether a later step adds this one's input.
+    keeps_input: bool,
     pub(super) work: Work,
 }
 
@@ -61,20 +63,21 @@ pub(super) fn steps(layers: &[Layer], from: usize, to: usize) -> Vec<Step> {
         }
         let before = output.saturating_sub(1);
         steps.push(Step {
+            input: done,
             output,
             residual: layers[output]
                 .inputs()
                 .iter()
                 .copied()
                 .find(|&input| input != before),
-            is_residual: false,
+            keeps_input: false,
             work: convolution.map_or(Work::Layer, Work::Convolution),
         });
         done = output;
     }
     let residuals: Vec<usize> = steps.iter().filter_map(|step| step.residual).collect();
     for step in &mut steps {
-        step.is_residual = residuals.contains(&step.output);
+        step.keeps_input = residuals.contains(&step.input);
     }
     steps
 }
@@ -161,23 +164,33 @@ const PADDING: [i64; 4] = [0, 1, 0, 1];
 /// adds.
 pub(super) fn follow<'a, T>(
     steps: impl IntoIterator<Item = (&'a Step, T)>,
-    from: usize,
     input: &Tensor,
     mut compute: impl FnMut(&Step, T, &Tensor, Option<&Tensor>) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let mut output = input.shallow_clone();
-    let mut residuals = BTreeMap::from([(from, input.shallow_clone())]);
+    let mut residuals = BTreeMap::new();
     for (step, own) in steps {
+        if step.keeps_input {
+            residuals.insert(step.input, output.shallow_clone());
+        }
         let residual = step.residual.and_then(|layer| residuals.remove(&layer));
         output = compute(step, own, &output, residual.as_ref())?;
-        if step.is_residual {
-            residuals.insert(step.output, output.shallow_clone());
-        }
     }
     Ok(output)
 }
 
 impl Step {
+    /// Returns whether the output is a block's, which has few channels.
+    pub(super) fn is_narrow(&self) -> bool {
+        matches!(self.work, Work::Convolution(convolution) if !convolution.relu6)
+    }
+
+    /// Returns whether the output of a step before `other` is added.
+    pub(super) fn adds_from_before(&self, other: &Self) -> bool {
+        self.residual
+            .is_some_and(|residual| residual < other.output)
+    }
+
     /// Returns the step's output, recording what the trainable layers in it need for a backward
     /// pass.
     pub(super) fn run(
@@ -209,7 +222,7 @@ pub(super) fn run(
     let input = channels_last(input, device)?;
     let steps = steps(layers, from, to);
     let steps = steps.iter().map(|step| (step, ()));
-    follow(steps, from, &input, |step, (), input, residual| {
+    follow(steps, &input, |step, (), input, residual| {
         step.run(layers, input, residual)
     })
 }
