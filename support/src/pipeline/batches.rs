@@ -11,7 +11,7 @@ use std::thread;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::{Dataset, Pixels, Skipped};
 use crate::{Error, Result};
@@ -231,17 +231,25 @@ impl Picture {
 /// Puts pictures of one shape into one tensor `[N, 3, height, width]`. Its memory is in N, H, W, C
 /// order, which the pixels come in and the network wants.
 fn stack(pictures: Vec<Picture>) -> Result<Batch> {
-    let count = pictures.len() as i64;
     let [_, height, width] = pictures.first().map_or([0; 3], Picture::size);
-    let mut values = Vec::with_capacity((count * height * width * 3) as usize);
+    let shape = [pictures.len() as i64, height, width, 3];
     let (mut labels, mut ids) = (Vec::new(), Vec::new());
+    let mut values = Vec::with_capacity(pictures.len());
     for picture in pictures {
-        values.extend(picture.pixels.into_values());
+        values.push(picture.pixels.into_values());
         labels.push(picture.label);
         ids.push(picture.id);
     }
     let tensors = || {
-        let images = Tensor::f_from_slice(&values)?.f_view([count, height, width, 3])?;
+        let images = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+        let mut place = images.data_ptr().cast::<f32>();
+        for values in &values {
+            // Safety: the pictures are of one size, so that they fill the new tensor exactly.
+            unsafe {
+                place.copy_from_nonoverlapping(values.as_ptr(), values.len());
+                place = place.add(values.len());
+            }
+        }
         Ok((
             images.f_permute([0, 3, 1, 2])?,
             Tensor::f_from_slice(&labels)?,

@@ -183,12 +183,16 @@ impl Row {
             return;
         }
         self.source = Some(source);
-        for (rgb, tap) in self.values.chunks_exact_mut(3).zip(columns) {
-            let (low, high) = (&samples[tap.low * 3..][..3], &samples[tap.high * 3..][..3]);
-            for ((value, a), b) in rgb.iter_mut().zip(low).zip(high) {
-                let (a, b) = (value_of(*a), value_of(*b));
-                *value = a + (b - a) * tap.weight;
-            }
+        let (samples, values) = (
+            samples.as_chunks::<3>().0,
+            self.values.as_chunks_mut::<3>().0,
+        );
+        for (rgb, tap) in values.iter_mut().zip(columns) {
+            let (low, high) = (
+                samples[tap.low].map(&value_of),
+                samples[tap.high].map(&value_of),
+            );
+            *rgb = std::array::from_fn(|c| low[c] + (high[c] - low[c]) * tap.weight);
         }
     }
 }
