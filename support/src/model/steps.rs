@@ -147,10 +147,10 @@ impl Convolution {
         }
     }
 
-    /// Does the work of the ReLU6 layer behind it, in place.
-    pub(super) fn clamp(self, mut output: Tensor) -> Result<Tensor, TchError> {
+    /// Does the work of the ReLU6 layer behind it; in place, autograd would keep a copy of `output`.
+    pub(super) fn clamp(self, output: Tensor) -> Result<Tensor, TchError> {
         if self.relu6 {
-            output.f_relu6_()
+            output.f_relu6()
         } else {
             Ok(output)
         }
