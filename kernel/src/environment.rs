@@ -93,6 +93,11 @@ pub fn variables(
             Some(places.config_folder.clone().into_os_string()),
         ),
         ("LIBTORCH", Some(places.libtorch.clone().into_os_string())),
+        // evcxr, at its start, puts its own kernelspec in place of the one that it finds there.
+        (
+            "JUPYTER_PATH",
+            Some(places.build_folder.clone().into_os_string()),
+        ),
         (LIBRARY_PATH, Some(std::env::join_paths(library_path)?)),
     ];
     variables.extend(UNWANTED.iter().map(|name| (*name, None)));
@@ -150,6 +155,13 @@ mod tests {
         ]);
         assert_eq!(value(&set, "CARGO_TARGET_DIR"), Some(None));
         assert_eq!(value(&set, "CARGO_INCREMENTAL"), Some(None));
+    }
+
+    #[test]
+    fn evcxr_finds_no_kernelspec_that_it_would_replace() {
+        let set = given(&[("JUPYTER_PATH", "/env/share/jupyter")]);
+        let path = value(&set, "JUPYTER_PATH").unwrap().unwrap();
+        assert_eq!(path, "/home/kernel/0");
     }
 
     #[test]
