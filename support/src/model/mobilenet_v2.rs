@@ -82,7 +82,7 @@ impl MobileNetV2 {
     }
 
     /// Returns the network with all kernels zero: a frame for weights.
-    pub(super) fn untrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
+    pub(crate) fn untrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
         let [channels, height, width] = image_shape;
         let fits = |side: i64| side > 0 && side % DOWNSAMPLING == 0;
         if channels != 3 || !fits(height) || !fits(width) {

@@ -33,10 +33,12 @@ impl Activations {
         memory: usize,
     ) -> Result<Self> {
         let frozen = model.inference(0, index)?;
-        let mut row_of: HashMap<String, i64> = HashMap::new();
         let shape = [vec![batches.examples() as i64], model.layer_shape(index)].concat();
         let mut store = Store::new(&shape, memory, &settings::data_dir())?;
-        let mut labels = Vec::new();
+        // All room is taken here: before 2.38, glibc cannot use a freed tensor's memory for the next
+        // one of that size once something small that stays lies behind it.
+        let mut row_of: HashMap<String, i64> = HashMap::with_capacity(batches.examples());
+        let mut labels: Vec<i64> = Vec::with_capacity(batches.examples());
         for batch in batches.unshuffled().epoch(0) {
             let Batch {
                 images,
@@ -45,12 +47,13 @@ impl Activations {
             } = batch?;
             let first = row_of.len() as i64;
             store.write(first, &frozen(&images)?)?;
-            labels.push(batch_labels);
+            let batch_labels = Vec::<i64>::try_from(batch_labels);
+            labels.extend(batch_labels.map_err(Error::torch("labels"))?);
             row_of.extend(ids.into_iter().zip(first..));
         }
         Ok(Self {
             store,
-            labels: Tensor::f_cat(&labels, 0).map_err(Error::torch("labels"))?,
+            labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
             rows: batches.ids().map(|id| row_of.get(id).copied()).collect(),
             batch_size: batches.size(),
         })

@@ -342,7 +342,40 @@ fn report_skipped(batches: &Batches, part: &str) {
 
 #[cfg(test)]
 mod tests {
+    use image::RgbImage;
+    use tch::Device;
+
     use super::*;
+    use crate::dataset::Example;
+    use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2};
+    use crate::pipeline::{Dataset, Pixels};
+    use crate::settings::BrokenPictures;
+    use crate::training::{Loss, RmsProp};
+
+    #[test]
+    fn activations_beyond_the_memory_allowed_go_into_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.png");
+        RgbImage::new(32, 32).save(&path).unwrap();
+        let examples = [0, 1].map(|label| Example::at_path(format!("{label}.png"), label, &path));
+        let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
+        let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenPictures::Stop);
+        let batches = pictures.map(|image| Pixels::from(image)).batch(2);
+        let model = Sequential::new(MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap())
+            .push(GlobalAveragePooling2d)
+            .push(Dense::new(1280, 1))
+            .compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)
+            .unwrap();
+        let bytes = 2 * 1280 * size_of::<f32>();
+        for (memory, file) in [(bytes, false), (bytes - 1, true)] {
+            let fit = Fit::epochs(1).activation_memory(memory);
+            let (source, _) = model.sources(155, &batches, &fit).unwrap();
+            let Frozen::Done(activations) = source.frozen else {
+                panic!("not stored")
+            };
+            assert_eq!(activations.store().is_file(), file);
+        }
+    }
 
     #[test]
     fn an_epoch_is_printed_as_keras_prints_it() {
