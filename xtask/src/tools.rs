@@ -16,8 +16,6 @@ use crate::report;
 pub(crate) const EVCXR_VERSION: &str = "0.22.0";
 
 /// Builds evcxr unless it is there.
-///
-/// Optimized lightly: it waits for rustc most of the time, and this halves its build.
 pub(crate) fn install_evcxr(home: &Home) -> anyhow::Result<()> {
     // Cargo's own record of what it has installed below a root.
     let record = fs::read_to_string(home.tools().join(".crates.toml")).unwrap_or_default();
@@ -48,11 +46,6 @@ pub(crate) fn install_evcxr(home: &Home) -> anyhow::Result<()> {
             .arg(home.tools())
             .arg("--target-dir")
             .arg(&build);
-        for setting in ["opt-level=1", "lto=false", "codegen-units=16"] {
-            install
-                .arg("--config")
-                .arg(format!("profile.release.{setting}"));
-        }
         run(&mut install)?;
         fs::remove_dir_all(&build)?;
         Ok(())
