@@ -61,7 +61,7 @@ fn base_forward(bencher: Bencher<'_, '_>, pictures: i64) {
     let (base, images) = base(pictures);
     bencher
         .counter(ItemsCount::new(pictures as usize))
-        .bench(|| base.forward(&images).expect("features"));
+        .bench_local(|| base.forward(&images).expect("features"));
 }
 
 /// From pictures: through the frozen layers, forward and backward through the others, and the

@@ -1,5 +1,5 @@
 // Two oneDNN operators of libtorch that have no C++ header and no counterpart in tch: a convolution
-// that adds its bias, a residual and clamps in the same pass, and the weight layout it wants. They
+// that adds its bias and clamps in the same pass, and the weight layout it wants. They
 // are called through libtorch's dispatcher by their registered names and schemas (libtorch 2.11,
 // aten/src/ATen/native/mkldnn/{Conv,RegisterMkldnnOpContextClass}.cpp).
 
@@ -62,23 +62,13 @@ Tensor *support_reorder_weight(const Tensor *weight, Geometry geometry, const in
       error, error_size);
 }
 
-// `residual`, which may be null, is added; `relu6` clamps the result to [0, 6]. Not both.
-Tensor *support_fused_convolution(const Tensor *input, const Tensor *residual, const Tensor *weight,
-                                  const Tensor *bias, Geometry geometry, bool relu6, char *error,
-                                  size_t error_size) {
+// `relu6` clamps the result to [0, 6].
+Tensor *support_fused_convolution(const Tensor *input, const Tensor *weight, const Tensor *bias,
+                                  Geometry geometry, bool relu6, char *error, size_t error_size) {
   return handed_over(
       [&] {
         const auto [stride, padding, groups] = geometry;
         const int64_t strides[] = {stride, stride}, paddings[] = {padding, padding}, ones[] = {1, 1};
-        if (residual) {
-          static const auto convolution =
-              operator_named<Tensor(const Tensor &, const Tensor &, const Tensor &,
-                                    const std::optional<Tensor> &, IntArrayRef, IntArrayRef, IntArrayRef,
-                                    int64_t, std::string_view, std::optional<Scalar>, MaybeText, Scalars,
-                                    MaybeText)>("mkldnn::_convolution_pointwise", "binary");
-          return convolution.call(*input, *residual, *weight, *bias, paddings, strides, ones, groups, "add",
-                                  Scalar(1.0), std::nullopt, Scalars(), std::nullopt);
-        }
         static const auto convolution =
             operator_named<Tensor(const Tensor &, const Tensor &, const std::optional<Tensor> &, IntArrayRef,
                                   IntArrayRef, IntArrayRef, int64_t, std::string_view, Scalars, MaybeText)>(

@@ -3,7 +3,6 @@
 //! For inference on the CPU only: it records nothing for a backward pass.
 
 use std::ffi::{CStr, c_char};
-use std::ptr;
 
 use tch::{TchError, Tensor};
 use torch_sys::C_tensor;
@@ -32,7 +31,6 @@ unsafe extern "C" {
 
     fn support_fused_convolution(
         input: *const C_tensor,
-        residual: *const C_tensor,
         weight: *const C_tensor,
         bias: *const C_tensor,
         geometry: Geometry,
@@ -65,11 +63,9 @@ pub(super) fn reorder_weight(
 }
 
 /// Returns `input` `[N, C, H, W]`, channels last in memory, convolved with a
-/// [reordered](reorder_weight) kernel, plus `bias`; then plus `residual`, or clamped to [0, 6]
-/// where `relu6` says so (not both).
+/// [reordered](reorder_weight) kernel, plus `bias`, clamped to [0, 6] where `relu6` says so.
 pub(super) fn convolution(
     input: &Tensor,
-    residual: Option<&Tensor>,
     weight: &Tensor,
     bias: &Tensor,
     geometry: Geometry,
@@ -80,7 +76,6 @@ pub(super) fn convolution(
         unsafe {
             support_fused_convolution(
                 input.as_ptr(),
-                residual.map_or(ptr::null(), Tensor::as_ptr),
                 weight.as_ptr(),
                 bias.as_ptr(),
                 geometry,

@@ -200,11 +200,12 @@ impl Weights {
     fn run(&self, input: &Tensor, residual: Option<&Tensor>) -> Result<Tensor, TchError> {
         let (convolution, kernel, bias) = (self.convolution, &self.kernel, &self.bias);
         let geometry = convolution.geometry;
-        if self.reordered {
-            return fused::convolution(input, residual, kernel, bias, geometry, convolution.relu6);
-        }
-        let output = convolve(&convolution.pad(input)?, kernel, bias, geometry)?;
-        add(convolution.clamp(output)?, residual)
+        let output = if self.reordered {
+            fused::convolution(input, kernel, bias, geometry, convolution.relu6)?
+        } else {
+            convolution.clamp(convolve(&convolution.pad(input)?, kernel, bias, geometry)?)?
+        };
+        add(output, residual)
     }
 }
 

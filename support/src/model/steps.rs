@@ -227,10 +227,10 @@ pub(super) fn run(
     })
 }
 
-/// Adds what a residual connection brings, if there is one.
-pub(super) fn add(output: Tensor, residual: Option<&Tensor>) -> Result<Tensor, TchError> {
+/// Adds, in place, what a residual connection brings, if there is one.
+pub(super) fn add(mut output: Tensor, residual: Option<&Tensor>) -> Result<Tensor, TchError> {
     match residual {
-        Some(residual) => output.f_add(residual),
+        Some(residual) => output.f_add_(residual),
         None => Ok(output),
     }
 }
