@@ -1,12 +1,13 @@
-//! The entry behind the Jupyter kernelspec, as a library: where things lie, which build folder a
-//! kernel takes, and the environment that evcxr needs.
+//! The Jupyter kernel, as a library: where things lie, which build folder a kernel takes, the
+//! environment and the prelude that evcxr gets, and the bridge between Jupyter and evcxr.
 //!
-//! It does not speak Jupyter's protocol: evcxr does. `xtask` uses it to know the same places.
+//! `xtask` uses it to know the same places.
 
+pub mod bridge;
 pub mod environment;
 pub mod folder;
 pub mod home;
-pub mod mode;
+pub mod prelude;
 
 use std::io;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! Starts evcxr for one notebook: `transfer-learning-kernel CONNECTION_FILE`.
+//! The kernel of one notebook: `transfer-learning-kernel CONNECTION_FILE`.
 //!
 //! Jupyter runs this by the kernelspec that `cargo xtask setup` installs. It takes a build folder,
-//! sets the environment and becomes evcxr.
+//! starts evcxr in an environment made for it, and stands between the two.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -13,20 +13,39 @@ use anyhow::{Context as _, ensure};
 use kernel::environment::{self, Places};
 use kernel::folder::{self, BuildFolder};
 use kernel::home::Home;
-use kernel::mode::Mode;
-use kernel::write_if_changed;
+use kernel::{bridge, prelude, write_if_changed};
+
+/// The first argument where this program is to become another one.
+const BECOME: &str = "--become";
 
 fn main() -> ExitCode {
-    let Err(error) = start();
-    // Jupyter shows a kernel's stderr in its log.
-    eprintln!("transfer-learning-kernel: {error:#}");
-    ExitCode::FAILURE
+    let mut arguments = env::args_os().skip(1);
+    let result = match arguments.next() {
+        Some(first) if first == BECOME => become_program(arguments).map(|never| match never {}),
+        Some(connection_file) => start(Path::new(&connection_file)),
+        None => Err(anyhow::anyhow!(
+            "usage: transfer-learning-kernel CONNECTION_FILE; Jupyter runs it, `cargo xtask setup` installs it"
+        )),
+    };
+    result.unwrap_or_else(|error| {
+        // Jupyter shows a kernel's stderr in its log.
+        eprintln!("transfer-learning-kernel: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn start() -> anyhow::Result<std::convert::Infallible> {
-    let connection_file = env::args_os()
-        .nth(1)
-        .context("usage: transfer-learning-kernel CONNECTION_FILE; Jupyter runs it, `cargo xtask setup` installs it")?;
+/// Becomes another program, which ends with the process that started this one, however that ends.
+fn become_program(
+    mut arguments: impl Iterator<Item = OsString>,
+) -> anyhow::Result<std::convert::Infallible> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let program = arguments.next().context("no program is named")?;
+    let error = Command::new(&program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
+}
+
+fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
     let home = Home::from_env()?;
     let libtorch = PathBuf::from(
         env::var_os("LIBTORCH")
@@ -40,18 +59,14 @@ fn start() -> anyhow::Result<std::convert::Infallible> {
             needed.display()
         );
     }
-    let mode = Mode::choose(
-        env::var("TRANSFER_KERNEL").ok().as_deref(),
-        env::var("JPY_SESSION_NAME").ok().as_deref(),
-    )?;
 
     let parent = home.kernel();
     write_if_changed(
         &parent.join(".cargo/config.toml"),
         environment::CARGO_CONFIG,
     )?;
-    let config_folder = parent.join(mode.name());
-    write_if_changed(&config_folder.join("evcxr.toml"), &mode.evcxr_toml())?;
+    let config_folder = parent.join("config");
+    write_if_changed(&config_folder.join("evcxr.toml"), &prelude::evcxr_toml())?;
     let BuildFolder {
         path: build_folder,
         lock,
@@ -63,15 +78,15 @@ fn start() -> anyhow::Result<std::convert::Infallible> {
     let path = path()?;
     let target_libdir = target_libdir(&build_folder, &path)?;
     let places = Places {
-        build_folder,
+        build_folder: build_folder.clone(),
         config_folder,
         libtorch,
         target_libdir,
     };
-    let mut command = Command::new(evcxr);
+    let mut command = Command::new(env::current_exe()?);
     command
+        .args([OsStr::new(BECOME), evcxr.as_os_str()])
         .arg("--control_file")
-        .arg(connection_file)
         .env("PATH", path);
     for (name, _) in env::vars_os().filter(|(name, _)| environment::is_left_by_cargo(name)) {
         command.env_remove(name);
@@ -82,10 +97,10 @@ fn start() -> anyhow::Result<std::convert::Infallible> {
             None => command.env_remove(name),
         };
     }
-    // evcxr reads nothing from its stdin, and stdin is what survives exec without unsafe code: as
-    // long as evcxr lives, the folder is locked. Its children get a stdin of their own.
+    // evcxr reads nothing from its stdin, and holds the lock on the folder there: as long as it
+    // lives. Its children get a stdin of their own.
     command.stdin(Stdio::from(lock));
-    Err(command.exec()).context("cannot start evcxr")
+    bridge::run(connection_file, command, build_folder)
 }
 
 /// Returns `PATH` with the environment's programs first (this one is among them; npm is another)

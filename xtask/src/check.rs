@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::environment::Python;
 use crate::execute::Execution;
 use crate::notebook::Notebook;
+use crate::process::run;
 use crate::report;
 use crate::setup::Ready;
 
@@ -93,6 +94,15 @@ pub(crate) fn failures_are_honest(ready: &Ready) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The kernel shows things while a cell runs, tells of failures, and stops without losing anything.
+pub(crate) fn bridge(ready: &Ready) -> anyhow::Result<()> {
+    let mut driver = ready.python.command("python")?;
+    driver
+        .arg(ready.checkout.join("kernel/tests/bridge.py"))
+        .env_remove("TRANSFER_KERNEL_FOLDER");
+    run(&mut driver)
 }
 
 /// Two notebooks at once, each with the project's crate, do not disturb each other.
@@ -261,13 +271,7 @@ fn plain_nbconvert(python: &Python, notebook: &Path) -> anyhow::Result<Command> 
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    for name in [
-        "TRANSFER_KERNEL",
-        "TRANSFER_KERNEL_FOLDER",
-        "JPY_SESSION_NAME",
-    ] {
-        command.env_remove(name);
-    }
+    command.env_remove("TRANSFER_KERNEL_FOLDER");
     Ok(command)
 }
 

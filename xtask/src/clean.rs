@@ -101,12 +101,12 @@ mod tests {
     #[test]
     fn build_folders_in_use_are_kept_and_the_rest_of_the_folder_is_not_touched() {
         let parent = tempfile::tempdir().unwrap();
-        for name in ["0", "warm", "strict"] {
+        for name in ["0", "warm", "config"] {
             fs::create_dir(parent.path().join(name)).unwrap();
         }
         let _held = folder::take(parent.path(), "1").unwrap();
         remove_build_folders(parent.path()).unwrap();
         let left = |name: &str| parent.path().join(name).is_dir();
-        assert!(!left("0") && !left("warm") && left("1") && left("strict"));
+        assert!(!left("0") && !left("warm") && left("1") && left("config"));
     }
 }

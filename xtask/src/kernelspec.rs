@@ -101,10 +101,7 @@ pub(crate) fn warm_up(checkout: &Checkout, home: &Home, python: &Python) -> anyh
             Execution {
                 notebook: &notebook,
                 output: &parent.join("warm-up"),
-                settings: &[
-                    ("TRANSFER_KERNEL_FOLDER", folder::WARM),
-                    ("TRANSFER_KERNEL", "strict"),
-                ],
+                settings: &[("TRANSFER_KERNEL_FOLDER", folder::WARM)],
                 cell_limit: None,
             }
             .run(python)?;

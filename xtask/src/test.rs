@@ -41,6 +41,9 @@ pub(crate) fn test() -> anyhow::Result<()> {
     report::timed("kernel", "how failing cells are reported", || {
         check::failures_are_honest(&ready)
     })?;
+    report::timed("kernel", "what it says, and how it stops", || {
+        check::bridge(&ready)
+    })?;
     report::timed("kernel", "what a killed run leaves behind", || {
         check::no_kernel_outlives_its_run(&ready)
     })?;

@@ -1,0 +1,556 @@
+//! Between Jupyter and evcxr: the same protocol on both sides, most of it passed on as it comes.
+//!
+//! What it adds is told in `events` (what the code in a cell can say), `cell` (what becomes of a
+//! cell) and `build` (what is shown while dependencies compile).
+
+mod build;
+mod cell;
+mod channels;
+mod events;
+mod text;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jupyter_protocol::{
+    ClearOutput, ErrorOutput, ExecuteReply, ExecutionState, Header, InterruptReply, JupyterMessage,
+    JupyterMessageContent, ReplyError, ReplyStatus, Status, Stdio as Stream, StreamContent,
+};
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until, timeout};
+use zeromq::{SocketRecv as _, SocketSend as _, ZmqMessage};
+
+use build::Build;
+use cell::Cell;
+use channels::{Back, Front, Passing, child_of, pass, send};
+use events::{Event, Events};
+use text::{Piece, pieces};
+
+pub use cell::PLACE_ENDS;
+pub use events::{SOCKET, VERSION};
+pub use text::MARK;
+
+/// How long a second Stop after a first is taken as meant.
+const SECOND_STOP: Duration = Duration::from_secs(5);
+
+/// How long text is held back, so that lines written one after the other travel together.
+const GATHERING: Duration = Duration::from_millis(10);
+
+/// How long a cell's last words may take: evcxr says that a cell is done, and passes on what it
+/// wrote, by different ways.
+const LAST_WORDS: Duration = Duration::from_millis(5);
+/// A failure's are on stderr, which takes longer.
+const LAST_WORDS_OF_FAILURE: Duration = Duration::from_millis(30);
+
+/// How long evcxr's answer to the request to end may be on its way after its end.
+const LAST_REPLY: Duration = Duration::from_millis(200);
+
+/// Starts `evcxr`, which takes a connection file as its last argument and builds in `build_folder`,
+/// and serves the connection that Jupyter's file describes until Jupyter ends it or evcxr is gone.
+///
+/// # Errors
+///
+/// The file cannot be read, a port is taken, evcxr cannot be started.
+pub fn run(
+    connection_file: &Path,
+    evcxr: std::process::Command,
+    build_folder: PathBuf,
+) -> anyhow::Result<ExitCode> {
+    // One thread: evcxr is told to end with the thread that started it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(connection_file, evcxr.into(), build_folder))
+}
+
+async fn serve(
+    connection_file: &Path,
+    mut evcxr: Command,
+    build_folder: PathBuf,
+) -> anyhow::Result<ExitCode> {
+    let outer = channels::read_connection(connection_file)?;
+    let inner = channels::inner_connection(&outer).await?;
+    let session = JupyterMessage::new(Status::idle(), None).header.session;
+    let front = Front::bind(&outer, &session).await?;
+    let events = Events::listen()?;
+    let inner_file = events.path().with_file_name("connection.json");
+    std::fs::write(&inner_file, serde_json::to_vec(&inner)?)?;
+
+    let mut child = evcxr
+        .arg(&inner_file)
+        .env(SOCKET, events.path())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start evcxr")?;
+    let mut log = BufReader::new(child.stderr.take().context("evcxr's stderr")?).lines();
+    let back = tokio::select! {
+        back = Back::connect(&inner, &session) => back?,
+        status = child.wait() => anyhow::bail!("evcxr ended at its start: {}", status?),
+        () = async { while let Ok(Some(line)) = log.next_line().await { eprintln!("{line}"); } } => {
+            anyhow::bail!("evcxr ended at its start: {}", child.wait().await?)
+        }
+    };
+    let mut bridge = Bridge {
+        front,
+        back,
+        events,
+        build: Build::in_folder(build_folder.clone()),
+        build_folder,
+        cell: None,
+        last_cell: None,
+        waiting: VecDeque::new(),
+        text: None,
+        warned: None,
+    };
+
+    let parent = std::os::unix::process::parent_id();
+    let mut look_at_parent = tokio::time::interval(Duration::from_secs(1));
+    let mut ended = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut log_open = true;
+    loop {
+        let due = bridge.due();
+        let Bridge {
+            front,
+            back,
+            events,
+            ..
+        } = &mut bridge;
+        tokio::select! {
+            // First what has to work however much a cell writes; then what it told, which its lines
+            // refer to; then what it wrote, before what follows from its end.
+            biased;
+            message = front.control.socket.recv() => if let Some(message) = received(message).await {
+                bridge.control(message).await;
+            },
+            beat = front.heartbeat.socket.recv() => if let Some(beat) = received(beat).await
+                && let Err(error) = front.heartbeat.socket.send(beat).await
+            {
+                eprintln!("heartbeat: {error}");
+            },
+            _ = ended.recv() => return Ok(ExitCode::FAILURE),
+            // Stop comes as a message; a Ctrl-C in Jupyter's terminal is Jupyter's.
+            _ = interrupted.recv() => {}
+            _ = look_at_parent.tick() => {
+                if std::os::unix::process::parent_id() != parent {
+                    eprintln!("Jupyter is gone");
+                    return Ok(ExitCode::FAILURE);
+                }
+                bridge.show_build().await;
+            }
+            Some(event) = events.coming.recv() => bridge.take(event).await,
+            message = back.iopub.socket.recv() => if let Some(message) = received(message).await {
+                bridge.output(message).await;
+            },
+            message = back.shell.socket.recv() => if let Some(message) = received(message).await {
+                bridge.reply(message).await;
+            },
+            message = front.shell.socket.recv() => if let Some(message) = received(message).await {
+                bridge.request(message).await;
+            },
+            message = back.control.socket.recv() => if let Some(message) = received(message).await {
+                pass(message, &mut front.control, "control").await;
+            },
+            message = front.stdin.socket.recv() => if let Some(message) = received(message).await {
+                pass(message, &mut back.stdin, "input").await;
+            },
+            message = back.stdin.socket.recv() => if let Some(message) = received(message).await {
+                pass(message, &mut front.stdin, "input").await;
+            },
+            line = log.next_line(), if log_open => match line {
+                Ok(Some(line)) => bridge.log(&line).await,
+                _ => log_open = false,
+            },
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                bridge.on_time().await;
+            }
+            status = child.wait() => {
+                let status = status?;
+                bridge.flush().await;
+                bridge.pass_last_reply().await;
+                if !status.success() {
+                    eprintln!("evcxr ended: {status}");
+                }
+                return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            }
+        }
+    }
+}
+
+/// Returns what has been received. That a client has gone in the middle of it ends nothing.
+async fn received(message: zeromq::ZmqResult<ZmqMessage>) -> Option<ZmqMessage> {
+    match message {
+        Ok(message) => Some(message),
+        Err(error) => {
+            eprintln!("a message was lost: {error}");
+            // Should that go on for ever.
+            tokio::time::sleep(LAST_WORDS).await;
+            None
+        }
+    }
+}
+
+struct Bridge {
+    front: Front,
+    back: Back,
+    events: Events,
+    build: Build,
+    build_folder: PathBuf,
+    /// The cell that evcxr has.
+    cell: Option<Cell>,
+    /// The header of the last cell, which what comes late belongs to.
+    last_cell: Option<Header>,
+    /// Cells that evcxr does not have yet: it would go on with them after a failure.
+    waiting: VecDeque<Passing>,
+    /// Text held back, whether it is of stderr, and until when.
+    text: Option<(Header, bool, String, Instant)>,
+    /// When Stop was last answered with a warning.
+    warned: Option<Instant>,
+}
+
+impl Bridge {
+    /// Returns when something is to be done that no message brings about.
+    fn due(&self) -> Option<Instant> {
+        let text = self.text.as_ref().map(|(.., until)| *until);
+        let end = self.cell.as_ref().and_then(|cell| cell.ends);
+        [text, end].into_iter().flatten().min()
+    }
+
+    async fn on_time(&mut self) {
+        let now = Instant::now();
+        if self
+            .cell
+            .as_ref()
+            .and_then(|cell| cell.ends)
+            .is_some_and(|end| end <= now)
+        {
+            self.end_cell().await;
+        } else {
+            self.flush().await;
+        }
+    }
+
+    /// A request on the shell channel.
+    async fn request(&mut self, message: ZmqMessage) {
+        match Passing::read(message, &self.front.shell) {
+            Ok(request) if request.kind() == "execute_request" => {
+                self.waiting.push_back(request);
+                self.next_cell().await;
+            }
+            Ok(request) => pass(request.message, &mut self.back.shell, "request").await,
+            Err(error) => eprintln!("a request was refused: {error:#}"),
+        }
+    }
+
+    /// Gives evcxr the next cell if it has none.
+    async fn next_cell(&mut self) {
+        if self.cell.is_some() {
+            return;
+        }
+        if let Some(request) = self.waiting.pop_front() {
+            self.warned = None;
+            self.last_cell = Some(request.header.clone());
+            pass(request.message.clone(), &mut self.back.shell, "cell").await;
+            self.cell = Some(Cell::new(request));
+        }
+    }
+
+    /// An answer on the shell channel.
+    async fn reply(&mut self, message: ZmqMessage) {
+        match Passing::read(message, &self.back.shell) {
+            Ok(reply)
+                if reply.kind() == "execute_reply" && self.is_cells(reply.parent.as_ref()) =>
+            {
+                if let Some(cell) = &mut self.cell {
+                    cell.reply = Some(reply);
+                    cell.ends_if_told();
+                }
+            }
+            Ok(reply) => pass(reply.message, &mut self.front.shell, "reply").await,
+            Err(error) => eprintln!("evcxr's reply: {error:#}"),
+        }
+    }
+
+    fn is_cells(&self, parent: Option<&Header>) -> bool {
+        let cell = self.cell.as_ref().map(|cell| &cell.request.header.msg_id);
+        cell.is_some() && cell == parent.map(|parent| &parent.msg_id)
+    }
+
+    /// Something that evcxr publishes.
+    async fn output(&mut self, message: ZmqMessage) {
+        let output = match Passing::read(message, &self.back.iopub) {
+            Ok(output) => output,
+            Err(error) => return eprintln!("evcxr's output: {error:#}"),
+        };
+        let parent = output.parent.clone();
+        match (output.kind(), parent) {
+            ("stream", Some(parent)) => return self.write(&parent, &output.content).await,
+            ("status", parent) if self.is_cells(parent.as_ref()) => {
+                if output.content["execution_state"] == "idle"
+                    && let Some(cell) = &mut self.cell
+                {
+                    cell.idle = Some(output);
+                    return cell.ends_if_told();
+                }
+            }
+            ("error", parent) if self.is_cells(parent.as_ref()) => {
+                self.hide_build().await;
+                if let Some(cell) = &mut self.cell {
+                    cell.error = serde_json::from_value(output.content.clone()).ok();
+                }
+            }
+            ("execute_result" | "display_data", parent) if self.is_cells(parent.as_ref()) => {
+                self.hide_build().await;
+            }
+            _ => {}
+        }
+        self.flush().await;
+        pass(output.message, &mut self.front.iopub, "output").await;
+    }
+
+    /// Takes what a cell wrote.
+    async fn write(&mut self, parent: &Header, content: &Value) {
+        let text = content["text"].as_str().unwrap_or_default();
+        let stderr = content["name"] == "stderr";
+        self.hide_build().await;
+        if stderr
+            && self.is_cells(Some(parent))
+            && let Some(cell) = &mut self.cell
+        {
+            cell.stderr.push_str(text);
+        }
+        for piece in pieces(text) {
+            match piece {
+                Piece::Text(text) => self.gather(parent, stderr, text).await,
+                Piece::Show(id) => {
+                    self.flush().await;
+                    let data = self.cell.as_mut().and_then(|cell| cell.displays.remove(id));
+                    if let Some(data) = data {
+                        self.display(parent.clone(), "display_data", id, data).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Holds text back for a moment, after sending what is of another kind.
+    async fn gather(&mut self, parent: &Header, stderr: bool, text: &str) {
+        if let Some((of, held, gathered, _)) = &mut self.text
+            && of.msg_id == parent.msg_id
+            && *held == stderr
+        {
+            gathered.push_str(text);
+            return;
+        }
+        self.flush().await;
+        let until = Instant::now() + GATHERING;
+        self.text = Some((parent.clone(), stderr, text.to_owned(), until));
+    }
+
+    /// Sends the text that was held back.
+    async fn flush(&mut self) {
+        if let Some((parent, stderr, text, _)) = self.text.take() {
+            let name = if stderr {
+                Stream::Stderr
+            } else {
+                Stream::Stdout
+            };
+            self.publish(&parent, StreamContent { name, text }).await;
+        }
+    }
+
+    async fn publish(&mut self, parent: &Header, content: impl Into<JupyterMessageContent>) {
+        send(child_of(parent, content), &mut self.front.iopub, "output").await;
+    }
+
+    async fn display(&mut self, parent: Header, kind: &str, id: &str, data: Map<String, Value>) {
+        let content = json!({"data": data, "metadata": {}, "transient": {"display_id": id}});
+        match JupyterMessageContent::from_type_and_content(kind, content) {
+            Ok(content) => self.publish(&parent, content).await,
+            Err(error) => eprintln!("a display was not understood: {error}"),
+        }
+    }
+
+    /// Takes what the cell's code told.
+    async fn take(&mut self, event: Event) {
+        match event {
+            Event::Display { id, data } => {
+                if let Some(cell) = &mut self.cell {
+                    cell.displays.insert(id, data);
+                }
+            }
+            Event::Update { id, data } => {
+                let waits = self
+                    .cell
+                    .as_mut()
+                    .and_then(|cell| cell.displays.get_mut(&id));
+                if let Some(shown_soon) = waits {
+                    *shown_soon = data;
+                } else if let Some(parent) = self.last_cell.clone() {
+                    self.flush().await;
+                    self.display(parent, "update_display_data", &id, data).await;
+                }
+            }
+            Event::Note { text } => {
+                if let Some(cell) = &mut self.cell {
+                    cell.notes.push(text);
+                }
+            }
+            Event::Failed => {
+                if let Some(cell) = &mut self.cell {
+                    cell.failed = true;
+                }
+            }
+            Event::Listen => {}
+        }
+    }
+
+    /// A request on the control channel.
+    async fn control(&mut self, message: ZmqMessage) {
+        let request = match Passing::read(message, &self.front.control) {
+            Ok(request) => request,
+            Err(error) => return eprintln!("a request was refused: {error:#}"),
+        };
+        if request.kind() != "interrupt_request" {
+            return pass(request.message, &mut self.back.control, "control").await;
+        }
+        let now = Instant::now();
+        let meant = self.warned.is_some_and(|warned| now - warned < SECOND_STOP);
+        if let Some(cell) = &mut self.cell {
+            if self.events.stop() {
+                cell.stopped = true;
+            } else if meant {
+                // evcxr ends the process in which cells run.
+                cell.stopped = true;
+                self.warned = None;
+                return pass(request.message, &mut self.back.control, "control").await;
+            } else {
+                self.warned = Some(now);
+                let header = cell.request.header.clone();
+                self.flush().await;
+                self.publish(&header, StreamContent::stderr(CANNOT_STOP))
+                    .await;
+            }
+        }
+        let reply = request.answer(InterruptReply::new());
+        send(reply, &mut self.front.control, "control").await;
+    }
+
+    /// Passes on what evcxr answered to the request to end.
+    async fn pass_last_reply(&mut self) {
+        let reply = timeout(LAST_REPLY, self.back.control.socket.recv()).await;
+        if let Ok(Ok(reply)) = reply {
+            pass(reply, &mut self.front.control, "control").await;
+            // Time for it to leave.
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+    }
+
+    /// Passes on the reply to a cell, as an error where it failed, and goes on to the next.
+    async fn end_cell(&mut self) {
+        self.hide_build().await;
+        self.flush().await;
+        let Some(mut cell) = self.cell.take() else {
+            return;
+        };
+        let header = cell.request.header.clone();
+        for (id, data) in std::mem::take(&mut cell.displays) {
+            self.display(header.clone(), "display_data", &id, data)
+                .await;
+        }
+        if let Some(error) = cell.failure(&self.build_folder) {
+            self.publish(&header, error.clone()).await;
+            cell.error = Some(error);
+        } else if !cell.notes.is_empty() {
+            let text = cell.notes.join("\n") + "\n";
+            self.publish(&header, StreamContent::stderr(&text)).await;
+        }
+        let failed = cell.failed || cell.error.is_some();
+        if let Some(reply) = cell.reply.take() {
+            match cell.error.take() {
+                Some(error) => {
+                    let reply = reply.with_content(error_reply(&reply.content, error));
+                    send(reply, &mut self.front.shell, "reply").await;
+                }
+                None => pass(reply.message, &mut self.front.shell, "reply").await,
+            }
+        }
+        if failed || cell.stopped {
+            self.abort_waiting().await;
+        }
+        if let Some(idle) = cell.idle.take() {
+            pass(idle.message, &mut self.front.iopub, "status").await;
+        }
+        self.next_cell().await;
+    }
+
+    /// Answers the cells that wait that they will not be run, as IPython does after an error.
+    async fn abort_waiting(&mut self) {
+        for request in std::mem::take(&mut self.waiting) {
+            if request.content["stop_on_error"] == false {
+                self.waiting.push_back(request);
+                continue;
+            }
+            let status = |execution_state| Status { execution_state };
+            self.publish(&request.header, status(ExecutionState::Busy))
+                .await;
+            let reply = request.answer(ExecuteReply {
+                status: ReplyStatus::Aborted,
+                ..ExecuteReply::default()
+            });
+            send(reply, &mut self.front.shell, "reply").await;
+            self.publish(&request.header, status(ExecutionState::Idle))
+                .await;
+        }
+    }
+
+    /// A line that evcxr, or cargo below it, wrote to the kernel's own stderr.
+    async fn log(&mut self, line: &str) {
+        eprintln!("{line}");
+        if self.cell.is_some() && self.build.compiles(line) {
+            self.show_build().await;
+        }
+    }
+
+    /// Shows, or shows anew, what is being compiled.
+    async fn show_build(&mut self) {
+        let Some(header) = self.cell.as_ref().map(|cell| cell.request.header.clone()) else {
+            return;
+        };
+        if let Some((kind, id, text)) = self.build.news() {
+            let data = Map::from_iter([("text/plain".to_owned(), Value::from(text))]);
+            self.display(header, kind, &id, data).await;
+        }
+    }
+
+    /// Takes away what was shown about a build: the cell's code runs now, or cannot.
+    async fn hide_build(&mut self) {
+        if self.build.end()
+            && let Some(header) = self.cell.as_ref().map(|cell| cell.request.header.clone())
+        {
+            self.publish(&header, ClearOutput { wait: false }).await;
+        }
+    }
+}
+
+const CANNOT_STOP: &str = "This cell does not listen to Stop. Stop again within 5 seconds to end \
+                           the process that runs it: all variables will be lost.\n";
+
+/// Returns the reply to a cell that failed.
+fn error_reply(content: &Value, error: ErrorOutput) -> ExecuteReply {
+    let mut reply: ExecuteReply = serde_json::from_value(content.clone()).unwrap_or_default();
+    reply.status = ReplyStatus::Error;
+    reply.error = Some(Box::new(ReplyError {
+        ename: error.ename,
+        evalue: error.evalue,
+        traceback: error.traceback,
+    }));
+    reply
+}

@@ -1,0 +1,293 @@
+"""Drives the installed kernel as Jupyter does and checks what it says.
+
+`cargo xtask test` runs it, in the environment that set-up made.
+"""
+
+import json
+import os
+import socket
+import statistics
+import struct
+import subprocess
+import time
+from queue import Empty
+
+from jupyter_client.manager import KernelManager
+
+
+class Kernel:
+    """A running kernel and a client of it."""
+
+    def __init__(self):
+        self.manager = KernelManager(kernel_name="rust")
+        self.manager.start_kernel()
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=300)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=False)
+
+    def send(self, code):
+        return self.client.execute(code)
+
+    def collect(self, request, until="idle", limit=300):
+        """Returns the published messages of a request, up to its end or the first of a kind."""
+        messages, end = [], time.monotonic() + limit
+        while time.monotonic() < end:
+            try:
+                message = self.client.get_iopub_msg(timeout=1)
+            except Empty:
+                continue
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            messages.append(message)
+            kind, content = message["msg_type"], message["content"]
+            if kind == until or (kind == "status" and content["execution_state"] == "idle"):
+                return messages
+        raise AssertionError(f"no {until} within {limit} s: {messages}")
+
+    def reply(self, request, limit=60):
+        while True:
+            reply = self.client.get_shell_msg(timeout=limit)
+            if reply["parent_header"].get("msg_id") == request:
+                return reply["content"]
+
+    def run(self, code):
+        request = self.send(code)
+        return self.reply(request, 600), self.collect(request)
+
+    def value(self, expression):
+        """Returns what a printed expression gives."""
+        reply, messages = self.run(f'println!("{{}}", {expression});')
+        assert reply["status"] == "ok", reply
+        return text(messages).strip()
+
+    def interrupt(self):
+        self.manager.interrupt_kernel()
+
+
+def text(messages, name="stdout"):
+    return "".join(
+        message["content"]["text"]
+        for message in messages
+        if message["msg_type"] == "stream" and message["content"]["name"] == name
+    )
+
+
+def kinds(messages):
+    return [m["msg_type"] for m in messages if m["msg_type"] not in ("status", "execute_input")]
+
+
+def errors(messages):
+    return [message["content"] for message in messages if message["msg_type"] == "error"]
+
+
+def failures_are_errors(kernel):
+    assert kernel.run("let kept = 41;")[0]["status"] == "ok"
+    for code, name, said, line in [
+        ('let x = 1;\nlet none: Option<u8> = None;\nnone.expect("nothing there");', "Panic", "nothing there", "line 3"),
+        ('let new = "word".parse::<i32>()?;', "Error", "invalid digit", None),
+        ("let wrong: u8 = kept.missing();", None, "missing", None),
+    ]:
+        reply, messages = kernel.run(code)
+        assert reply["status"] == "error", (code, reply)
+        assert said in reply["evalue"], reply
+        shown = errors(messages)
+        assert shown and said in "".join(shown[-1]["traceback"]), messages
+        if name:
+            assert reply["ename"] == name, reply
+            assert "thread" not in text(messages, "stderr"), messages
+        if line:
+            assert line in "".join(shown[0]["traceback"]), shown
+        assert kernel.value("kept") == "41"
+
+
+def text_without_an_end_is_shown_and_hangs_nothing(kernel):
+    reply, messages = kernel.run('print!("a"); print!("b"); println!("c"); print!("end");')
+    assert reply["status"] == "ok" and text(messages) == "abc\nend", messages
+    reply, messages = kernel.run('eprintln!("to stderr"); println!("to stdout");')
+    assert text(messages, "stderr") == "to stderr\n" and text(messages) == "to stdout\n", messages
+
+
+def many_lines_pass(kernel):
+    reply, messages = kernel.run('for i in 0..10_000 { println!("line {i}"); }')
+    lines = text(messages).splitlines()
+    assert lines == [f"line {i}" for i in range(10_000)], len(lines)
+    assert len(kinds(messages)) < 5_000, len(kinds(messages))
+
+
+def displays_keep_their_place_and_change_at_once(kernel):
+    tell = """
+        use std::io::{BufRead, BufReader, Write};
+        fn tell(line: &str) {
+            let mut bridge = std::os::unix::net::UnixStream::connect(std::env::var("TRANSFER_BRIDGE").unwrap()).unwrap();
+            writeln!(bridge, "{line}").unwrap();
+            BufReader::new(bridge).read_line(&mut String::new()).unwrap();
+        }
+        fn show(id: &str, text: &str) {
+            tell(&format!(r#"{{"version":1,"event":"display","id":"{id}","data":{{"text/plain":"{text}"}}}}"#));
+            println!("\\u{1e}{id}\\u{1e}");
+        }
+        fn update(id: &str, text: &str) {
+            tell(&format!(r#"{{"version":1,"event":"update","id":"{id}","data":{{"text/plain":"{text}"}}}}"#));
+        }
+    """
+    assert kernel.run(tell)[0]["status"] == "ok"
+    reply, messages = kernel.run('println!("one"); show("a", "two"); println!("three"); show("b", "four");')
+    assert kinds(messages) == ["stream", "display_data", "stream", "display_data"], messages
+    request = kernel.send('show("c", "0"); std::thread::sleep(std::time::Duration::from_millis(500)); update("c", "1"); std::thread::sleep(std::time::Duration::from_secs(2));')
+    kernel.collect(request, until="update_display_data")
+    came = time.monotonic()
+    kernel.collect(request)
+    assert time.monotonic() - came > 1, "the update came with the end of the cell"
+    kernel.reply(request)
+    large = 'let large = "x".repeat(5_000_000); show("large", &large);'
+    reply, messages = kernel.run(large)
+    assert len(messages[-2]["content"]["data"]["text/plain"]) == 5_000_000, kinds(messages)
+
+
+def bad_events_are_refused(kernel):
+    path = kernel.value('std::env::var("TRANSFER_BRIDGE").unwrap()')
+    assert os.stat(os.path.dirname(path)).st_mode & 0o77 == 0, "others can reach the socket"
+    for line in [b"not json\n", b'{"version":2,"event":"failed"}\n', b'{"version":1,"event":"other"}\n']:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(path)
+        client.sendall(line)
+        answer = json.loads(client.makefile().readline())
+        assert answer["event"] == "refused", answer
+        client.close()
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(path)
+    client.sendall(b'{"version":1,"eve')
+    client.close()
+    # Clients that break off.
+    ports = kernel.manager.get_connection_info()
+    for channel in ["shell", "control", "iopub", "hb", "stdin"]:
+        client = socket.create_connection((ports["ip"], ports[f"{channel}_port"]))
+        client.sendall(b"\xff\x00")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    # A wrong signature.
+    session = kernel.client.session
+    key, session.key = session.key, b"another key"
+    kernel.send("let forged = 1;")
+    session.key = key
+    assert kernel.value("1 + 1") == "2"
+
+
+def stop(kernel):
+    assert kernel.run("let mut kept = 1;")[0]["status"] == "ok"
+    kernel.interrupt()
+    assert kernel.value("kept") == "1", "an idle Stop lost a variable"
+
+    listening = """{
+        use std::io::{BufRead, BufReader, Write};
+        let mut bridge = std::os::unix::net::UnixStream::connect(std::env::var("TRANSFER_BRIDGE").unwrap()).unwrap();
+        writeln!(bridge, "{}", r#"{"version":1,"event":"listen"}"#).unwrap();
+        let mut lines = BufReader::new(bridge).lines();
+        lines.next();
+        println!("listening");
+        kept = 2;
+        lines.next();
+    }"""
+    request = kernel.send(listening)
+    queued = kernel.send("kept = 3;")
+    kernel.collect(request, until="stream")
+    kernel.interrupt()
+    reply = kernel.reply(request)
+    assert reply["status"] == "ok", reply
+    assert kernel.reply(queued)["status"] == "aborted"
+    assert kernel.value("kept") == "2"
+
+    busy = 'println!("busy"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }'
+    request = kernel.send(busy)
+    kernel.collect(request, until="stream")
+    kernel.interrupt()
+    messages = kernel.collect(request, until="stream", limit=10)
+    assert "all variables will be lost" in text(messages, "stderr"), messages
+    kernel.interrupt()
+    assert kernel.reply(request)["status"] == "error"
+    assert kernel.run("let fresh = 5;")[0]["status"] == "ok"
+
+
+def processes_below(process):
+    """Returns the processes that a process has started, and those that they have."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    children = {}
+    for line in listed.stdout.splitlines():
+        child, parent = map(int, line.split())
+        children.setdefault(parent, []).append(child)
+    found, waiting = [], [process]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def gone(processes, limit=15):
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if not any(os.path.exists(f"/proc/{process}") for process in processes):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def nothing_is_left(end):
+    kernel = Kernel()
+    request = kernel.send('println!("busy"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }')
+    kernel.collect(request, until="stream")
+    bridge = kernel.manager.provisioner.pid
+    processes = [bridge, *processes_below(bridge)]
+    assert len(processes) >= 3, processes
+    end(kernel, bridge)
+    assert gone(processes[1:]), f"{processes}: {[p for p in processes if os.path.exists(f'/proc/{p}')]}"
+    kernel.client.stop_channels()
+    kernel.manager.shutdown_kernel(now=True)
+
+
+def shut_down(kernel, _):
+    kernel.manager.shutdown_kernel(now=False)
+
+
+def kill_bridge(_, bridge):
+    os.kill(bridge, 9)
+
+
+def cost(kernel):
+    def seconds():
+        start = time.monotonic()
+        assert kernel.run("1;")[0]["status"] == "ok"
+        return time.monotonic() - start
+
+    print(f"  an empty cell: {statistics.median(seconds() for _ in range(5)):.2f} s", flush=True)
+
+
+def main():
+    start = time.monotonic()
+    with Kernel() as kernel:
+        print(f"  kernel start: {time.monotonic() - start:.1f} s", flush=True)
+        for check in [
+            failures_are_errors,
+            text_without_an_end_is_shown_and_hangs_nothing,
+            many_lines_pass,
+            displays_keep_their_place_and_change_at_once,
+            bad_events_are_refused,
+            stop,
+            cost,
+        ]:
+            begun = time.monotonic()
+            check(kernel)
+            print(f"  {check.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
+    nothing_is_left(shut_down)
+    nothing_is_left(kill_bridge)
+    print("  nothing is left after a shutdown or a killed bridge", flush=True)
+
+
+main()
