@@ -31,6 +31,13 @@ pub enum Error {
         got: String,
     },
 
+    /// The notebook's Stop button was pressed.
+    #[error("stopped: {operation}")]
+    Stopped {
+        /// What was under way, and how far it was.
+        operation: String,
+    },
+
     /// The operating system refused to read or write a file.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

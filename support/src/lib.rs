@@ -15,7 +15,7 @@
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
-//! Modules, in the order that data flows; each uses only those above it: [`assets`],
+//! Modules, in the order that data flows; each uses only those above it: [`live`], [`assets`],
 //! [`dataset`], [`pipeline`], [`model`], [`training`], [`plotting`], [`notebook`]. Tensors are
 //! `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on bad
 //! input.
@@ -25,6 +25,7 @@ pub mod dataset;
 pub mod device;
 pub mod error;
 mod files;
+pub mod live;
 pub mod model;
 pub mod notebook;
 pub mod pipeline;

@@ -9,14 +9,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::{Asset, Assets, Item, Source, Zip, compare, hash_file, megabytes};
+use crate::live::{Progress, Stop};
 use crate::{Error, Result};
 
 /// How long a server may take to answer, and how long a transfer may stand still.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The time between two progress lines.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Assets {
     /// Fetches the asset into `scratch`; returns what has to be moved into place from there.
@@ -81,7 +79,8 @@ impl Assets {
         let mut body = response.body_mut().as_reader().take(bound + 1);
         let mut file = File::create(to).map_err(Error::io("create", to))?;
         let mut buffer = vec![0; 1 << 16];
-        let (mut received, start, mut shown) = (0, Instant::now(), Instant::now());
+        let (mut received, start) = (0, Instant::now());
+        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
         loop {
             let broken =
                 |error| unreachable(format!("broke off after {}: {error}", megabytes(received)));
@@ -92,11 +91,16 @@ impl Assets {
             file.write_all(&buffer[..count])
                 .map_err(Error::io("write", to))?;
             received += count as u64;
-            if shown.elapsed() >= PROGRESS_INTERVAL {
-                shown = Instant::now();
+            progress.show(|| {
                 let percent = 100 * received / asset.size().max(1);
                 let speed = received as f64 / 1e6 / start.elapsed().as_secs_f64();
-                println!("  {name}: {percent} %, {speed:.1} MB/s");
+                format!("{name}: {percent} %, {speed:.1} MB/s")
+            });
+            if stop.requested() {
+                let received = megabytes(received);
+                return Err(Error::Stopped {
+                    operation: format!("the download of {name}, after {received}"),
+                });
             }
         }
     }

@@ -25,13 +25,14 @@ pub(super) struct Activations {
 
 impl Activations {
     /// Computes layer `index`'s outputs; those that take more than `memory` bytes go into a file
-    /// in the data folder.
+    /// in the data folder. `goes_on` is asked after every batch; where it says no there are none.
     pub(super) fn compute<C>(
         model: &Sequential<C>,
         index: usize,
         batches: &Batches,
         memory: usize,
-    ) -> Result<Self> {
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<Option<Self>> {
         let frozen = model.inference(0, index)?;
         let shape = [vec![batches.examples() as i64], model.layer_shape(index)].concat();
         let mut store = Store::new(&shape, memory, &settings::data_dir())?;
@@ -50,13 +51,16 @@ impl Activations {
             let batch_labels = Vec::<i64>::try_from(batch_labels);
             labels.extend(batch_labels.map_err(Error::torch("labels"))?);
             row_of.extend(ids.into_iter().zip(first..));
+            if !goes_on() {
+                return Ok(None);
+            }
         }
-        Ok(Self {
+        Ok(Some(Self {
             store,
             labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
             rows: batches.ids().map(|id| row_of.get(id).copied()).collect(),
             batch_size: batches.size(),
-        })
+        }))
     }
 
     /// Returns the number of pictures.

@@ -1,12 +1,13 @@
 //! The training loop and evaluation.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
 use super::activations::Activations;
 use super::{Compiled, EpochLog, History};
+use crate::live::{Progress, Stop};
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches};
 use crate::{Error, Result};
@@ -72,6 +73,9 @@ struct Source<'a> {
     frozen: Frozen,
 }
 
+/// What to train and what to validate on.
+type Sources<'a> = (Source<'a>, Option<Source<'a>>);
+
 /// Returns a layer's output for pictures.
 type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
@@ -136,7 +140,8 @@ impl Sequential<Compiled> {
     /// Trains on `batches` and returns loss and accuracy of each epoch, which it also prints as
     /// Keras does.
     ///
-    /// The same seed gives the same history on the same machine.
+    /// The same seed gives the same history on the same machine. The notebook's Stop button ends it
+    /// after the current step, with the history so far.
     ///
     /// # Errors
     /// `Argument` when the labels do not fit the loss, there is nothing to train (no example, no
@@ -163,20 +168,35 @@ impl Sequential<Compiled> {
         }
 
         let done = self.frozen_prefix();
-        let (source, validation) = self.sources(done, batches, &fit)?;
+        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
         let mut history = History::default();
+        let sources = self.sources(done, batches, &fit, &mut progress, &mut stop)?;
+        let Some((source, validation)) = sources else {
+            progress.line("stopped before the first epoch");
+            return Ok(history);
+        };
         for epoch in fit.initial_epoch..fit.epochs {
-            println!("Epoch {}/{}", epoch + 1, fit.epochs);
+            progress.line(&format!("Epoch {}/{}", epoch + 1, fit.epochs));
             let start = Instant::now();
             let mut totals = Totals::default();
-            for batch in source.epoch(epoch) {
+            let steps = batches.len();
+            for (step, batch) in (1..).zip(source.epoch(epoch)) {
                 let (input, labels) = batch?;
                 totals.add(self.train_step(done, &input, &labels)?, labels.numel());
+                progress.show(|| state(step, steps, &totals, start.elapsed()));
+                if stop.requested() {
+                    progress.line(&format!(
+                        "stopped after step {step} of epoch {}; the history has the {} before",
+                        epoch + 1,
+                        history.epochs.len(),
+                    ));
+                    return Ok(history);
+                }
             }
             let train_seconds = start.elapsed().as_secs_f64();
             let validation = validation
                 .as_ref()
-                .map(|source| self.evaluate_source(done, source))
+                .map(|source| self.evaluate_source(done, source, |_, _| Ok(())))
                 .transpose()?;
 
             let Evaluation { loss, accuracy } = totals.mean();
@@ -187,38 +207,60 @@ impl Sequential<Compiled> {
                 val_accuracy: validation.map(|validation| validation.accuracy),
                 seconds: start.elapsed().as_secs_f64(),
             };
-            println!(
-                "{}",
-                epoch_line(&log, batches.len(), totals.examples, train_seconds)
-            );
+            progress.line(&epoch_line(&log, steps, totals.examples, train_seconds));
             history.epochs.push(log);
         }
-        report_skipped(batches, "training");
+        report_skipped(&mut progress, batches, "training");
         if let Some(validation) = fit.validation {
-            report_skipped(validation, "validation");
+            report_skipped(&mut progress, validation, "validation");
         }
         Ok(history)
     }
 
-    /// Returns what to train and to validate on, the layers up to `done` being frozen.
+    /// Returns what to train and to validate on, the layers up to `done` being frozen; nothing once
+    /// a stop is requested.
     fn sources<'a>(
         &self,
         done: usize,
         batches: &'a Batches,
         fit: &Fit<'a>,
-    ) -> Result<(Source<'a>, Option<Source<'a>>)> {
+        progress: &mut Progress,
+        stop: &mut Stop,
+    ) -> Result<Option<Sources<'a>>> {
         let start = Instant::now();
         let store = fit.cache_activations && done > 0;
-        let source = |batches: &'a Batches| {
+        let all = batches.len() + fit.validation.map_or(0, Batches::len);
+        let mut computed = 0;
+        let mut goes_on = || {
+            computed += 1;
+            progress.show(|| {
+                let rate = (computed * batches.size()) as f64 / start.elapsed().as_secs_f64();
+                format!("frozen layers: {computed}/{all} - {rate:.0} img/s")
+            });
+            !stop.requested()
+        };
+        let mut source = |batches: &'a Batches| {
             let frozen = if store {
                 let memory = fit.activation_memory;
-                Frozen::Done(Activations::compute(self, done, batches, memory)?)
+                match Activations::compute(self, done, batches, memory, &mut goes_on)? {
+                    Some(activations) => Frozen::Done(activations),
+                    None => return Ok(None),
+                }
             } else {
                 Frozen::ToDo(Box::new(self.inference(0, done)?))
             };
-            Ok(Source { batches, frozen })
+            Ok(Some(Source { batches, frozen }))
         };
-        let (training, validation) = (source(batches)?, fit.validation.map(source).transpose()?);
+        let Some(training) = source(batches)? else {
+            return Ok(None);
+        };
+        let validation = match fit.validation {
+            Some(validation) => match source(validation)? {
+                Some(validation) => Some(validation),
+                None => return Ok(None),
+            },
+            None => None,
+        };
         let stored: Vec<&Activations> = std::iter::once(&training)
             .chain(&validation)
             .filter_map(|source| match &source.frozen {
@@ -227,7 +269,7 @@ impl Sequential<Compiled> {
             })
             .collect();
         if store {
-            println!(
+            progress.line(&format!(
                 "frozen up to {}: {} activations, {:.0} MB{}, computed once in {:.0}s",
                 self.layer_name(done),
                 stored.iter().map(|stored| stored.len()).sum::<usize>(),
@@ -242,19 +284,29 @@ impl Sequential<Compiled> {
                     ""
                 },
                 start.elapsed().as_secs_f64(),
-            );
+            ));
         }
-        Ok((training, validation))
+        Ok(Some((training, validation)))
     }
 
     /// Returns loss and accuracy over `batches`, without training.
     ///
     /// # Errors
-    /// As [`fit`](Self::fit).
+    /// As [`fit`](Self::fit); `Stopped` by the notebook's Stop button.
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {
         self.check(batches, "evaluate, the batches")?;
         let frozen = Frozen::ToDo(Box::new(self.inference(0, 0)?));
-        self.evaluate_source(0, &Source { batches, frozen })
+        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
+        let (start, steps) = (Instant::now(), batches.len());
+        self.evaluate_source(0, &Source { batches, frozen }, |step, totals| {
+            progress.show(|| state(step, steps, totals, start.elapsed()));
+            if !stop.requested() {
+                return Ok(());
+            }
+            Err(Error::Stopped {
+                operation: format!("evaluate, after batch {step} of {steps}"),
+            })
+        })
     }
 
     /// Trains one step on pictures `[N, 3, H, W]` with class indices `[N]`; returns loss and
@@ -278,12 +330,19 @@ impl Sequential<Compiled> {
         Ok(evaluation)
     }
 
-    fn evaluate_source(&self, done: usize, source: &Source<'_>) -> Result<Evaluation> {
+    /// Evaluates, calling `after` with each batch's number and the sums so far.
+    fn evaluate_source(
+        &self,
+        done: usize,
+        source: &Source<'_>,
+        mut after: impl FnMut(usize, &Totals) -> Result<()>,
+    ) -> Result<Evaluation> {
         let rest = self.inference(done, self.last())?;
         let mut totals = Totals::default();
-        for batch in source.epoch(0) {
+        for (step, batch) in (1..).zip(source.epoch(0)) {
             let (input, labels) = batch?;
             totals.add(self.loss(&rest(&input)?, &labels)?.1, labels.numel());
+            after(step, &totals)?;
         }
         Ok(totals.mean())
     }
@@ -332,11 +391,25 @@ fn epoch_line(log: &EpochLog, steps: usize, examples: usize, train_seconds: f64)
     line
 }
 
-fn report_skipped(batches: &Batches, part: &str) {
+/// Tells how far an epoch is.
+fn state(step: usize, steps: usize, totals: &Totals, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    let done = 20 * step / steps;
+    let Evaluation { loss, accuracy } = totals.mean();
+    format!(
+        "{step}/{steps} [{}{}] ETA {:.0}s - {:.0} img/s - loss: {loss:.4} - accuracy: {accuracy:.4}",
+        "=".repeat(done),
+        ".".repeat(20 - done),
+        seconds / step as f64 * (steps - step) as f64,
+        totals.examples as f64 / seconds,
+    )
+}
+
+fn report_skipped(progress: &mut Progress, batches: &Batches, part: &str) {
     let skipped = batches.skipped();
-    println!("{} broken {part} pictures skipped", skipped.len());
+    progress.line(&format!("{} broken {part} pictures skipped", skipped.len()));
     for picture in skipped {
-        println!("  {}: {}", picture.name, picture.reason);
+        progress.line(&format!("  {}: {}", picture.name, picture.reason));
     }
 }
 
@@ -369,7 +442,9 @@ mod tests {
         let bytes = 2 * 1280 * size_of::<f32>();
         for (memory, file) in [(bytes, false), (bytes - 1, true)] {
             let fit = Fit::epochs(1).activation_memory(memory);
-            let (source, _) = model.sources(155, &batches, &fit).unwrap();
+            let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
+            let sources = model.sources(155, &batches, &fit, &mut progress, &mut stop);
+            let (source, _) = sources.unwrap().unwrap();
             let Frozen::Done(activations) = source.frozen else {
                 panic!("not stored")
             };
