@@ -40,6 +40,15 @@ Tensor *handed_over(F f, char *error, size_t error_size) {
 
 extern "C" {
 
+// How often a tensor has been changed in place; less than 0 where that is not counted.
+int64_t support_version(const Tensor *tensor) {
+  try {
+    return tensor->_version();
+  } catch (...) {
+    return -1;
+  }
+}
+
 // How a square kernel moves over a picture: `Geometry` in fused.rs.
 struct Geometry {
   int64_t stride, padding, groups;

@@ -21,6 +21,8 @@ pub(super) struct Geometry {
 const ERROR_SIZE: usize = 1024;
 
 unsafe extern "C" {
+    fn support_version(tensor: *const C_tensor) -> i64;
+
     fn support_reorder_weight(
         weight: *const C_tensor,
         geometry: Geometry,
@@ -38,6 +40,14 @@ unsafe extern "C" {
         error: *mut c_char,
         error_size: usize,
     ) -> *mut C_tensor;
+}
+
+/// A tensor's memory, and how often it has been changed in place: what stays the same as long as
+/// its values do. `None` where libtorch does not count.
+pub(super) fn state(tensor: &Tensor) -> Option<(usize, i64)> {
+    // Safety: the tensor lives through the call, which only reads.
+    let version = unsafe { support_version(tensor.as_ptr()) };
+    (version >= 0).then(|| (tensor.data_ptr() as usize, version))
 }
 
 /// Returns a kernel `[out, in / groups, height, width]` in the memory layout that

@@ -20,6 +20,7 @@ const ACTIVATION_BYTES: i64 = 10 << 20;
 /// before it and the kernels in the layout that is quickest to read.
 ///
 /// It holds the weights as they were when it was made.
+#[derive(Debug)]
 pub(crate) struct Inference {
     /// The network's name, and the shape that it takes an example in.
     name: String,
@@ -30,18 +31,21 @@ pub(crate) struct Inference {
 }
 
 /// Steps that the same number of pictures go through together.
+#[derive(Debug)]
 struct Stage {
     together: i64,
     steps: Vec<(Step, Prepared)>,
 }
 
 /// What a step is computed with: the output layer, and what stands for the layers before it too.
+#[derive(Debug)]
 struct Prepared {
     layer: Layer,
     weights: Option<Weights>,
 }
 
 /// What a [`Convolution`] is computed with.
+#[derive(Debug)]
 struct Weights {
     convolution: Convolution,
     kernel: Tensor,
@@ -211,6 +215,8 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use tch::Kind;
 
     use super::*;
@@ -282,6 +288,31 @@ mod tests {
                 assert!(difference < 1e-4, "{from} to {to}: {difference}");
             }
         }
+    }
+
+    #[test]
+    fn weights_are_prepared_again_once_one_has_changed() {
+        let mut network = network();
+        let input = Tensor::randn([1, 3, 64, 64], (Kind::Float, Device::Cpu));
+        let first = network.inference(0, 154).unwrap();
+        assert!(Rc::ptr_eq(&first, &network.inference(0, 154).unwrap()));
+        assert!(!Rc::ptr_eq(&first, &network.inference(0, 27).unwrap()));
+
+        let before = network.forward(&input).unwrap();
+        let prepared = network.inference(0, 154).unwrap();
+        // As an optimizer does.
+        let variable = network.variables().last().unwrap().value();
+        let _changed = variable.shallow_clone().f_add_scalar_(1.).unwrap();
+        assert!(!Rc::ptr_eq(&prepared, &network.inference(0, 154).unwrap()));
+        assert!(!network.forward(&input).unwrap().equal(&before));
+        let variable = network.variables_mut().last().unwrap();
+        variable.assign(&(variable.value() - 1.)).unwrap();
+        assert!(
+            network
+                .forward(&input)
+                .unwrap()
+                .allclose(&before, 1e-4, 1e-4, false)
+        );
     }
 
     #[test]

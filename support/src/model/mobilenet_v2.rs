@@ -8,10 +8,13 @@
 //! [paper]: https://arxiv.org/abs/1801.04381
 //! [keras]: https://github.com/keras-team/keras/blob/master/keras/src/applications/mobilenet_v2.py
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 
 use tch::{Device, Tensor};
 
+use super::fused;
 use super::inference::Inference;
 use super::layer::{Layer, Operation, SetTrainable, Variable};
 use super::steps::{self, check_shape};
@@ -48,6 +51,16 @@ pub struct MobileNetV2 {
     /// For each layer, the last layer that reads its output.
     last_reader: Vec<usize>,
     device: Device,
+    prepared: RefCell<Option<Prepared>>,
+}
+
+/// Layers made ready for inference, and what they were made from.
+#[derive(Debug)]
+struct Prepared {
+    from: usize,
+    to: usize,
+    weights: Vec<(usize, i64)>,
+    inference: Rc<Inference>,
 }
 
 impl MobileNetV2 {
@@ -103,6 +116,7 @@ impl MobileNetV2 {
             layers,
             last_reader,
             device,
+            prepared: RefCell::default(),
         };
         network.set_trainable(true);
         Ok(network)
@@ -196,9 +210,27 @@ impl MobileNetV2 {
         steps::run(&self.layers, from, input, to, self.device)
     }
 
-    /// Makes the layers behind `from`, a [cut](Self::is_cut), up to `to` ready for inference.
-    pub(crate) fn inference(&self, from: usize, to: usize) -> Result<Inference> {
-        Inference::new(self.name(), &self.layers, from, to, self.device)
+    /// Returns the layers behind `from`, a [cut](Self::is_cut), up to `to`, ready for inference: made
+    /// so anew unless they were the last and no weight has changed since.
+    pub(crate) fn inference(&self, from: usize, to: usize) -> Result<Rc<Inference>> {
+        let variables = self.layers[from + 1..=to].iter().flat_map(Layer::variables);
+        let weights: Option<Vec<_>> = variables.map(|v| fused::state(v.value())).collect();
+        let is_same = |prepared: &&Prepared| {
+            (prepared.from, prepared.to) == (from, to)
+                && Some(&prepared.weights) == weights.as_ref()
+        };
+        if let Some(prepared) = self.prepared.borrow().as_ref().filter(is_same) {
+            return Ok(prepared.inference.clone());
+        }
+        let inference = Inference::new(self.name(), &self.layers, from, to, self.device)?;
+        let inference = Rc::new(inference);
+        *self.prepared.borrow_mut() = weights.map(|weights| Prepared {
+            from,
+            to,
+            weights,
+            inference: inference.clone(),
+        });
+        Ok(inference)
     }
 }
 
