@@ -6,13 +6,15 @@
 import json
 import os
 import socket
-import statistics
 import struct
 import subprocess
 import time
+from pathlib import Path
 from queue import Empty
 
 from jupyter_client.manager import KernelManager
+
+SUPPORT = str(Path(__file__).resolve().parents[2] / "support")
 
 
 class Kernel:
@@ -181,19 +183,17 @@ def bad_events_are_refused(kernel):
 
 
 def stop(kernel):
+    # Both ends of the socket as they are used.
+    assert kernel.run(f":dep support = {{ path = {json.dumps(SUPPORT)} }}")[0]["status"] == "ok"
     assert kernel.run("let mut kept = 1;")[0]["status"] == "ok"
     kernel.interrupt()
     assert kernel.value("kept") == "1", "an idle Stop lost a variable"
 
     listening = """{
-        use std::io::{BufRead, BufReader, Write};
-        let mut bridge = std::os::unix::net::UnixStream::connect(std::env::var("TRANSFER_BRIDGE").unwrap()).unwrap();
-        writeln!(bridge, "{}", r#"{"version":1,"event":"listen"}"#).unwrap();
-        let mut lines = BufReader::new(bridge).lines();
-        lines.next();
+        let mut stop = support::live::Stop::listen();
         println!("listening");
         kept = 2;
-        lines.next();
+        while !stop.requested() { std::thread::sleep(std::time::Duration::from_millis(10)); }
     }"""
     request = kernel.send(listening)
     queued = kernel.send("kept = 3;")
@@ -260,15 +260,6 @@ def kill_bridge(_, bridge):
     os.kill(bridge, 9)
 
 
-def cost(kernel):
-    def seconds():
-        start = time.monotonic()
-        assert kernel.run("1;")[0]["status"] == "ok"
-        return time.monotonic() - start
-
-    print(f"  an empty cell: {statistics.median(seconds() for _ in range(5)):.2f} s", flush=True)
-
-
 def main():
     start = time.monotonic()
     with Kernel() as kernel:
@@ -280,7 +271,6 @@ def main():
             displays_keep_their_place_and_change_at_once,
             bad_events_are_refused,
             stop,
-            cost,
         ]:
             begun = time.monotonic()
             check(kernel)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 pub(super) struct Build {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     number: usize,
     running: Option<Running>,
 }

@@ -101,8 +101,7 @@ async fn serve(
         front,
         back,
         events,
-        build: Build::in_folder(build_folder.clone()),
-        build_folder,
+        build: Build::in_folder(build_folder),
         cell: None,
         last_cell: None,
         waiting: VecDeque::new(),
@@ -202,7 +201,6 @@ struct Bridge {
     back: Back,
     events: Events,
     build: Build,
-    build_folder: PathBuf,
     /// The cell that evcxr has.
     cell: Option<Cell>,
     /// The header of the last cell, which what comes late belongs to.
@@ -225,12 +223,8 @@ impl Bridge {
 
     async fn on_time(&mut self) {
         let now = Instant::now();
-        if self
-            .cell
-            .as_ref()
-            .and_then(|cell| cell.ends)
-            .is_some_and(|end| end <= now)
-        {
+        let end = self.cell.as_ref().and_then(|cell| cell.ends);
+        if end.is_some_and(|end| end <= now) {
             self.end_cell().await;
         } else {
             self.flush().await;
@@ -264,23 +258,25 @@ impl Bridge {
 
     /// An answer on the shell channel.
     async fn reply(&mut self, message: ZmqMessage) {
-        match Passing::read(message, &self.back.shell) {
-            Ok(reply)
-                if reply.kind() == "execute_reply" && self.is_cells(reply.parent.as_ref()) =>
-            {
-                if let Some(cell) = &mut self.cell {
-                    cell.reply = Some(reply);
-                    cell.ends_if_told();
-                }
-            }
-            Ok(reply) => pass(reply.message, &mut self.front.shell, "reply").await,
-            Err(error) => eprintln!("evcxr's reply: {error:#}"),
+        let reply = match Passing::read(message, &self.back.shell) {
+            Ok(reply) => reply,
+            Err(error) => return eprintln!("evcxr's reply: {error:#}"),
+        };
+        if reply.kind() == "execute_reply"
+            && let Some(cell) = self.cell_of(reply.parent.as_ref())
+        {
+            cell.reply = Some(reply);
+            return cell.ends_if_told();
         }
+        pass(reply.message, &mut self.front.shell, "reply").await;
     }
 
-    fn is_cells(&self, parent: Option<&Header>) -> bool {
-        let cell = self.cell.as_ref().map(|cell| &cell.request.header.msg_id);
-        cell.is_some() && cell == parent.map(|parent| &parent.msg_id)
+    /// Returns the cell that evcxr has, if a message with this parent belongs to it.
+    fn cell_of(&mut self, parent: Option<&Header>) -> Option<&mut Cell> {
+        let id = &parent?.msg_id;
+        self.cell
+            .as_mut()
+            .filter(|cell| cell.request.header.msg_id == *id)
     }
 
     /// Something that evcxr publishes.
@@ -289,27 +285,22 @@ impl Bridge {
             Ok(output) => output,
             Err(error) => return eprintln!("evcxr's output: {error:#}"),
         };
-        let parent = output.parent.clone();
-        match (output.kind(), parent) {
-            ("stream", Some(parent)) => return self.write(&parent, &output.content).await,
-            ("status", parent) if self.is_cells(parent.as_ref()) => {
-                if output.content["execution_state"] == "idle"
-                    && let Some(cell) = &mut self.cell
-                {
+        if let ("stream", Some(parent)) = (output.kind(), &output.parent) {
+            return self.write(parent, &output.content).await;
+        }
+        if let Some(cell) = self.cell_of(output.parent.as_ref()) {
+            match output.kind() {
+                "status" if output.content["execution_state"] == "idle" => {
                     cell.idle = Some(output);
                     return cell.ends_if_told();
                 }
-            }
-            ("error", parent) if self.is_cells(parent.as_ref()) => {
-                self.hide_build().await;
-                if let Some(cell) = &mut self.cell {
+                "error" => {
                     cell.error = serde_json::from_value(output.content.clone()).ok();
+                    self.hide_build().await;
                 }
+                "execute_result" | "display_data" => self.hide_build().await,
+                _ => {}
             }
-            ("execute_result" | "display_data", parent) if self.is_cells(parent.as_ref()) => {
-                self.hide_build().await;
-            }
-            _ => {}
         }
         self.flush().await;
         pass(output.message, &mut self.front.iopub, "output").await;
@@ -320,10 +311,7 @@ impl Bridge {
         let text = content["text"].as_str().unwrap_or_default();
         let stderr = content["name"] == "stderr";
         self.hide_build().await;
-        if stderr
-            && self.is_cells(Some(parent))
-            && let Some(cell) = &mut self.cell
-        {
+        if stderr && let Some(cell) = self.cell_of(Some(parent)) {
             cell.stderr.push_str(text);
         }
         for piece in pieces(text) {
@@ -465,14 +453,14 @@ impl Bridge {
             self.display(header.clone(), "display_data", &id, data)
                 .await;
         }
-        if let Some(error) = cell.failure(&self.build_folder) {
+        if let Some(error) = cell.failure(&self.build.folder) {
             self.publish(&header, error.clone()).await;
             cell.error = Some(error);
         } else if !cell.notes.is_empty() {
             let text = cell.notes.join("\n") + "\n";
             self.publish(&header, StreamContent::stderr(&text)).await;
         }
-        let failed = cell.failed || cell.error.is_some();
+        let failed = cell.error.is_some();
         if let Some(reply) = cell.reply.take() {
             match cell.error.take() {
                 Some(error) => {

@@ -1,6 +1,6 @@
-// Two oneDNN operators of libtorch that have no C++ header and no counterpart in tch: a convolution
-// that adds its bias and clamps in the same pass, and the weight layout it wants. They
-// are called through libtorch's dispatcher by their registered names and schemas (libtorch 2.11,
+// What tch leaves out of libtorch: how often a tensor was changed, and two oneDNN operators that have
+// no C++ header either, a convolution that adds its bias and clamps in the same pass, and the weight
+// layout it wants. They are called through libtorch's dispatcher by their registered names and schemas (libtorch 2.11,
 // aten/src/ATen/native/mkldnn/{Conv,RegisterMkldnnOpContextClass}.cpp).
 
 #include <ATen/core/Tensor.h>

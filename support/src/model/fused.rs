@@ -1,6 +1,5 @@
-//! oneDNN's convolution with what follows it in the same pass, which tch does not offer.
-//!
-//! For inference on the CPU only: it records nothing for a backward pass.
+//! What tch leaves out of libtorch: oneDNN's convolution with what follows it in the same pass, for
+//! inference on the CPU only, and whether a tensor has changed.
 
 use std::ffi::{CStr, c_char};
 

@@ -254,12 +254,9 @@ impl Sequential<Compiled> {
         let Some(training) = source(batches)? else {
             return Ok(None);
         };
-        let validation = match fit.validation {
-            Some(validation) => match source(validation)? {
-                Some(validation) => Some(validation),
-                None => return Ok(None),
-            },
-            None => None,
+        let validation = match fit.validation.map(source).transpose()? {
+            Some(None) => return Ok(None),
+            validation => validation.flatten(),
         };
         let stored: Vec<&Activations> = std::iter::once(&training)
             .chain(&validation)
