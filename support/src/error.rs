@@ -118,6 +118,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A checkpoint that is damaged, or of another run.
+    #[error("checkpoint {}: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// libtorch refused an operation.
     #[error("libtorch, {operation}: {source}")]
     Torch {

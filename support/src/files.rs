@@ -19,7 +19,9 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = builder
         .tempfile_in(folder)
         .map_err(Error::io("create", path))?;
-    file.write_all(bytes).map_err(Error::io("write", path))?;
+    file.write_all(bytes)
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(Error::io("write", path))?;
     file.persist(path)
         .map_err(|error| Error::io("write", path)(error.error))?;
     Ok(())

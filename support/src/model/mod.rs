@@ -9,7 +9,7 @@ mod mobilenet_v2;
 mod sequential;
 mod steps;
 mod summary;
-mod weights;
+pub(crate) mod weights;
 
 pub use head::{Dense, GlobalAveragePooling2d, TopLayer};
 pub use layer::{Layer, Operation, SetTrainable, Variable};

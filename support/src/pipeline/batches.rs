@@ -11,6 +11,8 @@ use std::thread;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::{Dataset, Pixels, Skipped};
@@ -120,6 +122,31 @@ impl Batches {
     /// Returns the number of pictures in a batch.
     pub(crate) fn size(&self) -> usize {
         self.size
+    }
+
+    /// Returns what decides which pictures come in which order.
+    pub(crate) fn describe(&self) -> [(String, Value); 6] {
+        let mut ids = Sha256::new();
+        for id in self.ids() {
+            ids.update(id);
+            ids.update([0]);
+        }
+        let digest = ids.finalize();
+        let digest: String = digest[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        [
+            ("classes".into(), self.classes().into()),
+            ("pictures".into(), self.examples().into()),
+            ("picture names' digest".into(), digest.into()),
+            ("batch size".into(), self.size.into()),
+            ("seed".into(), self.dataset.seed().into()),
+            (
+                "shuffle buffer".into(),
+                self.dataset.shuffle_buffer().into(),
+            ),
+        ]
     }
 
     /// Returns the pictures that could not be read so far, each once, by name.

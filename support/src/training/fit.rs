@@ -1,11 +1,13 @@
 //! The training loop and evaluation.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
 use super::activations::Activations;
+use super::checkpoint::{Checkpoints, Run};
 use super::{Compiled, EpochLog, History};
 use crate::live::{Progress, Stop};
 use crate::model::Sequential;
@@ -13,13 +15,27 @@ use crate::pipeline::{Batch, Batches};
 use crate::{Error, Result};
 
 /// How [`fit`](Sequential::fit) trains.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Fit<'a> {
     epochs: usize,
     initial_epoch: usize,
     validation: Option<&'a Batches>,
     cache_activations: bool,
     activation_memory: usize,
+    checkpoints: Option<PathBuf>,
+    resume: bool,
+    on_epoch_end: Option<Callback<'a>>,
+}
+
+/// What is called with the history so far.
+struct Callback<'a>(Box<Call<'a>>);
+
+type Call<'a> = dyn FnMut(&History) -> Result<()> + 'a;
+
+impl fmt::Debug for Callback<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Callback")
+    }
 }
 
 impl<'a> Fit<'a> {
@@ -32,6 +48,9 @@ impl<'a> Fit<'a> {
             validation: None,
             cache_activations: true,
             activation_memory: 4 << 30,
+            checkpoints: None,
+            resume: false,
+            on_epoch_end: None,
         }
     }
 
@@ -63,6 +82,39 @@ impl<'a> Fit<'a> {
     #[must_use]
     pub fn activation_memory(mut self, bytes: usize) -> Self {
         self.activation_memory = bytes;
+        self
+    }
+
+    /// Saves a checkpoint after each epoch in a folder, which holds nothing else: model, optimizer
+    /// and history, written whole or not at all. The last two are kept; those of an earlier run go
+    /// when the first is saved.
+    #[must_use]
+    pub fn checkpoints(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.checkpoints = Some(folder.into());
+        self.resume = false;
+        self
+    }
+
+    /// Continues from the newest checkpoint in a folder, if there is one, and saves others there.
+    /// On the CPU, the weights and the history end as those of a run that was never interrupted,
+    /// to the bit.
+    #[must_use]
+    pub fn resume(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.checkpoints = Some(folder.into());
+        self.resume = true;
+        self
+    }
+
+    /// Calls a function with the history so far after each epoch; its error ends the training.
+    ///
+    /// ```no_run
+    /// # use support::{prelude::*, notebook::DisplayHandle};
+    /// let mut figure = DisplayHandle::new();
+    /// let fit = Fit::epochs(10).on_epoch_end(|history| figure.update(&history.learning_curves()?));
+    /// ```
+    #[must_use]
+    pub fn on_epoch_end(mut self, call: impl FnMut(&History) -> Result<()> + 'a) -> Self {
+        self.on_epoch_end = Some(Callback(Box::new(call)));
         self
     }
 }
@@ -146,8 +198,9 @@ impl Sequential<Compiled> {
     /// # Errors
     /// `Argument` when the labels do not fit the loss, there is nothing to train (no example, no
     /// epoch, no trainable variable) or nothing to validate on; `Picture` when a broken picture
-    /// stops the run; `Shape` when the pictures do not fit the model.
-    pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
+    /// stops the run; `Shape` when the pictures do not fit the model; `Checkpoint` when there is one
+    /// to continue from and it is damaged or of another run; `Io` when one cannot be saved.
+    pub fn fit(&mut self, batches: &Batches, mut fit: Fit<'_>) -> Result<History> {
         self.check(batches, "fit, the training batches")?;
         if let Some(validation) = fit.validation {
             self.check(validation, "fit, the validation batches")?;
@@ -167,15 +220,35 @@ impl Sequential<Compiled> {
             });
         }
 
-        let done = self.frozen_prefix();
         let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
+        let checkpoints = fit
+            .checkpoints
+            .as_ref()
+            .map(|folder| Checkpoints::new(folder, self.describe(batches, &fit)));
         let mut history = History::default();
+        let mut first_epoch = fit.initial_epoch;
+        if let Some(checkpoints) = &checkpoints
+            && fit.resume
+            && let Some(restored) = checkpoints.restore(self, fit.epochs)?
+        {
+            for damaged in &restored.damaged {
+                progress.line(&damaged.to_string());
+            }
+            let (epoch, path) = (restored.epoch, restored.path.display());
+            progress.line(&format!("continuing after epoch {epoch}, from {path}"));
+            (history, first_epoch) = (restored.history, epoch);
+        }
+        if first_epoch >= fit.epochs {
+            return Ok(history);
+        }
+
+        let done = self.frozen_prefix();
         let sources = self.sources(done, batches, &fit, &mut progress, &mut stop)?;
         let Some((source, validation)) = sources else {
             progress.line("stopped before the first epoch");
             return Ok(history);
         };
-        for epoch in fit.initial_epoch..fit.epochs {
+        for epoch in first_epoch..fit.epochs {
             progress.line(&format!("Epoch {}/{}", epoch + 1, fit.epochs));
             let start = Instant::now();
             let mut totals = Totals::default();
@@ -209,12 +282,31 @@ impl Sequential<Compiled> {
             };
             progress.line(&epoch_line(&log, steps, totals.examples, train_seconds));
             history.epochs.push(log);
+            if let Some(checkpoints) = &checkpoints {
+                checkpoints.save(self, epoch + 1, &history)?;
+            }
+            if let Some(Callback(call)) = &mut fit.on_epoch_end {
+                call(&history)?;
+            }
         }
         report_skipped(&mut progress, batches, "training");
         if let Some(validation) = fit.validation {
             report_skipped(&mut progress, validation, "validation");
         }
         Ok(history)
+    }
+
+    /// Returns all that, besides the weights and the optimizer's state, decides how a run goes on.
+    fn describe(&self, batches: &Batches, fit: &Fit<'_>) -> Run {
+        let variables = self.trainable_variables();
+        let mut run = Run::from_iter([
+            ("loss".into(), format!("{:?}", self.compiled.loss).into()),
+            ("initial epoch".into(), fit.initial_epoch.into()),
+            ("trainable variables".into(), variables.len().into()),
+        ]);
+        run.extend(self.compiled.optimizer.describe());
+        run.extend(batches.describe());
+        run
     }
 
     /// Returns what to train and to validate on, the layers up to `done` being frozen; nothing once

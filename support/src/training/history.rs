@@ -1,25 +1,41 @@
 //! What training reports, epoch by epoch.
 
+use serde::{Deserialize, Deserializer, Serialize};
+
 /// Loss and accuracy over one epoch, as Keras' `History` has them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochLog {
     /// Mean loss over the training examples, each measured before the step it takes part in.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Share of training examples classified right, likewise.
     pub accuracy: f64,
     /// Mean loss over the validation examples after the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "some_number")]
     pub val_loss: Option<f64>,
     /// Share of validation examples classified right after the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_accuracy: Option<f64>,
     /// Seconds that the epoch took, validation included.
     pub seconds: f64,
 }
 
 /// The epochs of one or several runs of [`fit`](crate::model::Sequential::fit), in order.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct History {
     /// One entry per epoch.
     pub epochs: Vec<EpochLog>,
+}
+
+/// Reads a number. JSON has `null` where a loss has overflown.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+fn some_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    number(deserializer).map(Some)
 }
 
 impl History {
@@ -59,5 +75,29 @@ impl History {
             .iter()
             .filter_map(|epoch| epoch.val_loss)
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_comes_back_from_json_to_the_bit() {
+        let log = |loss: f64, val_loss| EpochLog {
+            loss,
+            accuracy: 2. / 3.,
+            val_loss,
+            val_accuracy: val_loss.map(|_| 0.1 + 0.2),
+            seconds: 1e-7 / 3.,
+        };
+        let epochs = vec![log(0.1 / 3., None), log(f64::INFINITY, Some(f64::NAN))];
+        let history = History { epochs };
+        let json = serde_json::to_string(&history).unwrap();
+        let read: History = serde_json::from_str(&json).unwrap();
+        assert!(read.epochs[1].loss.is_nan());
+        assert!(read.epochs[1].val_loss.is_some_and(f64::is_nan));
+        assert_eq!(read.epochs[0], history.epochs[0]);
+        assert_eq!(read.epochs[1].val_accuracy, history.epochs[1].val_accuracy);
     }
 }

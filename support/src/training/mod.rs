@@ -2,6 +2,7 @@
 //! [`model`](crate::model), on what from [`pipeline`](crate::pipeline); figures are drawn elsewhere.
 
 mod activations;
+mod checkpoint;
 mod fit;
 mod history;
 mod loss;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use serde_json::Value;
 use tch::{TchError, Tensor};
 
 use crate::model::Variable;
@@ -48,6 +49,26 @@ impl RmsProp {
             expected: "a positive number".into(),
             got: self.learning_rate.to_string(),
         })
+    }
+
+    /// Returns the hyper-parameters, by name.
+    pub(super) fn describe(&self) -> [(String, Value); 3] {
+        [
+            ("learning rate".into(), self.learning_rate.into()),
+            ("rho".into(), self.rho.into()),
+            ("epsilon".into(), self.epsilon.into()),
+        ]
+    }
+
+    /// Returns the state, by variable.
+    pub(super) fn mean_squares(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let pairs = self.mean_squares.iter();
+        pairs.map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Replaces the state.
+    pub(super) fn set_mean_squares(&mut self, mean_squares: BTreeMap<String, Tensor>) {
+        self.mean_squares = mean_squares;
     }
 
     /// Changes each variable by one step along its gradient.

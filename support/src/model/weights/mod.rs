@@ -5,7 +5,7 @@
 
 mod keras;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -16,14 +16,40 @@ use crate::files::write_whole;
 use crate::{Error, Result};
 
 /// A tensor's shape and values, as read from a file.
-struct Values {
+pub(crate) struct Values {
     shape: Vec<i64>,
     values: Vec<f32>,
 }
 
+impl Values {
+    /// Checks that the shape is this one and that all values are finite.
+    pub(crate) fn check(&self, name: &str, expected: &[i64]) -> Result<(), String> {
+        let Self { shape, values } = self;
+        if shape != expected {
+            return Err(format!(
+                "{name}: expected shape {expected:?}, got {shape:?}"
+            ));
+        }
+        match values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(format!("{name} holds the value {value}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns them as a tensor, on the CPU.
+    pub(crate) fn tensor(&self) -> Result<Tensor> {
+        Tensor::f_from_slice(&self.values)
+            .and_then(|values| values.f_reshape(&self.shape))
+            .map_err(Error::torch("reading a tensor"))
+    }
+}
+
 /// What a file holds, by variable name. Tensors that belong to other parts of a network, which
 /// the file may well hold, are not in it.
-type Contents = BTreeMap<String, Values>;
+pub(crate) type Contents = BTreeMap<String, Values>;
+
+/// The texts beside the tensors of a safetensors file, by name.
+pub(crate) type Metadata = HashMap<String, String>;
 
 const HDF5_SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 
@@ -36,7 +62,7 @@ pub(super) fn load<'a>(
     let contents = if bytes.starts_with(HDF5_SIGNATURE) {
         keras::read(&bytes)
     } else {
-        read_safetensors(&bytes)
+        read_safetensors(&bytes).map(|(contents, _)| contents)
     };
     contents
         .and_then(|contents| assign(contents, variables.collect()))
@@ -47,23 +73,16 @@ pub(super) fn load<'a>(
 }
 
 /// Checks that names and shapes match one to one and that all values are finite, then copies.
-fn assign(mut contents: Contents, variables: Vec<&mut Variable>) -> Result<(), String> {
+pub(crate) fn assign(mut contents: Contents, variables: Vec<&mut Variable>) -> Result<(), String> {
     let mut assignments = Vec::with_capacity(variables.len());
     for variable in variables {
         let name = variable.name();
-        let Values { shape, values } = contents
+        let found = contents
             .remove(name)
             .ok_or_else(|| format!("{name} is missing"))?;
-        let expected = variable.value().size();
-        if shape != expected {
-            return Err(format!(
-                "{name}: expected shape {expected:?}, got {shape:?}"
-            ));
-        }
-        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            return Err(format!("{name} holds the value {value}"));
-        }
-        assignments.push((Tensor::from_slice(&values).reshape(shape), variable));
+        found.check(name, &variable.value().size())?;
+        let value = found.tensor().map_err(|error| error.to_string())?;
+        assignments.push((value, variable));
     }
     if let Some(name) = contents.keys().next() {
         return Err(format!("{name} does not belong to this network"));
@@ -74,9 +93,12 @@ fn assign(mut contents: Contents, variables: Vec<&mut Variable>) -> Result<(), S
     Ok(())
 }
 
-fn read_safetensors(bytes: &[u8]) -> Result<Contents, String> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|error| format!("neither HDF5 nor safetensors ({error})"))?;
+/// Reads the tensors of a safetensors file and the texts beside them.
+pub(crate) fn read_safetensors(bytes: &[u8]) -> Result<(Contents, Metadata), String> {
+    let not_one = |error| format!("neither HDF5 nor safetensors ({error})");
+    let file = SafeTensors::deserialize(bytes).map_err(not_one)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(not_one)?;
+    let metadata = header.metadata().clone().unwrap_or_default();
     let mut contents = Contents::new();
     for (name, view) in file.iter() {
         if view.dtype() != Dtype::F32 {
@@ -95,29 +117,34 @@ fn read_safetensors(bytes: &[u8]) -> Result<Contents, String> {
             },
         );
     }
-    Ok(contents)
+    Ok((contents, metadata))
 }
 
 /// Writes `variables` to `path` as safetensors, under a temporary name first.
 pub(super) fn save<'a>(path: &Path, variables: impl Iterator<Item = &'a Variable>) -> Result<()> {
-    let mut tensors = Vec::new();
-    for variable in variables {
-        let shape = variable
-            .value()
-            .size()
-            .iter()
-            .map(|&size| size as usize)
-            .collect();
-        tensors.push((variable.name(), shape, little_endian(variable.value())?));
+    let tensors = variables.map(|variable| (variable.name().to_owned(), variable.value()));
+    write(path, tensors, None)
+}
+
+/// Writes tensors, and texts beside them, to `path` as safetensors, under a temporary name first.
+pub(crate) fn write<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = (String, &'a Tensor)>,
+    metadata: Option<Metadata>,
+) -> Result<()> {
+    let mut written = Vec::new();
+    for (name, tensor) in tensors {
+        let shape = tensor.size().iter().map(|&size| size as usize).collect();
+        written.push((name, shape, little_endian(tensor)?));
     }
-    let views = tensors
+    let views = written
         .iter()
         .map(|(name, shape, bytes): &(_, Vec<usize>, _)| {
-            Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+            Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
         });
     let bytes = views
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-        .and_then(|views| safetensors::serialize(views, None))
+        .and_then(|views| safetensors::serialize(views, metadata))
         .map_err(|error| Error::Weights {
             path: path.into(),
             reason: error.to_string(),

@@ -1,0 +1,72 @@
+//! A small folder of pictures, and a model for them.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::Path;
+
+use support::dataset::ImageDataset;
+use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable};
+use support::pipeline::{Batches, Pixels};
+use support::settings::{BrokenPictures, Limit, Settings};
+use support::training::{Compiled, Loss, RmsProp};
+use tch::Device;
+use tempfile::TempDir;
+
+/// Writes `count` pictures a class, coarse checks of one class's colour on noise.
+pub(crate) fn pictures(classes: &[&str], count: usize) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["train", "validation"] {
+        for (label, class) in classes.iter().enumerate() {
+            let class_folder = folder.path().join(part).join(class);
+            fs::create_dir_all(&class_folder).unwrap();
+            for number in 0..count {
+                let seed = (label * 7919 + number * 104_729 + part.len() * 31) as u32;
+                let picture = image::RgbImage::from_fn(48, 40, |x, y| {
+                    let noise = (seed ^ (x * 73 + y * 179)).wrapping_mul(2_654_435_761) >> 25;
+                    let checks = if (x / (4 + label as u32 * 5) + y / 6).is_multiple_of(2) {
+                        90
+                    } else {
+                        0
+                    };
+                    let mut pixel = [noise as u8; 3];
+                    pixel[label % 3] += checks;
+                    image::Rgb(pixel)
+                });
+                picture
+                    .save(class_folder.join(format!("{number}.png")))
+                    .unwrap();
+            }
+        }
+    }
+    folder
+}
+
+pub(crate) fn batches(folder: &Path, broken: BrokenPictures) -> (Batches, Batches) {
+    let mut settings = Settings::from_env().unwrap();
+    settings.dataset = Some(folder.to_str().unwrap().into());
+    settings.limit = Limit::All;
+    settings.seed = 3;
+    settings.broken = broken;
+    let dataset = ImageDataset::load(&settings).unwrap();
+    let [train, validation, _] = dataset.split([8, 1, 1]).unwrap();
+    let format = |image: &image::RgbImage| {
+        Pixels::from(image)
+            .scale(1. / 127.5)
+            .offset(-1.)
+            .resize(96, 96)
+    };
+    (
+        train.map(format).shuffle(8).batch(5),
+        validation.map(format).batch(5),
+    )
+}
+
+pub(crate) fn model(frozen_layers: usize, learning_rate: f64) -> Sequential<Compiled> {
+    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    base.layers_mut()[..frozen_layers].set_trainable(false);
+    Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1280, 1).seed(1))
+        .compile(RmsProp::new(learning_rate), Loss::BinaryCrossentropy)
+        .unwrap()
+}
