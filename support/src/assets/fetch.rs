@@ -5,7 +5,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Asset, Assets, Item, Source, Zip, compare, hash_file, megabytes};
@@ -15,6 +16,9 @@ use crate::{Error, Result};
 /// How long a server may take to answer, and how long a transfer may stand still.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a package manager is looked at.
+const POLL: Duration = Duration::from_millis(50);
 
 impl Assets {
     /// Fetches the asset into `scratch`; returns what has to be moved into place from there.
@@ -118,13 +122,41 @@ impl Assets {
         let folder = scratch.join("package");
         fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
         let command = format!("{} {}", program.display(), arguments.join(" "));
-        let output = Command::new(program)
+        let log_path = scratch.join("package.log");
+        let log = File::create(&log_path).map_err(Error::io("create", &log_path))?;
+        let did_not_start = |error| unreachable(format!("`{command}` did not start: {error}"));
+        let mut child = Command::new(program)
             .args(arguments)
             .current_dir(&folder)
-            .output()
-            .map_err(|error| unreachable(format!("`{command}` did not start: {error}")))?;
-        if !output.status.success() {
-            let said = [output.stdout, output.stderr].concat();
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(Error::io("open", &log_path))?)
+            .stderr(log)
+            .spawn()
+            .map_err(did_not_start)?;
+        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(did_not_start)? {
+                break status;
+            }
+            let seconds = || start.elapsed().as_secs();
+            progress.show(|| {
+                format!(
+                    "{name}: {} MB, for {} s",
+                    asset.size() / 1_000_000,
+                    seconds()
+                )
+            });
+            if stop.requested() {
+                let _ended = child.kill().and_then(|()| child.wait());
+                return Err(Error::Stopped {
+                    operation: format!("the download of {name}, after {} s", seconds()),
+                });
+            }
+            thread::sleep(POLL);
+        };
+        if !status.success() {
+            let said = fs::read(&log_path).map_err(Error::io("read", &log_path))?;
             let said = String::from_utf8_lossy(&said);
             let lines: Vec<&str> = said
                 .lines()
@@ -132,8 +164,7 @@ impl Assets {
                 .collect();
             let last = lines[lines.len().saturating_sub(5)..].join("\n  ");
             return Err(unreachable(format!(
-                "`{command}` failed ({}):\n  {last}",
-                output.status
+                "`{command}` failed ({status}):\n  {last}"
             )));
         }
         let entries = fs::read_dir(&folder).map_err(Error::io("read", &folder))?;
