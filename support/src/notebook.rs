@@ -1,37 +1,92 @@
-//! How a value that ends a notebook cell is shown.
+//! How values are shown: at a notebook cell's end, in its middle, and while it runs.
 //!
-//! evcxr calls the last expression's `evcxr_display`, and takes what that prints between two
-//! marks for rich output. Outside a notebook, use [`Figure::save`] and `println!`.
+//! The value that ends a cell is shown by itself. [`display`] shows one at once, so that a cell
+//! can show several, in order with its text; what it returns changes that in place.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::Result;
 use crate::dataset::ImageDataset;
 use crate::device::DeviceReport;
+use crate::live::{Output, for_evcxr};
 use crate::model::Summary;
 use crate::plotting::Figure;
 use crate::settings::Settings;
 use crate::training::Evaluation;
 
-/// Returns the lines that evcxr takes for an output of type `mime`.
-fn output(mime: &str, content: &str) -> String {
-    format!("EVCXR_BEGIN_CONTENT {mime}\n{content}\nEVCXR_END_CONTENT")
+/// A value that can be shown.
+pub trait Display {
+    /// Returns a MIME type and the content, base64 where that is binary.
+    fn content(&self) -> (&'static str, String);
+
+    /// Returns what stands for it where only text can be shown.
+    fn text(&self) -> String;
 }
 
-impl Figure {
-    /// Shows the figure, as the value of a notebook cell.
-    pub fn evcxr_display(&self) {
-        println!("{}", output("image/png", &STANDARD.encode(self.png())));
+/// Shows a value now.
+///
+/// In a notebook of this project's kernel it appears at once, below what the cell has shown before.
+/// Plain evcxr shows one value of each MIME type, the last, when the cell ends. A program prints the
+/// value's text.
+pub fn display(value: &impl Display) -> DisplayHandle {
+    let mut handle = DisplayHandle::new();
+    handle.show(value);
+    handle
+}
+
+/// What [`display`] has shown, for changing it in place.
+#[derive(Default)]
+pub struct DisplayHandle(Output);
+
+impl DisplayHandle {
+    /// Returns one that has shown nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Shows a value in place of what was shown.
+    ///
+    /// # Errors
+    /// None of its own: it is what [`Fit::on_epoch_end`](crate::training::Fit::on_epoch_end) calls.
+    pub fn update(&mut self, value: &impl Display) -> Result<()> {
+        self.show(value);
+        Ok(())
+    }
+
+    fn show(&mut self, value: &impl Display) {
+        let (mime, content) = value.content();
+        self.0.show(mime, &content, &value.text());
     }
 }
 
-/// Makes types show as what `Display` writes when they are the value of a notebook cell.
+impl std::fmt::Debug for DisplayHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DisplayHandle")
+    }
+}
+
+impl Display for Figure {
+    fn content(&self) -> (&'static str, String) {
+        ("image/png", STANDARD.encode(self.png()))
+    }
+
+    fn text(&self) -> String {
+        format!("{self:?}; `save` writes it to a file")
+    }
+}
+
+/// Makes types show as what `fmt::Display` writes.
 macro_rules! show_as_text {
     ($($type:ty),* $(,)?) => {$(
-        impl $type {
-            /// Shows what `Display` writes, as the value of a notebook cell.
-            pub fn evcxr_display(&self) {
-                println!("{}", output("text/plain", &self.to_string()));
+        impl Display for $type {
+            fn content(&self) -> (&'static str, String) {
+                ("text/plain", self.to_string())
+            }
+
+            fn text(&self) -> String {
+                self.to_string()
             }
         }
     )*};
@@ -39,13 +94,24 @@ macro_rules! show_as_text {
 
 show_as_text!(DeviceReport, Evaluation, ImageDataset, Settings, Summary);
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_output_is_its_content_between_marks_on_lines_of_their_own() {
-        let lines = "EVCXR_BEGIN_CONTENT text/plain\nfirst\nsecond\nEVCXR_END_CONTENT";
-        assert_eq!(output("text/plain", "first\nsecond"), lines);
-    }
+/// Makes types show as the value that ends a notebook cell: evcxr looks for a method of this name.
+macro_rules! show_at_the_end {
+    ($($type:ty),* $(,)?) => {$(
+        impl $type {
+            /// Shows it as the value that ends a notebook cell.
+            pub fn evcxr_display(&self) {
+                let (mime, content) = self.content();
+                println!("{}", for_evcxr(mime, &content));
+            }
+        }
+    )*};
 }
+
+show_at_the_end!(
+    DeviceReport,
+    Evaluation,
+    Figure,
+    ImageDataset,
+    Settings,
+    Summary
+);

@@ -36,20 +36,15 @@ impl Bridge {
         Some(Self { stream })
     }
 
-    /// Shows something in order with the text, and returns the id that it can be changed by.
-    pub(super) fn display(&mut self, mime: &str, content: &str) -> Option<String> {
+    /// Shows something in order with the text.
+    pub(super) fn display(mut self, mime: &str, content: &str) -> Option<Displayed> {
         let id = new_id();
         let shown = self.tell(json!({"event": "display", "id": id, "data": data(mime, content)}));
         if !shown {
             return None;
         }
         println!("{MARK}{id}{MARK}");
-        Some(id)
-    }
-
-    /// Changes what was shown under an id; returns whether the bridge took it.
-    pub(super) fn update(&mut self, id: &str, mime: &str, content: &str) -> bool {
-        self.tell(json!({"event": "update", "id": id, "data": data(mime, content)}))
+        Some(Displayed { bridge: self, id })
     }
 
     /// Returns a connection on which a line arrives when Stop is pressed, and which never blocks.
@@ -68,6 +63,21 @@ impl Bridge {
         told.and_then(|()| self.stream.read_line(&mut answer))
             .is_ok()
             && serde_json::from_str::<Value>(&answer).is_ok_and(|answer| answer["event"] == "ok")
+    }
+}
+
+/// What was shown, for changing it.
+pub(super) struct Displayed {
+    bridge: Bridge,
+    id: String,
+}
+
+impl Displayed {
+    /// Shows something in its place; returns whether the bridge took it.
+    pub(super) fn update(&mut self, mime: &str, content: &str) -> bool {
+        let data = data(mime, content);
+        self.bridge
+            .tell(json!({"event": "update", "id": self.id, "data": data}))
     }
 }
 
@@ -114,11 +124,12 @@ pub(super) mod tests {
     #[test]
     fn what_is_told_is_a_line_of_json_of_this_version() {
         let (folder, told) = bridge(&[OK, OK, r#"{"version":1,"event":"refused"}"#]);
-        let mut bridge = Bridge::connect_to(&folder.path().join("events")).unwrap();
-        let id = bridge.display("text/plain", "a \"text\"\n").unwrap();
-        assert!(bridge.update(&id, "text/plain", "b"));
-        assert!(!bridge.update(&id, "text/plain", "c"), "refused");
-        assert!(!bridge.update(&id, "text/plain", "d"), "gone");
+        let bridge = Bridge::connect_to(&folder.path().join("events")).unwrap();
+        let mut shown = bridge.display("text/plain", "a \"text\"\n").unwrap();
+        assert!(shown.update("text/plain", "b"));
+        assert!(!shown.update("text/plain", "c"), "refused");
+        assert!(!shown.update("text/plain", "d"), "gone");
+        let id = shown.id;
         let told = told.join().unwrap();
         let data = json!({"text/plain": "a \"text\"\n"});
         assert_eq!(

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::bridge::Bridge;
+use super::bridge::{Bridge, Displayed};
 
 /// How often what is shown may change.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -23,16 +23,15 @@ pub(crate) struct Progress {
 }
 
 enum Out {
-    Notebook(Output),
+    Notebook(Lines),
     /// Draws on a terminal only.
     Terminal(ProgressBar),
 }
 
 /// A notebook's output.
-struct Output {
-    bridge: Bridge,
-    id: String,
-    lines: String,
+struct Lines {
+    shown: Displayed,
+    done: String,
     state: String,
 }
 
@@ -52,9 +51,9 @@ impl Progress {
         }
         self.due = now + INTERVAL;
         match self.out.get_or_insert_with(Out::begin) {
-            Out::Notebook(output) => {
-                output.state = state();
-                output.update();
+            Out::Notebook(lines) => {
+                lines.state = state();
+                lines.update();
             }
             Out::Terminal(bar) => bar.set_message(state()),
         }
@@ -64,11 +63,11 @@ impl Progress {
     pub(crate) fn line(&mut self, line: &str) {
         self.due = Instant::now() + INTERVAL;
         match self.out.get_or_insert_with(Out::begin) {
-            Out::Notebook(output) => {
-                output.lines += line;
-                output.lines += "\n";
-                output.state.clear();
-                output.update();
+            Out::Notebook(lines) => {
+                lines.done += line;
+                lines.done += "\n";
+                lines.state.clear();
+                lines.update();
             }
             Out::Terminal(bar) => bar.suspend(|| println!("{line}")),
         }
@@ -86,12 +85,9 @@ impl Drop for Progress {
 impl Out {
     fn begin() -> Self {
         let notebook = || {
-            let mut bridge = Bridge::connect()?;
-            let id = bridge.display(TEXT, "")?;
-            Some(Self::Notebook(Output {
-                bridge,
-                id,
-                lines: String::new(),
+            Some(Self::Notebook(Lines {
+                shown: Bridge::connect()?.display(TEXT, "")?,
+                done: String::new(),
                 state: String::new(),
             }))
         };
@@ -105,10 +101,10 @@ impl Out {
     }
 }
 
-impl Output {
+impl Lines {
     fn update(&mut self) {
-        let text = format!("{}{}", self.lines, self.state);
-        self.bridge.update(&self.id, TEXT, text.trim_end());
+        let text = format!("{}{}", self.done, self.state);
+        self.shown.update(TEXT, text.trim_end());
     }
 }
 
