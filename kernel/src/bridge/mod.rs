@@ -6,10 +6,11 @@
 mod build;
 mod cell;
 mod channels;
+mod compiler;
 mod events;
 mod text;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -47,6 +48,9 @@ const GATHERING: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_millis(5);
 /// A failure's are on stderr, which takes longer.
 const LAST_WORDS_OF_FAILURE: Duration = Duration::from_millis(30);
+
+/// How often a cell whose build was ended is looked at: evcxr tries a failed one in other ways.
+const NEXT_BUILD: Duration = Duration::from_millis(100);
 
 /// How long evcxr's answer to the request to end may be on its way after its end.
 const LAST_REPLY: Duration = Duration::from_millis(200);
@@ -101,7 +105,9 @@ async fn serve(
         front,
         back,
         events,
+        evcxr: child.id(),
         build: Build::in_folder(build_folder),
+        displays: BTreeMap::new(),
         cell: None,
         last_cell: None,
         waiting: VecDeque::new(),
@@ -200,7 +206,11 @@ struct Bridge {
     front: Front,
     back: Back,
     events: Events,
+    /// evcxr's process.
+    evcxr: Option<u32>,
     build: Build,
+    /// What is to be shown once stdout says where.
+    displays: BTreeMap<String, Map<String, Value>>,
     /// The cell that evcxr has.
     cell: Option<Cell>,
     /// The header of the last cell, which what comes late belongs to.
@@ -217,12 +227,20 @@ impl Bridge {
     /// Returns when something is to be done that no message brings about.
     fn due(&self) -> Option<Instant> {
         let text = self.text.as_ref().map(|(.., until)| *until);
-        let end = self.cell.as_ref().and_then(|cell| cell.ends);
-        [text, end].into_iter().flatten().min()
+        let cell = self.cell.as_ref();
+        let end = cell.and_then(|cell| cell.ends);
+        let build = cell.and_then(|cell| cell.ends_build);
+        [text, end, build].into_iter().flatten().min()
     }
 
     async fn on_time(&mut self) {
         let now = Instant::now();
+        if let Some(cell) = &mut self.cell
+            && cell.ends_build.is_some_and(|build| build <= now)
+        {
+            compiler::stop(self.evcxr);
+            cell.ends_build = Some(now + NEXT_BUILD);
+        }
         let end = self.cell.as_ref().and_then(|cell| cell.ends);
         if end.is_some_and(|end| end <= now) {
             self.end_cell().await;
@@ -319,8 +337,7 @@ impl Bridge {
                 Piece::Text(text) => self.gather(parent, stderr, text).await,
                 Piece::Show(id) => {
                     self.flush().await;
-                    let data = self.cell.as_mut().and_then(|cell| cell.displays.remove(id));
-                    if let Some(data) = data {
+                    if let Some(data) = self.displays.remove(id) {
                         self.display(parent.clone(), "display_data", id, data).await;
                     }
                 }
@@ -370,16 +387,10 @@ impl Bridge {
     async fn take(&mut self, event: Event) {
         match event {
             Event::Display { id, data } => {
-                if let Some(cell) = &mut self.cell {
-                    cell.displays.insert(id, data);
-                }
+                self.displays.insert(id, data);
             }
             Event::Update { id, data } => {
-                let waits = self
-                    .cell
-                    .as_mut()
-                    .and_then(|cell| cell.displays.get_mut(&id));
-                if let Some(shown_soon) = waits {
+                if let Some(shown_soon) = self.displays.get_mut(&id) {
                     *shown_soon = data;
                 } else if let Some(parent) = self.last_cell.clone() {
                     self.flush().await;
@@ -414,6 +425,9 @@ impl Bridge {
         if let Some(cell) = &mut self.cell {
             if self.events.stop() {
                 cell.stopped = true;
+            } else if compiler::stop(self.evcxr) {
+                cell.stopped = true;
+                cell.ends_build = Some(now + NEXT_BUILD);
             } else if meant {
                 // evcxr ends the process in which cells run.
                 cell.stopped = true;
@@ -449,7 +463,7 @@ impl Bridge {
             return;
         };
         let header = cell.request.header.clone();
-        for (id, data) in std::mem::take(&mut cell.displays) {
+        for (id, data) in std::mem::take(&mut self.displays) {
             self.display(header.clone(), "display_data", &id, data)
                 .await;
         }
