@@ -158,6 +158,7 @@ impl FromStr for Weights {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::assets::Assets;
 
     #[test]
     fn a_picture_is_scaled_as_the_origin_was_trained() {
@@ -185,6 +186,16 @@ mod tests {
                     assert!((value - expected).abs() < 1e-6, "{value} {expected}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_origin_can_be_fetched() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = Assets::open(folder.path()).unwrap().list();
+        for weights in Weights::ALL {
+            let is_asset = |line: &str| line.starts_with(&format!("{} ", weights.asset()));
+            assert!(list.lines().any(is_asset), "{weights}");
         }
     }
 
