@@ -77,3 +77,67 @@ pub(super) fn in_block(block: usize, part: &str, normalizes: bool, kind: &str) -
         kernel(&format!("{prefix}_{part}"), kind)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Two files of `tests/reference/torch_backbones.py`.
+    const FILES: [(&str, &[u8]); 2] = [
+        ("legacy", include_bytes!("../../../tests/data/legacy.pth")),
+        ("zip", include_bytes!("../../../tests/data/zip.pth")),
+    ];
+
+    fn read_bytes(bytes: &[u8]) -> Result<Contents, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        read(file.path())
+    }
+
+    #[test]
+    fn both_formats_are_read_without_the_counters() {
+        for (format, bytes) in FILES {
+            let contents = read_bytes(bytes).unwrap();
+            let names: Vec<&str> = contents.keys().map(String::as_str).collect();
+            let expected = [
+                "classifier.1.bias",
+                "features.0.0.weight",
+                "features.0.1.running_var",
+            ];
+            assert_eq!(names, expected, "{format}");
+            // Saved as the transpose of what lies in memory.
+            let weight = &contents["features.0.0.weight"];
+            assert_eq!(weight.shape, [2, 3], "{format}");
+            assert_eq!(weight.values, [0., 0.5, 1., 0.25, 0.75, 1.25], "{format}");
+            let variance = &contents["features.0.1.running_var"];
+            assert_eq!(variance.values, [0.5, -1.5], "{format}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_refused_wherever_it_is_cut() {
+        for (format, bytes) in FILES {
+            for length in 0..bytes.len() {
+                assert!(read_bytes(&bytes[..length]).is_err(), "{format}, {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_byte_does_not_panic_nor_ask_for_memory_without_end() {
+        for (_, bytes) in FILES {
+            for at in 0..bytes.len() {
+                for damage in [0, 0x7f, 0xff] {
+                    let mut bytes = bytes.to_vec();
+                    bytes[at] ^= damage;
+                    if let Ok(contents) = read_bytes(&bytes) {
+                        let values = contents.values().map(|values| values.values.len());
+                        assert!(values.sum::<usize>() < bytes.len());
+                    }
+                }
+            }
+        }
+    }
+}
