@@ -126,6 +126,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_no_format_is_refused_with_those_that_are_read() {
+        let error = read_bytes(b"GIF89a, a picture").err().unwrap();
+        assert!(
+            error.starts_with("neither HDF5, safetensors nor PyTorch's format ("),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_damaged_byte_does_not_panic_nor_ask_for_memory_without_end() {
         for (_, bytes) in FILES {
             for at in 0..bytes.len() {
