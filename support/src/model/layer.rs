@@ -97,9 +97,14 @@ impl Variable {
 pub enum Operation {
     /// The network's input.
     Input,
-    /// One row of zeros at the bottom and one column to the right: TensorFlow's padding of an
-    /// even-sized picture for a 3x3 convolution of stride 2 (Keras' `correct_pad`).
-    ZeroPadding,
+    /// Rows and columns of zeros around a picture, for a 3x3 convolution of stride 2. TensorFlow
+    /// pads an even-sized picture at the end alone (Keras' `correct_pad`), PyTorch on both sides.
+    ZeroPadding {
+        /// Rows at the top and columns to the left.
+        before: i64,
+        /// Rows at the bottom and columns to the right.
+        after: i64,
+    },
     /// A convolution without bias.
     Conv2d {
         /// Step in both directions.
@@ -130,7 +135,7 @@ impl Operation {
     pub fn class_name(&self) -> &'static str {
         match self {
             Self::Input => "InputLayer",
-            Self::ZeroPadding => "ZeroPadding2D",
+            Self::ZeroPadding { .. } => "ZeroPadding2D",
             Self::Conv2d { .. } => "Conv2D",
             Self::DepthwiseConv2d { .. } => "DepthwiseConv2D",
             Self::BatchNormalization { .. } => "BatchNormalization",
@@ -267,7 +272,9 @@ impl Layer {
         let none = None::<&Tensor>;
         let output = match self.operation {
             Operation::Input => Ok(input.shallow_clone()),
-            Operation::ZeroPadding => input.f_constant_pad_nd([0, 1, 0, 1]),
+            Operation::ZeroPadding { before, after } => {
+                input.f_constant_pad_nd([before, after, before, after])
+            }
             Operation::Conv2d { stride } => {
                 input.f_conv2d(variable(0), none, [stride; 2], [0, 0], [1, 1], 1)
             }

@@ -2,8 +2,8 @@
 //!
 //! - Paper: [MobileNetV2: Inverted Residuals and Linear Bottlenecks][paper], table 2.
 //! - Reference implementation: [`keras.applications.MobileNetV2`][keras], whose layer names,
-//!   order and padding this follows, in the version that the tutorial used: 155 layers, with
-//!   `Conv1_pad` as a layer of its own.
+//!   order and widths this follows, in the version that the tutorial used: 155 layers, with
+//!   `Conv1_pad` as a layer of its own. Padding and epsilon are those of the weights' origin.
 //!
 //! [paper]: https://arxiv.org/abs/1801.04381
 //! [keras]: https://github.com/keras-team/keras/blob/master/keras/src/applications/mobilenet_v2.py
@@ -17,14 +17,15 @@ use tch::{Device, Tensor};
 use super::fused;
 use super::inference::Inference;
 use super::layer::{Layer, Operation, SetTrainable, Variable};
+use super::pretrained::{Conventions, Weights};
 use super::steps::{self, check_shape};
 use super::weights;
-use crate::assets::{Assets, DEFAULT_WEIGHTS};
+use crate::assets::Assets;
 use crate::{Error, Result, settings};
 
 /// One row of the paper's table 2: (expansion `t`, output channels `c`, repeats `n`, stride `s`
 /// of the first repeat).
-const INVERTED_RESIDUALS: [(i64, i64, usize, i64); 7] = [
+pub(super) const INVERTED_RESIDUALS: [(i64, i64, usize, i64); 7] = [
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -35,18 +36,21 @@ const INVERTED_RESIDUALS: [(i64, i64, usize, i64); 7] = [
 ];
 const STEM_CHANNELS: i64 = 32;
 const FEATURE_CHANNELS: i64 = 1280;
-/// Keras' epsilon; torchvision's and timm's weights want 1e-5.
-const EPSILON: f64 = 1e-3;
+/// Factors on the numbers of channels for which there are weights: Keras' `alpha`.
+const ALPHAS: [f64; 6] = [1.0, 0.35, 0.5, 0.75, 1.3, 1.4];
 /// Five steps of stride 2.
 const DOWNSAMPLING: i64 = 32;
 
-/// MobileNetV2 1.0 without its classification top: pictures `[N, 3, H, W]` with values in
-/// `[-1, 1]` become features `[N, 1280, H / 32, W / 32]`.
+/// MobileNetV2 without its classification top: pictures `[N, 3, H, W]`, made as the
+/// [weights](Weights) want them, become features `[N, 1280, H / 32, W / 32]` (more than 1280 where
+/// [`alpha`](Self::alpha) is above 1).
 ///
 /// It always runs in inference mode: batch normalizations use their moving statistics, also
 /// while they are trained.
 #[derive(Debug)]
 pub struct MobileNetV2 {
+    weights: Weights,
+    alpha: f64,
     layers: Vec<Layer>,
     /// For each layer, the last layer that reads its output.
     last_reader: Vec<usize>,
@@ -73,13 +77,29 @@ impl MobileNetV2 {
     /// `Argument` for another shape, what [`Assets::fetch`] gives, or `Weights` when the file
     /// does not fit.
     pub fn pretrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
-        let weights = Assets::open(&settings::data_dir())?.fetch(DEFAULT_WEIGHTS)?;
-        Self::from_file(weights, image_shape, device)
+        Self::with_weights(Weights::default(), image_shape, device)
     }
 
-    /// Returns the network with weights from a file: Keras' HDF5 (the official `no_top` files, a
-    /// whole network, TF-Hub's saved in a Keras model) or this project's safetensors. The
-    /// format is told by content.
+    /// Returns the network with pretrained weights of the given origin, fetched once into the data
+    /// folder. [`Weights::format`] makes pictures for it.
+    ///
+    /// # Errors
+    /// As [`pretrained`](Self::pretrained).
+    pub fn with_weights(weights: Weights, image_shape: [i64; 3], device: Device) -> Result<Self> {
+        let path = Assets::open(&settings::data_dir())?.fetch(weights.asset())?;
+        let mut network = Self::from_file(path, image_shape, device)?;
+        network.weights = weights;
+        Ok(network)
+    }
+
+    /// Returns the network with weights from a file, which tells format, origin and `alpha` by its
+    /// content:
+    /// - Keras' HDF5 (the official `no_top` files, a whole network, TF-Hub's saved in a Keras model);
+    /// - torchvision's `mobilenet_v2` and timm's `mobilenetv2_{035, 050, 075, 100, 140}`, a saved
+    ///   `state_dict` as `.pth` or safetensors;
+    /// - this project's safetensors.
+    ///
+    /// `alpha`, the network's width, is 0.35, 0.5, 0.75, 1.0, 1.3 or 1.4.
     ///
     /// # Errors
     /// `Argument` for an impossible shape; `Io` or `Weights` when the file cannot be read, or
@@ -89,13 +109,25 @@ impl MobileNetV2 {
         image_shape: [i64; 3],
         device: Device,
     ) -> Result<Self> {
-        let mut network = Self::untrained(image_shape, device)?;
-        weights::load(path.as_ref(), network.variables_mut())?;
+        let file = weights::read(path.as_ref())?;
+        let mut network = Self::frame(file.origin(), alpha(&file)?, image_shape, device)?;
+        file.assign(network.variables_mut())?;
         Ok(network)
     }
 
-    /// Returns the network with all kernels zero: a frame for weights.
+    /// Returns the default network with all kernels zero.
+    #[cfg(test)]
     pub(crate) fn untrained(image_shape: [i64; 3], device: Device) -> Result<Self> {
+        Self::frame(Weights::default(), 1.0, image_shape, device)
+    }
+
+    /// Returns a network with all kernels zero: a frame for weights.
+    pub(super) fn frame(
+        weights: Weights,
+        alpha: f64,
+        image_shape: [i64; 3],
+        device: Device,
+    ) -> Result<Self> {
         let [channels, height, width] = image_shape;
         let fits = |side: i64| side > 0 && side % DOWNSAMPLING == 0;
         if channels != 3 || !fits(height) || !fits(width) {
@@ -105,7 +137,7 @@ impl MobileNetV2 {
                 got: format!("{image_shape:?}"),
             });
         }
-        let layers = Builder::new(image_shape, device).network()?;
+        let layers = Builder::new(weights.conventions(), alpha, image_shape, device).network()?;
         let mut last_reader: Vec<usize> = (0..layers.len()).collect();
         for (index, layer) in layers.iter().enumerate() {
             for &input in layer.inputs() {
@@ -113,6 +145,8 @@ impl MobileNetV2 {
             }
         }
         let mut network = Self {
+            weights,
+            alpha,
             layers,
             last_reader,
             device,
@@ -125,7 +159,21 @@ impl MobileNetV2 {
     /// Returns Keras' name of the model.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("mobilenetv2_1.00_{}", self.input_shape()[1])
+        format!("mobilenetv2_{:.2}_{}", self.alpha, self.input_shape()[1])
+    }
+
+    /// Returns the weights' origin, whose [`format`](Weights::format) makes pictures for this network.
+    /// Of a file that does not tell (HDF5 may come from TF-Hub or from Keras) it is one of the same
+    /// conventions.
+    #[must_use]
+    pub fn weights(&self) -> Weights {
+        self.weights
+    }
+
+    /// Returns the factor on the paper's numbers of channels, as Keras calls it.
+    #[must_use]
+    pub fn alpha(&self) -> f64 {
+        self.alpha
     }
 
     /// Returns the layers in Keras' order, all 155.
@@ -171,8 +219,9 @@ impl MobileNetV2 {
         self.layers[self.layers.len() - 1].output_shape()
     }
 
-    /// Returns the features `[N, 1280, H / 32, W / 32]` of pictures `[N, 3, H, W]` with values
-    /// in `[-1, 1]`, as Keras' `base_model(images, training=False)` outside a gradient tape.
+    /// Returns the features `[N, 1280, H / 32, W / 32]` of pictures `[N, 3, H, W]`, made as the
+    /// [weights](Self::weights) want them, as Keras' `base_model(images, training=False)` outside a
+    /// gradient tape.
     ///
     /// # Errors
     /// `Shape` for pictures of another size than the network was made for.
@@ -234,35 +283,77 @@ impl MobileNetV2 {
     }
 }
 
+/// Returns the `alpha` that a file's weights are for: at each, the last convolution takes another
+/// number of channels.
+fn alpha(file: &weights::File) -> Result<f64> {
+    let (_, last, _, _) = INVERTED_RESIDUALS[INVERTED_RESIDUALS.len() - 1];
+    let Some(&[_, got, _, _]) = file.shape("Conv_1/kernel") else {
+        // What is missing is told when the weights are assigned.
+        return Ok(1.0);
+    };
+    let found = ALPHAS.into_iter().find(|&alpha| scaled(last, alpha) == got);
+    found.ok_or_else(|| {
+        let known = ALPHAS.map(|alpha| format!("{} ({alpha})", scaled(last, alpha)));
+        file.refused(format!(
+            "Conv_1/kernel: expected as many input channels as for a known alpha, {}, got {got}",
+            known.join(", ")
+        ))
+    })
+}
+
+/// Returns a number of channels times `alpha`, rounded to a multiple of 8 that is not more than a
+/// tenth below (Keras' `_make_divisible`, torchvision's and timm's too).
+fn scaled(channels: i64, alpha: f64) -> i64 {
+    let exact = channels as f64 * alpha;
+    let rounded = 8 * ((exact / 8.).round() as i64).max(1);
+    if (rounded as f64) < 0.9 * exact {
+        rounded + 8
+    } else {
+        rounded
+    }
+}
+
 /// Builds the flat layer list; the last layer added is what the next one reads.
 struct Builder {
+    conventions: &'static Conventions,
+    alpha: f64,
     layers: Vec<Layer>,
     device: Device,
 }
 
 impl Builder {
-    fn new(image_shape: [i64; 3], device: Device) -> Self {
+    fn new(
+        conventions: &'static Conventions,
+        alpha: f64,
+        image_shape: [i64; 3],
+        device: Device,
+    ) -> Self {
         let input = Layer::new("input_1", Operation::Input, vec![], image_shape);
         Self {
+            conventions,
+            alpha,
             layers: vec![input],
             device,
         }
     }
 
     fn network(mut self) -> Result<Vec<Layer>> {
+        let alpha = self.alpha;
         self.pad("Conv1_pad")
-            .conv("Conv1", STEM_CHANNELS, 3, 2)?
+            .conv("Conv1", scaled(STEM_CHANNELS, alpha), 3, 2)?
             .batch_norm("bn_Conv1")?
             .relu6("Conv1_relu");
         let mut block = 0;
         for (expansion, channels, repeats, first_stride) in INVERTED_RESIDUALS {
             for repeat in 0..repeats {
                 let stride = if repeat == 0 { first_stride } else { 1 };
+                let channels = scaled(channels, alpha);
                 self.inverted_residual(block, expansion, channels, stride)?;
                 block += 1;
             }
         }
-        self.conv("Conv_1", FEATURE_CHANNELS, 1, 1)?
+        // The paper makes the features no fewer where the network is narrower.
+        self.conv("Conv_1", scaled(FEATURE_CHANNELS, alpha.max(1.0)), 1, 1)?
             .batch_norm("Conv_1_bn")?
             .relu6("out_relu");
         Ok(self.layers)
@@ -324,15 +415,12 @@ impl Builder {
     }
 
     fn pad(&mut self, name: &str) -> &mut Self {
-        // Sides are multiples of 32, so every padded size is even.
         let [channels, height, width] = self.shape();
-        let shape = [channels, height + 1, width + 1];
-        self.push(Layer::new(
-            name,
-            Operation::ZeroPadding,
-            vec![self.last()],
-            shape,
-        ))
+        let (before, after) = self.conventions.padding;
+        let operation = Operation::ZeroPadding { before, after };
+        // Sides are multiples of 32, so every size that is padded is even.
+        let shape = [channels, height + before + after, width + before + after];
+        self.push(Layer::new(name, operation, vec![self.last()], shape))
     }
 
     fn conv(&mut self, name: &str, channels: i64, kernel: i64, stride: i64) -> Result<&mut Self> {
@@ -357,7 +445,8 @@ impl Builder {
     }
 
     fn batch_norm(&mut self, name: &str) -> Result<&mut Self> {
-        let operation = Operation::BatchNormalization { epsilon: EPSILON };
+        let epsilon = self.conventions.epsilon;
+        let operation = Operation::BatchNormalization { epsilon };
         let layer = Layer::new(name, operation, vec![self.last()], self.shape())
             .with_batch_normalization(self.device)?;
         Ok(self.push(layer))

@@ -109,7 +109,7 @@ impl<C> Sequential<C> {
         )
     }
 
-    /// Returns the logits `[N, units]` of pictures `[N, 3, H, W]` with values in `[-1, 1]`.
+    /// Returns the logits `[N, units]` of pictures `[N, 3, H, W]`, made as the base takes them.
     ///
     /// # Errors
     /// `Shape` when the pictures, or one layer's output and the next one's input, do not fit.
@@ -204,21 +204,24 @@ impl<C> Sequential<C> {
         &self.top[from.max(last_of_base) - last_of_base..to.max(last_of_base) - last_of_base]
     }
 
-    /// Saves all weights as safetensors under Keras' names; the file appears whole or not at all.
+    /// Saves all weights as safetensors under Keras' names, with the name of the base's
+    /// [origin](super::Weights); the file appears whole or not at all.
     ///
     /// # Errors
     /// `Io` when the file cannot be written.
     pub fn save_weights(&self, path: impl AsRef<Path>) -> Result<()> {
-        weights::save(path.as_ref(), self.variables())
+        weights::save(path.as_ref(), self.base.weights(), self.variables())
     }
 
     /// Loads all weights from a file that [`save_weights`](Self::save_weights) wrote.
     ///
     /// # Errors
-    /// `Io` or `Weights` when the file cannot be read, or names the first tensor that is
-    /// missing, unknown or of another shape; then nothing has been changed.
+    /// `Io` or `Weights` when the file cannot be read, was saved with a base whose weights have
+    /// other conventions than this one's, or names the first tensor that is missing, unknown or of
+    /// another shape; then nothing has been changed.
     pub fn load_weights(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        weights::load(path.as_ref(), self.variables_mut())
+        let origin = self.base.weights();
+        weights::load(path.as_ref(), origin, self.variables_mut())
     }
 }
 

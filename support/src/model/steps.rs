@@ -43,7 +43,9 @@ pub(super) struct Convolution {
     pub(super) geometry: Geometry,
     epsilon: f64,
     /// A zero-padding layer comes before.
-    pub(super) padded: bool,
+    padded: bool,
+    /// Rows and columns of zeros that it adds at the end beyond those on all four sides.
+    pub(super) uneven: i64,
     /// A ReLU6 layer comes behind.
     pub(super) relu6: bool,
 }
@@ -86,7 +88,10 @@ impl Convolution {
     /// Returns the convolution that begins with layer `first`, if it has a batch normalization.
     fn starting_at(layers: &[Layer], first: usize) -> Option<Self> {
         let operation = |index: usize| layers.get(index).map(Layer::operation);
-        let padded = operation(first) == Some(Operation::ZeroPadding);
+        let (padded, before, after) = match operation(first)? {
+            Operation::ZeroPadding { before, after } => (true, before, after),
+            _ => (false, 0, 0),
+        };
         let layer = first + usize::from(padded);
         let (stride, padding, groups) = match operation(layer)? {
             Operation::Conv2d { stride } => (stride, 0, 1),
@@ -102,11 +107,12 @@ impl Convolution {
             layer,
             geometry: Geometry {
                 stride,
-                padding,
+                padding: padding + before,
                 groups,
             },
             epsilon,
             padded,
+            uneven: after - before,
             relu6: operation(layer + 2) == Some(Operation::Relu6),
         })
     }
@@ -138,12 +144,11 @@ impl Convolution {
         self.clamp(convolve(&self.pad(input)?, &kernel, &bias, self.geometry)?)
     }
 
-    /// Does the work of the padding layer before it.
+    /// Does what is left of the work of the padding layer before it.
     pub(super) fn pad(self, input: &Tensor) -> Result<Tensor, TchError> {
-        if self.padded {
-            input.f_constant_pad_nd(PADDING)
-        } else {
-            Ok(input.shallow_clone())
+        match self.uneven {
+            0 => Ok(input.shallow_clone()),
+            uneven => input.f_constant_pad_nd([0, uneven, 0, uneven]),
         }
     }
 
@@ -156,9 +161,6 @@ impl Convolution {
         }
     }
 }
-
-/// A padding layer's zeros: one column to the right, one row at the bottom.
-const PADDING: [i64; 4] = [0, 1, 0, 1];
 
 /// Computes the steps one after the other, each from what belongs to it, its input and what it
 /// adds.

@@ -51,6 +51,21 @@ impl Pixels {
         self.change(|value| *value += summand)
     }
 
+    /// Subtracts from every value its channel's mean, and divides it by the channel's standard
+    /// deviation, red green blue. Quicker after a photo has been resized than before.
+    pub fn normalize(self, mean: [f32; 3], deviation: [f32; 3]) -> Self {
+        let (width, height) = self.dimensions();
+        let mut values = self.into_values();
+        for rgb in values.as_chunks_mut::<3>().0 {
+            *rgb = std::array::from_fn(|c| (rgb[c] - mean[c]) / deviation[c]);
+        }
+        Self {
+            width,
+            height,
+            values: Values::Floats(values),
+        }
+    }
+
     fn change(mut self, change: impl FnMut(&mut f32)) -> Self {
         let values = match &mut self.values {
             Values::Samples { value_of, .. } => value_of.as_mut_slice(),
@@ -261,6 +276,17 @@ mod tests {
         let values = pixels.into_values();
         assert_eq!(values[..2], [-1.0, 1.0]);
         assert!((values[2] + 0.6).abs() < 1e-6);
+    }
+
+    #[test]
+    fn normalizing_takes_each_channel_by_itself_before_and_after_resizing() {
+        let image = RgbImage::from_pixel(2, 2, image::Rgb([10, 20, 30]));
+        let normalized = |pixels: Pixels| pixels.normalize([1.0, 2.0, 3.0], [9.0, 2.0, 1.0]);
+        let before = normalized(Pixels::from(&image)).resize(1, 1);
+        let after = normalized(Pixels::from(&image).resize(1, 1));
+        assert_eq!(before.dimensions(), (1, 1));
+        assert_eq!(before.into_values(), [1.0, 9.0, 27.0]);
+        assert_eq!(after.into_values(), [1.0, 9.0, 27.0]);
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Checkpoints {
             .map(|variable| (variable.name().to_owned(), variable.value()));
         let optimizer = model.compiled.optimizer.mean_squares();
         let optimizer = optimizer.map(|(name, value)| (format!("{OPTIMIZER}{name}"), value));
-        weights::write(&path, variables.chain(optimizer), Some(metadata))?;
+        weights::write(&path, variables.chain(optimizer), metadata)?;
         self.prune(epoch)
     }
 

@@ -301,6 +301,10 @@ impl Sequential<Compiled> {
         let variables = self.trainable_variables();
         let mut run = Run::from_iter([
             ("loss".into(), format!("{:?}", self.compiled.loss).into()),
+            (
+                "pretrained weights".into(),
+                self.base().weights().to_string().into(),
+            ),
             ("initial epoch".into(), fit.initial_epoch.into()),
             ("trainable variables".into(), variables.len().into()),
         ]);

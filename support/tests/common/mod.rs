@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
 /// Returns a file of `tests/data`.
@@ -21,28 +22,31 @@ pub(crate) fn tensors(name: &str) -> HashMap<String, Tensor> {
         .collect()
 }
 
-/// Returns the eight synthetic pictures of `tests/reference/pictures.py`, `[8, 3, 160, 160]`,
-/// scaled to `[-1, 1]`.
+/// Returns a synthetic picture of `tests/reference/pictures.py`, `tiled` to `size` x `size` as in
+/// `formula.py`.
+pub(crate) fn picture(n: i64, size: u32) -> RgbImage {
+    RgbImage::from_fn(size, size, |x, y| {
+        let (x, y) = (i64::from(x) % 160, i64::from(y) % 160);
+        image::Rgb([0, 1, 2].map(|c| {
+            let centre_x = 20 + (53 * n + 29 * c) % 120;
+            let centre_y = 20 + (37 * n + 61 * c) % 120;
+            let blob = 144_000 / (900 + (x - centre_x).pow(2) + (y - centre_y).pow(2));
+            let period = 64 + 8 * n;
+            let phase = (x * (1 + n % 3) + y * (1 + c)) % period;
+            let wave = 120 * phase.min(period - phase) / period;
+            let checks = 40 * ((x / (4 + n) + y / (5 + n)) % 2);
+            let noise = (7 * x * x + 11 * y * y + (3 + n) * x * y + 31 * c) % (8 + 8 * n);
+            ((blob + wave + checks + noise) % 256) as u8
+        }))
+    })
+}
+
+/// Returns the eight pictures, `[8, 3, 160, 160]`, scaled to `[-1, 1]`.
 pub(crate) fn pictures() -> Tensor {
-    let mut values = Vec::with_capacity(8 * 160 * 160 * 3);
-    for n in 0i64..8 {
-        for y in 0i64..160 {
-            for x in 0i64..160 {
-                for c in 0i64..3 {
-                    let centre_x = 20 + (53 * n + 29 * c) % 120;
-                    let centre_y = 20 + (37 * n + 61 * c) % 120;
-                    let blob = 144_000 / (900 + (x - centre_x).pow(2) + (y - centre_y).pow(2));
-                    let period = 64 + 8 * n;
-                    let phase = (x * (1 + n % 3) + y * (1 + c)) % period;
-                    let wave = 120 * phase.min(period - phase) / period;
-                    let checks = 40 * ((x / (4 + n) + y / (5 + n)) % 2);
-                    let noise = (7 * x * x + 11 * y * y + (3 + n) * x * y + 31 * c) % (8 + 8 * n);
-                    let value = (blob + wave + checks + noise) % 256;
-                    values.push(value as f32 * (1. / 127.5) - 1.);
-                }
-            }
-        }
-    }
+    let values: Vec<f32> = (0..8)
+        .flat_map(|n| picture(n, 160).into_raw())
+        .map(|sample| f32::from(sample) * (1. / 127.5) - 1.)
+        .collect();
     Tensor::from_slice(&values)
         .reshape([8, 160, 160, 3])
         .permute([0, 3, 1, 2])

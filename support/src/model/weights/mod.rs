@@ -4,14 +4,18 @@
 //! one function then checks the whole set against the network before anything is changed.
 
 mod keras;
+mod pytorch;
+mod timm;
+mod torchvision;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::Tensor;
 
 use super::layer::Variable;
+use super::pretrained::Weights;
 use crate::files::write_whole;
 use crate::{Error, Result};
 
@@ -53,23 +57,96 @@ pub(crate) type Metadata = HashMap<String, String>;
 
 const HDF5_SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 
-/// Reads `path` into `variables`, all of them or, on an error, none.
+/// The key in a safetensors file's metadata under which the weights' origin stands.
+const ORIGIN: &str = "pretrained weights";
+
+/// A file's tensors, and where they come from as far as it tells.
+pub(super) struct File {
+    path: PathBuf,
+    contents: Contents,
+    origin: Option<Weights>,
+}
+
+/// Reads a file of any of the formats.
+pub(super) fn read(path: &Path) -> Result<File> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let read = if bytes.starts_with(HDF5_SIGNATURE) {
+        keras::read(&bytes).map(|contents| (contents, Some(Weights::Keras)))
+    } else if bytes.get(8) == Some(&b'{') {
+        read_safetensors(&bytes).and_then(|(contents, metadata)| {
+            let origin = metadata.get(ORIGIN).map(|name| name.parse());
+            let origin = origin.transpose().map_err(|error: Error| error.to_string());
+            Ok((contents, origin?))
+        })
+    } else {
+        pytorch::read(path).map(|contents| (contents, None))
+    };
+    let (contents, origin) = read.map_err(|reason| Error::Weights {
+        path: path.into(),
+        reason,
+    })?;
+    let (contents, origin) = if contents.contains_key(torchvision::FIRST) {
+        let contents = pytorch::renamed(contents, torchvision::variable_name);
+        (contents, Some(Weights::Torchvision))
+    } else if contents.contains_key(timm::FIRST) {
+        let contents = pytorch::renamed(contents, timm::variable_name);
+        (contents, Some(Weights::Timm))
+    } else {
+        (contents, origin)
+    };
+    Ok(File {
+        path: path.into(),
+        contents,
+        origin,
+    })
+}
+
+impl File {
+    /// Returns where the weights come from; files that do not tell are of the default's kind.
+    pub(super) fn origin(&self) -> Weights {
+        self.origin.unwrap_or_default()
+    }
+
+    /// Returns the shape of a tensor, if it is there.
+    pub(super) fn shape(&self, name: &str) -> Option<&[i64]> {
+        self.contents
+            .get(name)
+            .map(|values| values.shape.as_slice())
+    }
+
+    pub(super) fn refused(&self, reason: String) -> Error {
+        Error::Weights {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+
+    /// Copies the tensors into `variables`, all of them or, on an error, none.
+    pub(super) fn assign<'a>(
+        self,
+        variables: impl Iterator<Item = &'a mut Variable>,
+    ) -> Result<()> {
+        let Self { path, contents, .. } = self;
+        assign(contents, variables.collect()).map_err(|reason| Error::Weights { path, reason })
+    }
+}
+
+/// Reads `path` into `variables` of a network with weights of `origin`, all of them or, on an error,
+/// none.
 pub(super) fn load<'a>(
     path: &Path,
+    origin: Weights,
     variables: impl Iterator<Item = &'a mut Variable>,
 ) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let contents = if bytes.starts_with(HDF5_SIGNATURE) {
-        keras::read(&bytes)
-    } else {
-        read_safetensors(&bytes).map(|(contents, _)| contents)
-    };
-    contents
-        .and_then(|contents| assign(contents, variables.collect()))
-        .map_err(|reason| Error::Weights {
-            path: path.into(),
-            reason,
-        })
+    let file = read(path)?;
+    let of_file = file.origin();
+    if of_file.conventions() != origin.conventions() {
+        return Err(file.refused(format!(
+            "expected weights that go with {origin}'s conventions, got {of_file}'s: make the network \
+             with Weights of that name"
+        )));
+    }
+    file.assign(variables)
 }
 
 /// Checks that names and shapes match one to one and that all values are finite, then copies.
@@ -95,12 +172,12 @@ pub(crate) fn assign(mut contents: Contents, variables: Vec<&mut Variable>) -> R
 
 /// Reads the tensors of a safetensors file and the texts beside them.
 pub(crate) fn read_safetensors(bytes: &[u8]) -> Result<(Contents, Metadata), String> {
-    let not_one = |error| format!("neither HDF5 nor safetensors ({error})");
-    let file = SafeTensors::deserialize(bytes).map_err(not_one)?;
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(not_one)?;
+    let damaged = |error| format!("damaged safetensors file: {error}");
+    let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let metadata = header.metadata().clone().unwrap_or_default();
     let mut contents = Contents::new();
-    for (name, view) in file.iter() {
+    for (name, view) in file.iter().filter(|(name, _)| !pytorch::is_counter(name)) {
         if view.dtype() != Dtype::F32 {
             return Err(format!("{name}: expected type F32, got {:?}", view.dtype()));
         }
@@ -120,17 +197,23 @@ pub(crate) fn read_safetensors(bytes: &[u8]) -> Result<(Contents, Metadata), Str
     Ok((contents, metadata))
 }
 
-/// Writes `variables` to `path` as safetensors, under a temporary name first.
-pub(super) fn save<'a>(path: &Path, variables: impl Iterator<Item = &'a Variable>) -> Result<()> {
+/// Writes `variables` and the origin of the base's weights to `path` as safetensors, under a temporary
+/// name first.
+pub(super) fn save<'a>(
+    path: &Path,
+    origin: Weights,
+    variables: impl Iterator<Item = &'a Variable>,
+) -> Result<()> {
     let tensors = variables.map(|variable| (variable.name().to_owned(), variable.value()));
-    write(path, tensors, None)
+    let metadata = Metadata::from([(ORIGIN.into(), origin.to_string())]);
+    write(path, tensors, metadata)
 }
 
 /// Writes tensors, and texts beside them, to `path` as safetensors, under a temporary name first.
 pub(crate) fn write<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (String, &'a Tensor)>,
-    metadata: Option<Metadata>,
+    metadata: Metadata,
 ) -> Result<()> {
     let mut written = Vec::new();
     for (name, tensor) in tensors {
@@ -144,7 +227,7 @@ pub(crate) fn write<'a>(
         });
     let bytes = views
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-        .and_then(|views| safetensors::serialize(views, metadata))
+        .and_then(|views| safetensors::serialize(views, Some(metadata)))
         .map_err(|error| Error::Weights {
             path: path.into(),
             reason: error.to_string(),

@@ -1,0 +1,230 @@
+//! The base with other origins' weights and of other widths, against torchvision, timm and Keras; the
+//! scripts that made the references are in `tests/reference/`. Needs torchvision's weights, which are
+//! fetched.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use common::{assert_close, data, picture, tensors};
+use hdf5_writer::{DatasetBuilder, Hdf5Builder, WriteOptions};
+use safetensors::SafeTensors;
+use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, Weights};
+use tch::{Device, Tensor};
+use tempfile::TempDir;
+
+/// Returns pictures of `tests/reference/pictures.py` as the weights want them, `[N, 3, size, size]`.
+fn images(weights: Weights, pictures: std::ops::Range<i64>, size: u32) -> Tensor {
+    let images = pictures.map(|n| {
+        let values = weights.format(&picture(n, size), size).into_values();
+        Tensor::from_slice(&values).reshape([i64::from(size), i64::from(size), 3])
+    });
+    Tensor::stack(&images.collect::<Vec<_>>(), 0).permute([0, 3, 1, 2])
+}
+
+fn shape(size: u32) -> [i64; 3] {
+    [3, i64::from(size), i64::from(size)]
+}
+
+/// Asserts that the pooled features are those of the reference.
+#[track_caller]
+fn assert_features(what: &str, base: MobileNetV2, images: &Tensor, expected: &Tensor) {
+    assert_eq!(base.layers().len(), 155, "{what}");
+    let pooled = GlobalAveragePooling2d
+        .forward(&base.forward(images).unwrap())
+        .unwrap();
+    assert_close(what, &pooled, expected, 1e-4);
+}
+
+/// A file's shapes by tensor, from a reference's metadata.
+type Shapes = BTreeMap<String, Vec<usize>>;
+
+fn shapes(reference: &str, model: &str) -> Shapes {
+    let bytes = fs::read(data(reference)).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    serde_json::from_str(&header.metadata().as_ref().unwrap()[model]).unwrap()
+}
+
+/// The weights of `tests/reference/formula.py`.
+fn formula(name: &str, shape: &[usize], inputs: usize) -> Vec<f32> {
+    let seed = name.bytes().fold(2_166_136_261_u32, |seed, byte| {
+        (seed ^ u32::from(byte)).wrapping_mul(16_777_619)
+    });
+    let kind = name.rsplit(['.', '/']).next().unwrap();
+    let count: usize = shape.iter().product();
+    let value = |i: usize| {
+        let mut x = (i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed);
+        for _ in 0..2 {
+            x = (x ^ (x >> 16)).wrapping_mul(73_244_475);
+        }
+        x ^= x >> 16;
+        let u = (x >> 8) as f32 / 8_388_608. - 1.;
+        match kind {
+            _ if inputs > 0 => u * (6. / inputs as f64).sqrt() as f32,
+            "moving_variance" | "running_var" => 1. + (u + 1.) / 2.,
+            "gamma" | "weight" => 1. + u / 4.,
+            _ => u / 8.,
+        }
+    };
+    (0..count).map(value).collect()
+}
+
+/// Writes timm's `state_dict` with the formula's weights, as timm's file has it.
+fn timm_file(folder: &TempDir, shapes: &Shapes) -> std::path::PathBuf {
+    let path = folder.path().join("model.safetensors");
+    let tensor = |(name, shape): (&String, &Vec<usize>)| {
+        if name.ends_with("num_batches_tracked") {
+            return (name.clone(), Tensor::from(7_i64));
+        }
+        let is_kernel = shape.len() == 4;
+        let inputs: usize = shape.iter().skip(1).product();
+        let values = formula(name, shape, if is_kernel { inputs } else { 0 });
+        let sizes: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        (name.clone(), Tensor::from_slice(&values).reshape(sizes))
+    };
+    let tensors: Vec<_> = shapes.iter().map(tensor).collect();
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+    path
+}
+
+/// Writes Keras' variables with the formula's weights, as Keras 2 names them in a file.
+fn keras_file(folder: &TempDir, shapes: &Shapes) -> std::path::PathBuf {
+    let path = folder.path().join("weights.h5");
+    let mut file = Hdf5Builder::new();
+    for (name, shape) in shapes {
+        let inputs = match shape.as_slice() {
+            [height, width, ..] if name.contains("depthwise/") => height * width,
+            [height, width, channels, _] => height * width * channels,
+            _ => 0,
+        };
+        let (layer, variable) = name.split_once('/').unwrap();
+        let sizes: Vec<u64> = shape.iter().map(|&size| size as u64).collect();
+        let values = formula(name, shape, inputs);
+        let dataset =
+            DatasetBuilder::typed_data(format!("{layer}/{layer}/{variable}:0"), sizes, &values);
+        file = file.dataset(dataset.unwrap());
+    }
+    let plan = file.into_plan().unwrap();
+    fs::write(&path, plan.encode(WriteOptions::default()).unwrap()).unwrap();
+    path
+}
+
+fn from_file(path: &Path, size: u32) -> Result<MobileNetV2, String> {
+    MobileNetV2::from_file(path, shape(size), Device::Cpu).map_err(|error| error.to_string())
+}
+
+#[test]
+fn features_equal_those_of_torchvision() {
+    let reference = tensors("torch_backbones.safetensors");
+    for size in [96, 160] {
+        let base =
+            MobileNetV2::with_weights(Weights::Torchvision, shape(size), Device::Cpu).unwrap();
+        assert_eq!(base.weights(), Weights::Torchvision);
+        let name = format!("torchvision {size}");
+        let images = images(Weights::Torchvision, 0..2, size);
+        assert_features(&name, base, &images, &reference[&name]);
+    }
+}
+
+#[test]
+fn features_equal_those_of_timm_at_three_widths() {
+    let reference = tensors("torch_backbones.safetensors");
+    for (model, alpha, size) in [
+        ("mobilenetv2_050", 0.5, 96),
+        ("mobilenetv2_100", 1.0, 128),
+        ("mobilenetv2_140", 1.4, 224),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = timm_file(&folder, &shapes("torch_backbones.safetensors", model));
+        let base = from_file(&file, size).unwrap();
+        assert_eq!((base.weights(), base.alpha()), (Weights::Timm, alpha));
+        let images = images(Weights::Timm, 2..3, size);
+        let expected = &reference[&format!("{model} {size}")];
+        assert_features(model, base, &images, expected);
+    }
+}
+
+#[test]
+fn features_equal_those_of_keras_at_other_widths() {
+    let reference = tensors("keras_widths.safetensors");
+    for (alpha, name, size) in [(0.35, "0.35", 96), (1.4, "1.4", 192)] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = keras_file(&folder, &shapes("keras_widths.safetensors", name));
+        let base = from_file(&file, size).unwrap();
+        assert_eq!((base.weights(), base.alpha()), (Weights::Keras, alpha));
+        assert_eq!(base.name(), format!("mobilenetv2_{alpha:.2}_{size}"));
+        let images = images(Weights::Keras, 2..3, size);
+        let expected = &reference[&format!("{name} {size}")];
+        assert_features(name, base, &images, expected);
+    }
+}
+
+#[test]
+fn a_saved_model_keeps_the_origin_of_its_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let model = |weights| {
+        let base = MobileNetV2::with_weights(weights, shape(96), Device::Cpu).unwrap();
+        Sequential::new(base)
+    };
+    let saved = model(Weights::Torchvision);
+    saved.save_weights(&path).unwrap();
+    let images = images(Weights::Torchvision, 0..1, 96);
+    let expected = saved.forward(&images).unwrap();
+
+    let base = from_file(&path, 96).unwrap();
+    assert_eq!(base.weights(), Weights::Torchvision);
+    assert_close("features", &base.forward(&images).unwrap(), &expected, 0.);
+
+    let mut other = model(Weights::TfHub);
+    let before = other.forward(&images).unwrap();
+    let error = other.load_weights(&path).unwrap_err().to_string();
+    assert!(
+        error.contains("expected weights that go with tfhub's conventions, got torchvision's"),
+        "{error}"
+    );
+    assert_close("features", &other.forward(&images).unwrap(), &before, 0.);
+}
+
+#[test]
+fn a_model_of_another_width_has_its_own_number_of_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = timm_file(
+        &folder,
+        &shapes("torch_backbones.safetensors", "mobilenetv2_140"),
+    );
+    let base = from_file(&file, 32).unwrap();
+    assert_eq!(base.output_shape(), [1792, 1, 1]);
+    let model = Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1792, 1));
+    let logits = model.forward(&images(Weights::Timm, 0..1, 32)).unwrap();
+    assert_eq!(logits.size(), [1, 1]);
+}
+
+#[test]
+fn a_network_with_more_blocks_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shapes = shapes("torch_backbones.safetensors", "mobilenetv2_100");
+    shapes.insert("blocks.1.2.conv_pw.weight".into(), vec![144, 24, 1, 1]);
+    let error = from_file(&timm_file(&folder, &shapes), 32).unwrap_err();
+    assert!(
+        error.ends_with("blocks.1.2.conv_pw.weight does not belong to this network"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_unknown_width_is_refused_with_those_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shapes = shapes("torch_backbones.safetensors", "mobilenetv2_100");
+    shapes.insert("conv_head.weight".into(), vec![1280, 352, 1, 1]);
+    let error = from_file(&timm_file(&folder, &shapes), 32).unwrap_err();
+    assert!(
+        error.contains("320 (1), 112 (0.35)") && error.ends_with("got 352"),
+        "{error}"
+    );
+}
