@@ -11,7 +11,7 @@
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained) |
 //! | freeze | [`set_trainable`](model::MobileNetV2::set_trainable), [`layers_mut`](model::MobileNetV2::layers_mut) |
-//! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dense`](model::Dense) |
+//! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
@@ -46,7 +46,9 @@ pub mod prelude {
 
     pub use crate::dataset::ImageDataset;
     pub use crate::device::device_report;
-    pub use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable};
+    pub use crate::model::{
+        Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable,
+    };
     pub use crate::pipeline::{Batches, Dataset, Pixels};
     pub use crate::settings::Settings;
     pub use crate::training::{Fit, History, Loss, RmsProp};

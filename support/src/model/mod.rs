@@ -11,7 +11,7 @@ mod steps;
 mod summary;
 mod weights;
 
-pub use head::{Dense, GlobalAveragePooling2d, TopLayer};
+pub use head::{Dense, Dropout, GlobalAveragePooling2d, TopLayer};
 pub use layer::{Layer, Operation, SetTrainable, Variable};
 pub use mobilenet_v2::MobileNetV2;
 pub use sequential::Sequential;

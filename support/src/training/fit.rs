@@ -180,6 +180,7 @@ impl Sequential<Compiled> {
             let start = Instant::now();
             let mut totals = Totals::default();
             let steps = batches.len();
+            self.compiled.step = (epoch * steps) as u64;
             for (step, batch) in (1..).zip(source.epoch(epoch)) {
                 let (input, labels) = batch?;
                 totals.add(self.train_step(done, &input, &labels)?, labels.numel());
@@ -317,13 +318,14 @@ impl Sequential<Compiled> {
     }
 
     fn train_step(&mut self, done: usize, input: &Tensor, labels: &Tensor) -> Result<Evaluation> {
-        let logits = self.run(done, input, self.last())?;
+        let logits = self.run(done, input, self.last(), self.compiled.step)?;
         let (loss, evaluation) = self.loss(&logits, labels)?;
         let (variables, compiled) = self.split_compiled();
         let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
         let gradients = Tensor::f_run_backward(&[loss], &values, false, false)
             .map_err(Error::torch("backward pass"))?;
         compiled.optimizer.step(&variables, &gradients)?;
+        compiled.step += 1;
         Ok(evaluation)
     }
 
