@@ -8,6 +8,7 @@
 //! | load and split the pictures | [`ImageDataset::load`](dataset::ImageDataset::load), [`split`](dataset::ImageDataset::split) |
 //! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
 //! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |
+//! | flip and rotate | [`Augmentation`](pipeline::Augmentation), [`Dataset::augment`](pipeline::Dataset::augment), [`show_augmented`](pipeline::Dataset::show_augmented) |
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained) |
 //! | freeze | [`set_trainable`](model::MobileNetV2::set_trainable), [`layers_mut`](model::MobileNetV2::layers_mut) |
@@ -49,7 +50,7 @@ pub mod prelude {
     pub use crate::model::{
         Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable,
     };
-    pub use crate::pipeline::{Batches, Dataset, Pixels};
+    pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
     pub use crate::settings::Settings;
     pub use crate::training::{Fit, History, Loss, RmsProp};
 }

@@ -10,6 +10,8 @@ pub struct Pixels {
     width: u32,
     height: u32,
     values: Values,
+    /// What the samples 0 and 255, black and white, have become.
+    range: [f32; 2],
 }
 
 /// Most of a photo's values are never asked for: resizing reads a fraction of them. So the
@@ -36,6 +38,7 @@ impl From<&RgbImage> for Pixels {
             width,
             height,
             values,
+            range: [0.0, 255.0],
         }
     }
 }
@@ -51,7 +54,8 @@ impl Pixels {
         self.change(|value| *value += summand)
     }
 
-    fn change(mut self, change: impl FnMut(&mut f32)) -> Self {
+    fn change(mut self, mut change: impl FnMut(&mut f32)) -> Self {
+        self.range.iter_mut().for_each(&mut change);
         let values = match &mut self.values {
             Values::Samples { value_of, .. } => value_of.as_mut_slice(),
             Values::Floats(values) => values,
@@ -76,7 +80,39 @@ impl Pixels {
             width,
             height,
             values: Values::Floats(values),
+            range: self.range,
         }
+    }
+
+    /// Replaces the values, `height` x `width` x 3, by as many others.
+    pub(super) fn change_all(self, change: impl FnOnce(Vec<f32>) -> Vec<f32>) -> Self {
+        let Self {
+            width,
+            height,
+            range,
+            ..
+        } = self;
+        let values = Values::Floats(change(self.into_values()));
+        Self {
+            width,
+            height,
+            values,
+            range,
+        }
+    }
+
+    /// Returns what black and white, samples of 0 and 255, have become.
+    pub(super) fn range(&self) -> [f32; 2] {
+        self.range
+    }
+
+    /// Returns the picture to look at: black and white are again what they were before
+    /// [`scale`](Self::scale) and [`offset`](Self::offset).
+    pub fn to_image(&self) -> RgbImage {
+        let [black, white] = self.range;
+        let sample = |value: f32| (255.0 * (value - black) / (white - black)).round() as u8;
+        let samples = self.clone().into_values().into_iter().map(sample);
+        RgbImage::from_raw(self.width, self.height, samples.collect()).unwrap_or_default()
     }
 
     /// Returns the width and height in pixels.
@@ -198,13 +234,13 @@ impl Row {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
 
     /// The picture that `tests/reference/resize.py` computes.
-    fn picture(width: u32, height: u32) -> RgbImage {
+    pub(in crate::pipeline) fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             let base = x * x * 7 + y * y * 13 + x * y * 3 + x * 31 + y * 17;
             image::Rgb([0, 1, 2].map(|c| ((base + c * 101) % 256) as u8))
@@ -261,6 +297,15 @@ mod tests {
         let values = pixels.into_values();
         assert_eq!(values[..2], [-1.0, 1.0]);
         assert!((values[2] + 0.6).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_image_of_pixels_is_the_one_they_came_from() {
+        let picture = picture(7, 5);
+        let pixels = Pixels::from(&picture).scale(1.0 / 127.5).offset(-1.0);
+        assert_eq!(pixels.to_image(), picture);
+        assert_eq!(pixels.resize(7, 5).to_image(), picture);
+        assert_eq!(Pixels::from(&picture).scale(-2.0).to_image(), picture);
     }
 
     #[test]

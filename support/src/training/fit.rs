@@ -50,7 +50,8 @@ impl<'a> Fit<'a> {
     }
 
     /// Computes what the frozen layers make of each picture once (`true`, the default) or in every
-    /// epoch anew. The history is the same, up to rounding.
+    /// epoch anew. The history is the same, up to rounding. Pictures that are augmented are
+    /// computed in every epoch either way.
     #[must_use]
     pub fn cache_activations(mut self, cache: bool) -> Self {
         self.cache_activations = cache;
@@ -166,6 +167,11 @@ impl Sequential<Compiled> {
                 got: "all layers frozen".into(),
             });
         }
+        let validation = fit.validation.map(Batches::unaugmented);
+        let fit = Fit {
+            validation: validation.as_ref(),
+            ..fit
+        };
 
         let done = self.frozen_prefix();
         let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
@@ -230,7 +236,13 @@ impl Sequential<Compiled> {
     ) -> Result<Option<Sources<'a>>> {
         let start = Instant::now();
         let store = fit.cache_activations && done > 0;
-        let all = batches.len() + fit.validation.map_or(0, Batches::len);
+        let is_stored = |batches: &Batches| store && !batches.is_augmented();
+        let all: usize = [Some(batches), fit.validation]
+            .into_iter()
+            .flatten()
+            .filter(|batches| is_stored(batches))
+            .map(Batches::len)
+            .sum();
         let mut computed = 0;
         let mut goes_on = || {
             computed += 1;
@@ -241,7 +253,7 @@ impl Sequential<Compiled> {
             !stop.requested()
         };
         let mut source = |batches: &'a Batches| {
-            let frozen = if store {
+            let frozen = if is_stored(batches) {
                 let memory = fit.activation_memory;
                 match Activations::compute(self, done, batches, memory, &mut goes_on)? {
                     Some(activations) => Frozen::Done(activations),
@@ -266,11 +278,22 @@ impl Sequential<Compiled> {
                 Frozen::ToDo(_) => None,
             })
             .collect();
-        if store {
+        if store && batches.is_augmented() {
             progress.line(&format!(
-                "frozen up to {}: {} activations, {:.0} MB{}, computed once in {:.0}s",
+                "frozen up to {}: computed anew in every epoch for the training pictures, which are augmented",
+                self.layer_name(done),
+            ));
+        }
+        if !stored.is_empty() {
+            progress.line(&format!(
+                "frozen up to {}: {} activations{}, {:.0} MB{}, computed once in {:.0}s",
                 self.layer_name(done),
                 stored.iter().map(|stored| stored.len()).sum::<usize>(),
+                if batches.is_augmented() {
+                    " of validation pictures"
+                } else {
+                    ""
+                },
                 stored
                     .iter()
                     .map(|stored| stored.store().bytes())
@@ -293,6 +316,7 @@ impl Sequential<Compiled> {
     /// As [`fit`](Self::fit); `Stopped` by the notebook's Stop button.
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {
         self.check(batches, "evaluate, the batches")?;
+        let batches = &batches.unaugmented();
         let frozen = Frozen::ToDo(Box::new(self.inference(0, 0)?));
         let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
         let (start, steps) = (Instant::now(), batches.len());
@@ -414,30 +438,53 @@ fn report_skipped(progress: &mut Progress, batches: &Batches, part: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use image::RgbImage;
     use tch::Device;
 
     use super::*;
     use crate::dataset::Example;
     use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2};
-    use crate::pipeline::{Dataset, Pixels};
+    use crate::pipeline::{Augmentation, Dataset, Pixels};
     use crate::settings::BrokenPictures;
     use crate::training::{Loss, RmsProp};
 
-    #[test]
-    fn activations_beyond_the_memory_allowed_go_into_a_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("0.png");
+    /// Two pictures, and a model for them.
+    fn pictures_and_model(folder: &Path) -> (Dataset<Pixels>, Sequential<Compiled>) {
+        let path = folder.join("0.png");
         RgbImage::new(32, 32).save(&path).unwrap();
         let examples = [0, 1].map(|label| Example::at_path(format!("{label}.png"), label, &path));
         let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
         let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenPictures::Stop);
-        let batches = pictures.map(|image| Pixels::from(image)).batch(2);
         let model = Sequential::new(MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap())
             .push(GlobalAveragePooling2d)
             .push(Dense::new(1280, 1))
             .compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)
             .unwrap();
+        (pictures.map(|image| Pixels::from(image)), model)
+    }
+
+    #[test]
+    fn activations_of_augmented_pictures_are_not_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, model) = pictures_and_model(folder.path());
+        let flip = Augmentation::new().random_flip_horizontal();
+        let augmented = pictures.augment(flip).unwrap().batch(2);
+        let plain = pictures.batch(2);
+        let fit = Fit::epochs(1).validation(&plain);
+        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
+        let sources = model.sources(155, &augmented, &fit, &mut progress, &mut stop);
+        let (training, validation) = sources.unwrap().unwrap();
+        assert!(matches!(training.frozen, Frozen::ToDo(_)));
+        assert!(matches!(validation.unwrap().frozen, Frozen::Done(_)));
+    }
+
+    #[test]
+    fn activations_beyond_the_memory_allowed_go_into_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, model) = pictures_and_model(folder.path());
+        let batches = pictures.batch(2);
         let bytes = 2 * 1280 * size_of::<f32>();
         for (memory, file) in [(bytes, false), (bytes - 1, true)] {
             let fit = Fit::epochs(1).activation_memory(memory);
