@@ -48,6 +48,34 @@ fn format(bencher: Bencher<'_, '_>) {
     });
 }
 
+fn flip() -> Augmentation {
+    Augmentation::new().random_flip_horizontal()
+}
+
+/// What an augmentation costs beside decoding and formatting.
+#[divan::bench(args = ["flip", "rotation", "flip and rotation", "colour", "all"])]
+fn augment(bencher: Bencher<'_, '_>, what: &str) {
+    let augmentation = match what {
+        "flip" => flip(),
+        "rotation" => Augmentation::new().random_rotation(0.2),
+        "flip and rotation" => flip().random_rotation(0.2),
+        "colour" => Augmentation::new().color_jitter(0.2, 0.2, 0.2),
+        _ => flip().random_rotation(0.2).color_jitter(0.2, 0.2, 0.2),
+    };
+    let pixels = Pixels::from(&photo())
+        .scale(1.0 / 127.5)
+        .offset(-1.0)
+        .resize(IMG_SIZE, IMG_SIZE);
+    let mut epoch = 0;
+    bencher
+        .counter(ItemsCount::new(1_usize))
+        .with_inputs(|| {
+            epoch += 1;
+            (pixels.clone(), epoch)
+        })
+        .bench_local_values(|(pixels, epoch)| augmentation.apply(pixels, 0, "photo", epoch));
+}
+
 /// A base of the tutorial, and pictures for it.
 fn base(pictures: i64) -> (MobileNetV2, Tensor) {
     let side = i64::from(IMG_SIZE);

@@ -8,10 +8,11 @@
 //! | load and split the pictures | [`ImageDataset::load`](dataset::ImageDataset::load), [`split`](dataset::ImageDataset::split) |
 //! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
 //! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |
+//! | flip and rotate | [`Augmentation`](pipeline::Augmentation), [`Dataset::augment`](pipeline::Dataset::augment), [`show_augmented`](pipeline::Dataset::show_augmented) |
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other weights: [`Weights`](model::Weights) |
 //! | freeze | [`set_trainable`](model::MobileNetV2::set_trainable), [`layers_mut`](model::MobileNetV2::layers_mut) |
-//! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dense`](model::Dense) |
+//! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
@@ -47,9 +48,9 @@ pub mod prelude {
     pub use crate::dataset::ImageDataset;
     pub use crate::device::device_report;
     pub use crate::model::{
-        Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Weights,
+        Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Weights,
     };
-    pub use crate::pipeline::{Batches, Dataset, Pixels};
+    pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
     pub use crate::settings::Settings;
     pub use crate::training::{Fit, History, Loss, RmsProp};
 }

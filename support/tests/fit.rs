@@ -5,12 +5,31 @@ mod small_set;
 
 use std::fs;
 
-use small_set::{batches, model, pictures};
-use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential};
-use support::pipeline::Batches;
+use small_set::{augmented_batches, batches, model, pictures};
+use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential};
+use support::pipeline::{Augmentation, Batches};
 use support::settings::BrokenPictures;
-use support::training::{Fit, History, Loss, RmsProp};
+use support::training::{Compiled, Fit, History, Loss, RmsProp};
 use tch::Device;
+
+/// A frozen base with features dropped before the last layer.
+fn dropping_model(learning_rate: f64, seed: u64) -> Sequential<Compiled> {
+    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    base.set_trainable(false);
+    Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dropout::new(0.2).seed(seed))
+        .push(Dense::new(1280, 1).seed(1))
+        .compile(RmsProp::new(learning_rate), Loss::BinaryCrossentropy)
+        .unwrap()
+}
+
+fn augmentation() -> Augmentation {
+    Augmentation::new()
+        .random_flip_horizontal()
+        .random_rotation(0.1)
+        .color_jitter(0.2, 0.2, 0.2)
+}
 
 fn fit(frozen_layers: usize, cache: bool, batches: &(Batches, Batches)) -> History {
     let (train, validation) = batches;
@@ -80,6 +99,92 @@ fn fitting_learns() {
     assert_eq!(history.val_loss().last(), Some(&after.loss));
     assert!(after.loss < 0.5 * before.loss, "{before} became {after}");
     assert!(after.accuracy > 0.9, "{after}");
+}
+
+#[test]
+fn fitting_with_augmentation_and_dropout_learns_and_evaluates_the_pictures_as_they_are() {
+    let folder = pictures(&["cats", "dogs"], 12);
+    let (train, validation) =
+        augmented_batches(folder.path(), BrokenPictures::Stop, augmentation());
+    let (plain, _) = batches(folder.path(), BrokenPictures::Stop);
+    let mut model = dropping_model(1e-3, 0);
+    let before = model.evaluate(&validation).unwrap();
+    let history = model
+        .fit(&train, Fit::epochs(8).validation(&validation))
+        .unwrap();
+    let after = model.evaluate(&validation).unwrap();
+    assert_eq!(history.val_loss().last(), Some(&after.loss));
+    assert!(after.loss < 0.5 * before.loss, "{before} became {after}");
+    assert!(after.accuracy > 0.8, "{after}");
+    assert_eq!(
+        model.evaluate(&train).unwrap(),
+        model.evaluate(&plain).unwrap()
+    );
+    // Nothing is augmented where it serves as validation, stored or not.
+    for cache in [true, false] {
+        let fit = |validation| {
+            let fit = Fit::epochs(1).validation(validation);
+            let history = dropping_model(1e-4, 0).fit(&train, fit.cache_activations(cache));
+            history.unwrap().val_loss()
+        };
+        assert_eq!(fit(&train), fit(&plain));
+    }
+}
+
+#[test]
+fn what_is_augmented_and_dropped_is_reproducible_and_the_same_in_a_continued_run() {
+    let folder = pictures(&["cats", "dogs"], 4);
+    let augmented =
+        |augmentation| augmented_batches(folder.path(), BrokenPictures::Stop, augmentation).0;
+    let fit = |train: &Batches, seed, stops: &[usize]| {
+        let mut model = dropping_model(1e-3, seed);
+        let mut losses = Vec::new();
+        let mut done = 0;
+        for &epochs in stops {
+            let fit = Fit::epochs(epochs).initial_epoch(done);
+            losses.extend(model.fit(train, fit).unwrap().loss());
+            done = epochs;
+        }
+        losses
+    };
+    let train = augmented(augmentation());
+    let whole = fit(&train, 5, &[3]);
+    assert_eq!(whole, fit(&train, 5, &[3]));
+    assert_eq!(whole, fit(&train, 5, &[1, 3]));
+    assert_ne!(whole, fit(&train, 6, &[3]));
+    assert_ne!(whole, fit(&augmented(Augmentation::new()), 5, &[3]));
+    // On stored activations as well.
+    let plain = augmented(Augmentation::new());
+    assert_eq!(fit(&plain, 5, &[3]), fit(&plain, 5, &[2, 3]));
+    // With steps too small to change a weight, a new model's later epochs are the first one's.
+    let losses = |initial_epoch| {
+        let fit = Fit::epochs(3).initial_epoch(initial_epoch);
+        dropping_model(1e-30, 5).fit(&plain, fit).unwrap().loss()
+    };
+    assert_eq!(losses(0)[1..], losses(1));
+    assert_ne!(losses(0)[0], losses(0)[1]);
+    // Nor do the steps of an epoch drop the same.
+    let (images, labels) = plain.first().unwrap();
+    let mut model = dropping_model(1e-30, 5);
+    let [one, other] = [0, 1].map(|_| model.train_on_batch(&images, &labels).unwrap().loss);
+    assert_ne!(one, other);
+}
+
+#[test]
+fn a_dropout_of_everything_or_less_than_nothing_is_not_compiled() {
+    for rate in [-0.1, 1., f64::NAN, f64::INFINITY] {
+        let base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+        let error = Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dropout::new(rate))
+            .push(Dense::new(1280, 1))
+            .compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("Dropout, the rate: expected 0 or more, and less than 1, got {rate}")
+        );
+    }
 }
 
 #[test]

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use small_set::{batches, model, pictures};
+use small_set::{augmented_batches, batches, model, pictures};
 use support::Error;
-use support::model::Sequential;
-use support::pipeline::Batches;
+use support::model::{
+    Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable,
+};
+use support::pipeline::{Augmentation, Batches};
 use support::settings::BrokenPictures;
-use support::training::{Compiled, Fit, History};
+use support::training::{Compiled, Fit, History, Loss, RmsProp};
+use tch::Device;
 
 /// Layers frozen: training changes some of the base, too.
 const FROZEN: usize = 140;
@@ -51,13 +54,25 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// One that has some use for random numbers while it is trained.
+fn dropping_model() -> Sequential<Compiled> {
+    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    base.layers_mut()[..FROZEN].set_trainable(false);
+    Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dropout::new(0.3))
+        .push(Dense::new(1280, 1))
+        .compile(RmsProp::new(1e-3), Loss::BinaryCrossentropy)
+        .unwrap()
+}
+
 /// Trains a new model with the options that `with` adds.
 fn train(
     (train, validation): &(Batches, Batches),
     with: impl FnOnce(Fit<'_>) -> Fit<'_>,
     epochs: usize,
 ) -> support::Result<(Sequential<Compiled>, History)> {
-    let mut model = model(FROZEN, 1e-3);
+    let mut model = dropping_model();
     let fit = with(Fit::epochs(epochs).validation(validation));
     let history = model.fit(train, fit)?;
     Ok((model, history))
@@ -66,7 +81,10 @@ fn train(
 #[test]
 fn an_interrupted_run_ends_as_one_that_was_not() {
     let folder = pictures(&["cats", "dogs"], 6);
-    let batches = batches(folder.path(), BrokenPictures::Stop);
+    let augmentation = Augmentation::new()
+        .random_flip_horizontal()
+        .random_rotation(0.1);
+    let batches = augmented_batches(folder.path(), BrokenPictures::Stop, augmentation);
     let checkpoints = &folder.path().join("new/checkpoints");
     let (whole, whole_history) = train(&batches, |fit| fit, 4).unwrap();
     let (_, first) = train(&batches, |fit| fit.checkpoints(checkpoints), 3).unwrap();
@@ -171,19 +189,29 @@ fn a_checkpoint_of_another_run_is_refused_and_changes_nothing() {
         assert!(weights(&model) == before, "the weights changed");
         error.to_string()
     };
-    let other_rate = refusal(model(FROZEN, 1e-4), &batches.0, 3);
+    let other_head = refusal(model(FROZEN, 1e-3), &batches.0, 3);
+    assert!(other_head.contains("with dropouts"), "{other_head}");
+    let dropping = |rate: f64| {
+        let rms_prop = RmsProp::new(rate);
+        dropping_model()
+            .compile(rms_prop, Loss::BinaryCrossentropy)
+            .unwrap()
+    };
+    let other_rate = refusal(dropping(1e-4), &batches.0, 3);
     assert!(
         other_rate.contains("learning rate 0.001 where this one has 0.0001"),
         "{other_rate}"
     );
-    let others_trained = refusal(model(155, 1e-3), &batches.0, 3);
+    let mut frozen = dropping(1e-3);
+    frozen.base_mut().set_trainable(false);
+    let others_trained = refusal(frozen, &batches.0, 3);
     assert!(
         others_trained.contains("trainable variables"),
         "{others_trained}"
     );
-    let fewer_pictures = refusal(model(FROZEN, 1e-3), &batches.0.take(1), 3);
+    let fewer_pictures = refusal(dropping(1e-3), &batches.0.take(1), 3);
     assert!(fewer_pictures.contains("with picture"), "{fewer_pictures}");
-    let fewer_epochs = refusal(model(FROZEN, 1e-3), &batches.0, 1);
+    let fewer_epochs = refusal(dropping(1e-3), &batches.0, 1);
     assert!(
         fewer_epochs.contains("beyond the 1 epochs asked for"),
         "{fewer_epochs}"

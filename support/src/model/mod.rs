@@ -12,7 +12,7 @@ mod steps;
 mod summary;
 pub(crate) mod weights;
 
-pub use head::{Dense, GlobalAveragePooling2d, TopLayer};
+pub use head::{Dense, Dropout, GlobalAveragePooling2d, TopLayer};
 pub use layer::{Layer, Operation, SetTrainable, Variable};
 pub use mobilenet_v2::MobileNetV2;
 pub use pretrained::Weights;

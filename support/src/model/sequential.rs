@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::Tensor;
 
 use super::head::TopLayer;
-use super::layer::Variable;
+use super::layer::{Layer, Variable};
 use super::mobilenet_v2::MobileNetV2;
 use super::weights;
 use crate::Result;
@@ -144,16 +144,18 @@ impl<C> Sequential<C> {
     }
 
     /// Returns the layer behind which training starts: its output, alone, determines the model's,
-    /// and neither it nor a layer before it is trained. Of those the last one, or one before it in
-    /// the same block whose output is smaller. Layer 0 only hands the pictures on.
+    /// and neither it nor a layer before it is trained or random. Of those the last one, or one
+    /// before it in the same block whose output is smaller. Layer 0 only hands the pictures on.
     pub(crate) fn frozen_prefix(&self) -> usize {
         let base = self.base.layers();
         let trained = |variables: &[&Variable]| variables.iter().any(|v| v.is_trainable());
+        let in_base = |layer: &Layer| trained(&layer.variables().iter().collect::<Vec<_>>());
+        let on_top = |layer: &TopLayer| layer.is_random() || trained(&layer.variables());
         let first_trained = base
             .iter()
-            .map(|layer| layer.variables().iter().collect())
-            .chain(self.top.iter().map(TopLayer::variables))
-            .position(|variables: Vec<&Variable>| trained(&variables))
+            .map(in_base)
+            .chain(self.top.iter().map(on_top))
+            .position(|changes| changes)
             .unwrap_or(self.last() + 1);
         let last = self.base.last_bottleneck(first_trained.min(base.len()) - 1);
         let cuts = (last..first_trained).filter(|&i| i >= base.len() || self.base.is_cut(i));
@@ -161,17 +163,21 @@ impl<C> Sequential<C> {
         cuts.rev().min_by_key(size).unwrap_or(0)
     }
 
-    /// Returns layer `to`'s output for layer `from`'s, recording what a backward pass needs.
-    pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize) -> Result<Tensor> {
+    /// Returns layer `to`'s output for layer `from`'s in a training step, recording what a backward
+    /// pass needs.
+    pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize, step: u64) -> Result<Tensor> {
         let last_of_base = self.base.layers().len() - 1;
         let features = if from < last_of_base {
             self.base.run(from, input, to.min(last_of_base))?
         } else {
             input.shallow_clone()
         };
-        self.top_between(from, to)
-            .iter()
-            .try_fold(features, |input, layer| layer.forward_recorded(&input))
+        let first = from.saturating_sub(last_of_base);
+        (first..)
+            .zip(self.top_between(from, to))
+            .try_fold(features, |input, (place, layer)| {
+                layer.forward_recorded(&input, place, step)
+            })
     }
 
     /// Returns a function that gives layer `to`'s output for layer `from`'s, without a record and
@@ -194,7 +200,7 @@ impl<C> Sequential<C> {
                 None => input.shallow_clone(),
             };
             top.iter()
-                .try_fold(features, |input, layer| layer.forward_recorded(&input))
+                .try_fold(features, |input, layer| layer.forward(&input))
         })
     }
 
@@ -230,7 +236,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::model::{Dense, GlobalAveragePooling2d, SetTrainable};
+    use crate::model::{Dense, Dropout, GlobalAveragePooling2d, SetTrainable};
 
     #[test]
     fn training_starts_at_the_narrowest_point_before_what_is_trained() {
@@ -257,5 +263,41 @@ mod tests {
             starts_behind(155),
             behind("global_average_pooling2d", &[1280])
         );
+    }
+
+    #[test]
+    fn nothing_behind_a_dropout_is_frozen() {
+        let mut base = MobileNetV2::untrained([3, 160, 160], Device::Cpu).unwrap();
+        base.set_trainable(false);
+        let model = Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dropout::new(0.2))
+            .push(Dense::new(1280, 1));
+        let name = |index| model.layer_name(index);
+        assert_eq!(name(model.frozen_prefix()), "global_average_pooling2d");
+        assert_eq!([name(156), name(157)], ["dropout", "dense"]);
+        assert_eq!(model.layer_shape(156), [1280]);
+        let summary = model.summary().to_string();
+        let row = summary.lines().find(|line| line.starts_with("dropout"));
+        let cells: Vec<&str> = row.unwrap().split_whitespace().collect();
+        assert_eq!(cells, ["dropout", "(Dropout)", "[None,", "1280]", "0"]);
+    }
+
+    #[test]
+    fn a_part_of_a_model_drops_what_the_whole_model_drops() {
+        let base = MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap();
+        let model = Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dropout::new(0.5))
+            .push(Dropout::new(0.5));
+        let features = Tensor::rand([2, 1280, 1, 1], (tch::Kind::Float, Device::Cpu));
+        let pooled = model.run(154, &features, 155, 9).unwrap();
+        let whole = model.run(154, &features, 157, 9).unwrap();
+        assert_eq!(model.run(155, &pooled, 157, 9).unwrap(), whole);
+        assert_ne!(model.run(155, &pooled, 157, 8).unwrap(), whole);
+        assert_eq!(model.inference(155, 157).unwrap()(&pooled).unwrap(), pooled);
+        // Two layers of one seed drop different features: about a quarter is left.
+        let kept = whole.ne(0.).sum(None).int64_value(&[]);
+        assert!((540..740).contains(&kept), "{kept}");
     }
 }

@@ -1,6 +1,7 @@
 //! Batches of tensors, made on worker threads ahead of their use.
 //!
-//! The order of the pictures depends on the seed and the epoch, never on the threads.
+//! The order of the pictures, and how they are augmented, depends on the seed and the epoch, never
+//! on the threads.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -86,11 +87,18 @@ impl Batches {
 
     /// Starts an epoch: worker threads, one per core, begin with its first pictures.
     ///
-    /// The order of the examples depends on the dataset's seed and on `epoch` only.
+    /// The order of the examples, and how their pictures are augmented, depends on the dataset's
+    /// seed and on `epoch` only.
     pub fn epoch(&self, epoch: usize) -> BatchIter {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        self.epoch_on(threads, epoch)
+    }
+
+    /// Starts an epoch on at most so many threads.
+    pub(super) fn epoch_on(&self, threads: usize, epoch: usize) -> BatchIter {
         let (dataset, ahead) = (self.dataset.clone(), self.size * BATCHES_AHEAD);
         BatchIter {
-            workers: Workers::start(dataset, self.order(epoch), ahead),
+            workers: Workers::start(dataset, epoch, self.order(epoch), threads, ahead),
             batches: self.clone(),
             any: false,
         }
@@ -111,6 +119,16 @@ impl Batches {
         Self::new(self.dataset.shuffle(1), self.size)
     }
 
+    /// Returns whether the pictures change from epoch to epoch.
+    pub fn is_augmented(&self) -> bool {
+        self.dataset.is_augmented()
+    }
+
+    /// Returns the same batches of the pictures as they are without augmentation.
+    pub(crate) fn unaugmented(&self) -> Self {
+        Self::new(self.dataset.unaugmented(), self.size)
+    }
+
     /// Returns the ids of the dataset's examples, in the order before any shuffling.
     pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
         self.dataset
@@ -125,7 +143,7 @@ impl Batches {
     }
 
     /// Returns what decides which pictures come in which order.
-    pub(crate) fn describe(&self) -> [(String, Value); 6] {
+    pub(crate) fn describe(&self) -> [(String, Value); 7] {
         let mut ids = Sha256::new();
         for id in self.ids() {
             ids.update(id);
@@ -142,6 +160,10 @@ impl Batches {
             ("picture names' digest".into(), digest.into()),
             ("batch size".into(), self.size.into()),
             ("seed".into(), self.dataset.seed().into()),
+            (
+                "augmentation".into(),
+                format!("{:?}", self.dataset.augmentation()).into(),
+            ),
             (
                 "shuffle buffer".into(),
                 self.dataset.shuffle_buffer().into(),
@@ -304,21 +326,24 @@ struct Workers {
 
 impl Workers {
     /// Starts the threads; `ahead` pictures are loaded before they are asked for.
-    fn start(dataset: Dataset<Pixels>, order: Vec<usize>, ahead: usize) -> Self {
+    fn start(
+        dataset: Dataset<Pixels>,
+        epoch: usize,
+        order: Vec<usize>,
+        threads: usize,
+        ahead: usize,
+    ) -> Self {
         let (jobs, queue) = mpsc::channel::<(usize, SyncSender<Loaded>)>();
         let queue = Arc::new(Mutex::new(queue));
         let stopped = Arc::new(AtomicBool::new(false));
-        let threads = thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(order.len());
-        for _ in 0..threads {
+        for _ in 0..threads.min(order.len()) {
             let (dataset, queue, stopped) = (dataset.clone(), queue.clone(), stopped.clone());
             thread::spawn(move || {
                 while !stopped.load(Ordering::Relaxed) {
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((index, result)) = job else { break };
                     // Nobody waits for it once the epoch was dropped: not an error.
-                    let _ = result.send(load(&dataset, index));
+                    let _ = result.send(load(&dataset, index, epoch));
                 }
             });
         }
@@ -369,9 +394,9 @@ impl Drop for Workers {
     }
 }
 
-fn load(dataset: &Dataset<Pixels>, index: usize) -> Loaded {
+fn load(dataset: &Dataset<Pixels>, index: usize, epoch: usize) -> Loaded {
     let example = &dataset.examples()[index];
-    let Some(pixels) = dataset.load(example)? else {
+    let Some(pixels) = dataset.load_augmented(example, epoch)? else {
         return Ok(None);
     };
     let (id, label) = (example.id.clone(), example.label as i64);

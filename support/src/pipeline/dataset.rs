@@ -10,19 +10,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 
-use super::{Batches, Pixels, decode};
+use super::{Augmentation, Batches, Pixels, decode};
 use crate::dataset::{Example, ImageDataset, Raw};
 use crate::settings::BrokenPictures;
 use crate::{Error, Result};
 
 /// Labelled pictures, each made into a `T` when it is asked for.
 ///
-/// A clone, and whatever `map`, `take`, `skip`, `shuffle` or `batch` makes of a dataset, shares
+/// A clone, and whatever `map`, `augment`, `take`, `skip`, `shuffle` or `batch` makes of a dataset, shares
 /// the examples with it, and the list of pictures that could not be read.
 pub struct Dataset<T> {
     examples: Arc<[Example]>,
     classes: Arc<[String]>,
     map: Arc<dyn Fn(RgbImage) -> T + Send + Sync>,
+    augmentation: Option<Arc<Augmentation>>,
     seed: u64,
     shuffle_buffer: usize,
     broken: BrokenPictures,
@@ -53,6 +54,7 @@ impl Dataset<RgbImage> {
             examples: examples.into(),
             classes: classes.into(),
             map: Arc::new(|image| image),
+            augmentation: None,
             seed,
             shuffle_buffer: 1,
             broken,
@@ -67,6 +69,7 @@ impl Dataset<RgbImage> {
             examples: self.examples.clone(),
             classes: self.classes.clone(),
             map: Arc::new(move |image| f(&before(image))),
+            augmentation: self.augmentation.clone(),
             seed: self.seed,
             shuffle_buffer: self.shuffle_buffer,
             broken: self.broken,
@@ -76,6 +79,48 @@ impl Dataset<RgbImage> {
 }
 
 impl Dataset<Pixels> {
+    /// Returns a dataset whose batches change the pictures at random, in each epoch otherwise, for
+    /// training; an augmentation given before is replaced. `evaluate` and `fit`'s validation take
+    /// the pictures as they are.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an argument of the augmentation that is negative, not a number or
+    /// too large.
+    pub fn augment(&self, augmentation: Augmentation) -> Result<Self> {
+        augmentation.check()?;
+        Ok(Self {
+            augmentation: (!augmentation.is_empty()).then(|| augmentation.into()),
+            ..self.clone()
+        })
+    }
+
+    pub(super) fn augmentation(&self) -> Option<&Augmentation> {
+        self.augmentation.as_deref()
+    }
+
+    /// Returns whether the pictures change from epoch to epoch.
+    pub fn is_augmented(&self) -> bool {
+        self.augmentation.is_some()
+    }
+
+    /// Returns a dataset of the pictures as `map` makes them.
+    pub(super) fn unaugmented(&self) -> Self {
+        Self {
+            augmentation: None,
+            ..self.clone()
+        }
+    }
+
+    /// Makes an example's pixels as they are in an epoch; `None` if its picture was skipped.
+    pub(crate) fn load_augmented(&self, example: &Example, epoch: usize) -> Result<Option<Pixels>> {
+        let pixels = self.load(example)?;
+        let augmented = |pixels| match &self.augmentation {
+            Some(augmentation) => augmentation.apply(pixels, self.seed, &example.id, epoch),
+            None => Ok(pixels),
+        };
+        pixels.map(augmented).transpose()
+    }
+
     /// Returns a dataset whose batches are in another order in each epoch.
     ///
     /// The order is that of `tf.data`'s `shuffle(buffer_size)`: each next example is drawn from
@@ -131,7 +176,8 @@ impl<T> Dataset<T> {
         &self.examples
     }
 
-    /// Iterates over the pictures, in the order before any shuffling, each with its label.
+    /// Iterates over the pictures, in the order before any shuffling, each with its label, as `map`
+    /// makes them: not augmented.
     ///
     /// A picture that cannot be read is left out and noted, or is an [`Error::Picture`], as the
     /// settings say.
@@ -191,6 +237,7 @@ impl<T> Clone for Dataset<T> {
             examples: self.examples.clone(),
             classes: self.classes.clone(),
             map: self.map.clone(),
+            augmentation: self.augmentation.clone(),
             seed: self.seed,
             shuffle_buffer: self.shuffle_buffer,
             broken: self.broken,

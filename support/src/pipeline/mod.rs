@@ -1,9 +1,10 @@
-//! From an example to a batch of tensors: decode, format, shuffle, batch, ahead of need.
+//! From an example to a batch of tensors: decode, format, augment, shuffle, batch, ahead of need.
 //!
 //! Everything is lazy: a [`Dataset`] holds which pictures and what to do with them, and
 //! [`Batches`] does it on worker threads while the network is at work on the batch before.
 //! Where pictures come from is `dataset`'s affair.
 
+mod augmentation;
 mod batches;
 mod dataset;
 mod decode;
@@ -12,6 +13,7 @@ mod pixels;
 #[cfg(test)]
 mod tests;
 
+pub use augmentation::Augmentation;
 pub use batches::{Batch, BatchIter, Batches};
 pub use dataset::{Dataset, Skipped};
 pub use decode::decode;

@@ -10,6 +10,8 @@ pub struct Pixels {
     width: u32,
     height: u32,
     values: Values,
+    /// What the samples 0 and 255, black and white, have become.
+    range: [[f32; 3]; 2],
 }
 
 /// Most of a photo's values are never asked for: resizing reads a fraction of them. So the
@@ -36,6 +38,7 @@ impl From<&RgbImage> for Pixels {
             width,
             height,
             values,
+            range: [[0.0; 3], [255.0; 3]],
         }
     }
 }
@@ -55,18 +58,22 @@ impl Pixels {
     /// deviation, red green blue. Quicker after a photo has been resized than before.
     pub fn normalize(self, mean: [f32; 3], deviation: [f32; 3]) -> Self {
         let (width, height) = self.dimensions();
+        let normalized = |rgb: [f32; 3]| std::array::from_fn(|c| (rgb[c] - mean[c]) / deviation[c]);
+        let range = self.range.map(normalized);
         let mut values = self.into_values();
         for rgb in values.as_chunks_mut::<3>().0 {
-            *rgb = std::array::from_fn(|c| (rgb[c] - mean[c]) / deviation[c]);
+            *rgb = normalized(*rgb);
         }
         Self {
             width,
             height,
             values: Values::Floats(values),
+            range,
         }
     }
 
-    fn change(mut self, change: impl FnMut(&mut f32)) -> Self {
+    fn change(mut self, mut change: impl FnMut(&mut f32)) -> Self {
+        self.range.iter_mut().flatten().for_each(&mut change);
         let values = match &mut self.values {
             Values::Samples { value_of, .. } => value_of.as_mut_slice(),
             Values::Floats(values) => values,
@@ -91,7 +98,42 @@ impl Pixels {
             width,
             height,
             values: Values::Floats(values),
+            range: self.range,
         }
+    }
+
+    /// Replaces the values, `height` x `width` x 3, by as many others.
+    pub(super) fn change_all(self, change: impl FnOnce(Vec<f32>) -> Vec<f32>) -> Self {
+        let Self {
+            width,
+            height,
+            range,
+            ..
+        } = self;
+        let values = Values::Floats(change(self.into_values()));
+        Self {
+            width,
+            height,
+            values,
+            range,
+        }
+    }
+
+    /// Returns what black and white, samples of 0 and 255, have become.
+    pub(super) fn range(&self) -> [[f32; 3]; 2] {
+        self.range
+    }
+
+    /// Returns the picture to look at: black and white are again what they were before
+    /// [`scale`](Self::scale) and [`offset`](Self::offset).
+    pub fn to_image(&self) -> RgbImage {
+        let [black, white] = self.range;
+        let mut values = self.clone().into_values();
+        for rgb in values.as_chunks_mut::<3>().0 {
+            *rgb = std::array::from_fn(|c| 255.0 * (rgb[c] - black[c]) / (white[c] - black[c]));
+        }
+        let samples = values.into_iter().map(|value| value.round() as u8);
+        RgbImage::from_raw(self.width, self.height, samples.collect()).unwrap_or_default()
     }
 
     /// Returns the width and height in pixels.
@@ -213,13 +255,13 @@ impl Row {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
 
     /// The picture that `tests/reference/resize.py` computes.
-    fn picture(width: u32, height: u32) -> RgbImage {
+    pub(in crate::pipeline) fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             let base = x * x * 7 + y * y * 13 + x * y * 3 + x * 31 + y * 17;
             image::Rgb([0, 1, 2].map(|c| ((base + c * 101) % 256) as u8))
@@ -287,6 +329,17 @@ mod tests {
         assert_eq!(before.dimensions(), (1, 1));
         assert_eq!(before.into_values(), [1.0, 9.0, 27.0]);
         assert_eq!(after.into_values(), [1.0, 9.0, 27.0]);
+    }
+
+    #[test]
+    fn an_image_of_pixels_is_the_one_they_came_from() {
+        let picture = picture(7, 5);
+        let pixels = Pixels::from(&picture).scale(1.0 / 127.5).offset(-1.0);
+        assert_eq!(pixels.to_image(), picture);
+        assert_eq!(pixels.resize(7, 5).to_image(), picture);
+        assert_eq!(Pixels::from(&picture).scale(-2.0).to_image(), picture);
+        let normalized = Pixels::from(&picture).normalize([120., 110., 100.], [60., 70., 50.]);
+        assert_eq!(normalized.to_image(), picture);
     }
 
     #[test]

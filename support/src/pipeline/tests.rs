@@ -10,7 +10,7 @@ use image::RgbImage;
 use tch::{Kind, Tensor};
 use tempfile::TempDir;
 
-use super::{Batch, Batches, Dataset, Pixels, Skipped};
+use super::{Augmentation, Batch, Batches, Dataset, Pixels, Skipped};
 use crate::Error;
 use crate::dataset::Example;
 use crate::settings::BrokenPictures;
@@ -127,6 +127,137 @@ fn a_shuffle_buffer_moves_no_example_further_ahead_than_its_size() {
     }
     let unmixed = numbers(&epoch(&folder.pixels().shuffle(0).batch(1), 0)).concat();
     assert_eq!(unmixed, (0..40).collect::<Vec<i64>>());
+}
+
+fn augmentation() -> Augmentation {
+    Augmentation::new()
+        .random_flip_horizontal()
+        .random_rotation(0.2)
+        .color_jitter(0.3, 0.3, 0.3)
+}
+
+#[test]
+fn augmented_batches_depend_on_seed_and_epoch_and_not_on_threads_or_order() {
+    let folder = Folder::new(24);
+    // Pixels that differ, so that a rotation shows.
+    let dataset = |seed| {
+        let examples = folder.pixels().examples().to_vec();
+        let classes = vec!["even".to_owned(), "odd".to_owned()];
+        Dataset::new(examples, classes, seed, BrokenPictures::Stop)
+            .map(|image| {
+                let mut image = image.clone();
+                image.put_pixel(0, 0, image::Rgb([255; 3]));
+                Pixels::from(&image)
+            })
+            .augment(augmentation())
+            .unwrap()
+    };
+    let augmented = dataset(7);
+    let batches = augmented.shuffle(24).batch(5);
+    assert!(batches.is_augmented() && batches.take(1).is_augmented());
+    let of_epoch = |batches: &Batches, threads, epoch| -> Vec<(String, i64, Vec<f32>)> {
+        let mut examples = Vec::new();
+        for batch in batches.epoch_on(threads, epoch) {
+            let Batch {
+                images,
+                labels,
+                ids,
+            } = batch.unwrap();
+            for (place, id) in ids.into_iter().enumerate() {
+                let image = images.get(place as i64).permute([1, 2, 0]).flatten(0, -1);
+                let label = labels.int64_value(&[place as i64]);
+                examples.push((id, label, Vec::try_from(image.contiguous()).unwrap()));
+            }
+        }
+        examples
+    };
+    let first = of_epoch(&batches, 1, 3);
+    for threads in [2, 7] {
+        assert_eq!(first, of_epoch(&batches, threads, 3));
+    }
+    // In another order, in batches of another size, and one by one.
+    let mut sorted = first.clone();
+    let mut unshuffled = of_epoch(&augmented.batch(24), 2, 3);
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    unshuffled.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(sorted, unshuffled);
+    for example in augmented.examples() {
+        let pixels = augmented.load_augmented(example, 3).unwrap().unwrap();
+        let in_batch = &sorted[sorted.binary_search_by(|a| a.0.cmp(&example.id)).unwrap()];
+        assert_eq!(in_batch.1, example.label as i64);
+        assert_eq!(in_batch.2, pixels.into_values());
+    }
+    // Other seeds and other epochs make others of every picture; epochs do so without shuffling.
+    let differs = |others: Vec<(String, i64, Vec<f32>)>| {
+        others.iter().all(|(id, label, values)| {
+            let one = unshuffled.iter().find(|one| &one.0 == id).unwrap();
+            assert_eq!(one.1, *label);
+            &one.2 != values
+        })
+    };
+    assert!(differs(of_epoch(&augmented.batch(24), 2, 4)));
+    assert!(differs(of_epoch(&dataset(8).batch(24), 2, 3)));
+}
+
+#[test]
+fn what_is_not_augmented_stays_as_it_was() {
+    let folder = Folder::new(6);
+    let plain = folder.pixels();
+    let augmented = plain.augment(augmentation()).unwrap();
+    let batches = augmented.shuffle(6).batch(4);
+    assert!(!plain.is_augmented() && !plain.batch(4).is_augmented());
+    assert_eq!(
+        numbers(&epoch(&plain.batch(4), 0)),
+        [vec![0, 1, 2, 3], vec![4, 5]]
+    );
+    let unaugmented = batches.unaugmented();
+    assert_eq!(unaugmented.order(2), batches.order(2));
+    let order: Vec<i64> = batches.order(2).iter().map(|&index| index as i64).collect();
+    assert_eq!(numbers(&epoch(&unaugmented, 2)).concat(), order);
+    let iterated = augmented
+        .iter()
+        .map(|item| item.unwrap().0.into_values()[0]);
+    assert!(iterated.eq((0..6).map(|number| number as f32)));
+    let none = augmented.augment(Augmentation::new()).unwrap();
+    assert!(!none.is_augmented());
+}
+
+#[test]
+fn an_augmentation_that_makes_no_sense_is_refused() {
+    let pixels = Folder::new(1).pixels();
+    for value in [-0.1, f64::NAN, f64::INFINITY, -f64::INFINITY] {
+        let none = Augmentation::new();
+        for (augmentation, name) in [
+            (
+                none.clone().random_rotation(value),
+                "random_rotation, the factor",
+            ),
+            (
+                none.clone().color_jitter(value, 0.0, 0.0),
+                "color_jitter, the brightness",
+            ),
+            (
+                none.clone().color_jitter(0.0, value, 0.0),
+                "color_jitter, the contrast",
+            ),
+            (
+                none.clone().color_jitter(0.0, 0.0, value),
+                "color_jitter, the saturation",
+            ),
+        ] {
+            match pixels.augment(augmentation.random_flip_horizontal()) {
+                Err(Error::Argument { name: got, .. }) => assert_eq!(got, name),
+                other => panic!("{name} {value}: {other:?}"),
+            }
+        }
+    }
+    let error = pixels
+        .augment(Augmentation::new().random_rotation(72.0))
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "random_rotation, the factor: expected turns, 0 to 1, got 72"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color};
 
 use super::{FONT, Figure, MAX_WIDTH, draw};
-use crate::pipeline::Dataset;
+use crate::pipeline::{Dataset, Pixels};
 use crate::{Error, Result};
 
 /// The most pictures that `show` draws.
@@ -48,6 +48,36 @@ impl Dataset<RgbImage> {
             .map(titled)
             .collect::<Result<_>>()?;
         grid(&pictures)
+    }
+}
+
+/// In how many epochs `show_augmented` shows a picture.
+const EPOCHS: usize = 9;
+
+impl Dataset<Pixels> {
+    /// Draws what the dataset's first picture becomes in the first nine epochs of training.
+    ///
+    /// # Errors
+    /// [`Error::Figure`] if the dataset is not augmented, or has no picture that can be read;
+    /// [`Error::Picture`] for one that cannot be, where broken pictures are not skipped.
+    pub fn show_augmented(&self) -> Result<Figure> {
+        if !self.is_augmented() {
+            let reason = "the dataset's pictures are not augmented; call `augment` first";
+            return Err(Error::Figure(reason.to_owned()));
+        }
+        for example in self.examples() {
+            let pictures = (0..EPOCHS)
+                .map(|epoch| {
+                    let pixels = self.load_augmented(example, epoch)?;
+                    Ok(pixels.map(|pixels| (pixels.to_image(), format!("epoch {}", epoch + 1))))
+                })
+                .collect::<Result<Option<Vec<_>>>>()?;
+            // None if the picture was skipped.
+            if let Some(pictures) = pictures {
+                return grid(&pictures);
+            }
+        }
+        grid(&[])
     }
 }
 
@@ -142,6 +172,9 @@ fn fit(picture: &RgbImage, side: u32) -> RgbImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::Example;
+    use crate::pipeline::Augmentation;
+    use crate::settings::BrokenPictures;
 
     fn pictures(count: usize, width: u32, height: u32) -> Vec<(RgbImage, String)> {
         let picture = |i: usize| RgbImage::from_pixel(width, height, Rgb([i as u8 * 10, 200, 100]));
@@ -192,5 +225,49 @@ mod tests {
             (RgbImage::new(3, 3), "".into()),
         ];
         assert!(grid(&titled).unwrap().dimensions().0 <= 1000);
+    }
+
+    /// The pixel in the middle of each cell of a grid of three by three.
+    fn middles(figure: &Figure) -> Vec<[u8; 3]> {
+        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let (width, height) = (image.width() / 3, image.height() / 3);
+        (0..9)
+            .map(|i| (i % 3 * width + width / 2, i / 3 * height + height / 2 + 8))
+            .map(|(x, y)| image.get_pixel(x, y).0)
+            .collect()
+    }
+
+    #[test]
+    fn the_first_picture_is_shown_as_nine_epochs_make_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("broken.png"), b"").unwrap();
+        let gray = RgbImage::from_pixel(40, 30, Rgb([100; 3]));
+        gray.save(path("gray.png")).unwrap();
+        let examples = ["broken.png", "gray.png"]
+            .map(|name| Example::at_path(name.to_owned(), 0, &path(name)));
+        let classes = vec!["gray".to_owned()];
+        let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenPictures::Skip)
+            .map(|image| Pixels::from(image).scale(1.0 / 127.5).offset(-1.0));
+        assert!(matches!(pictures.show_augmented(), Err(Error::Figure(_))));
+
+        let brightness = Augmentation::new().color_jitter(0.5, 0.0, 0.0);
+        let augmented = pictures.augment(brightness).unwrap();
+        let shown = middles(&augmented.show_augmented().unwrap());
+        for (epoch, shown) in shown.into_iter().enumerate() {
+            let example = &augmented.examples()[1];
+            let pixels = augmented.load_augmented(example, epoch).unwrap().unwrap();
+            let expected = pixels.to_image().get_pixel(20, 15).0;
+            assert!(shown[0].abs_diff(expected[0]) <= 1, "epoch {epoch}");
+        }
+        let empty = augmented.take(1).show_augmented();
+        assert!(matches!(empty, Err(Error::Figure(_))));
+    }
+
+    #[test]
+    fn nine_examples_stand_three_by_three() {
+        let shown = middles(&grid(&pictures(9, 300, 200)).unwrap());
+        let expected: Vec<_> = (0..9).map(|i| [i * 10, 200, 100]).collect();
+        assert_eq!(shown, expected);
     }
 }

@@ -10,7 +10,7 @@ use super::activations::Activations;
 use super::checkpoint::{Checkpoints, Run};
 use super::{Compiled, EpochLog, History};
 use crate::live::{Progress, Stop};
-use crate::model::Sequential;
+use crate::model::{Sequential, TopLayer};
 use crate::pipeline::{Batch, Batches};
 use crate::{Error, Result};
 
@@ -69,7 +69,8 @@ impl<'a> Fit<'a> {
     }
 
     /// Computes what the frozen layers make of each picture once (`true`, the default) or in every
-    /// epoch anew. The history is the same, up to rounding.
+    /// epoch anew. The history is the same, up to rounding. Pictures that are augmented are
+    /// computed in every epoch either way.
     #[must_use]
     pub fn cache_activations(mut self, cache: bool) -> Self {
         self.cache_activations = cache;
@@ -200,7 +201,7 @@ impl Sequential<Compiled> {
     /// epoch, no trainable variable) or nothing to validate on; `Picture` when a broken picture
     /// stops the run; `Shape` when the pictures do not fit the model; `Checkpoint` when there is one
     /// to continue from and it is damaged or of another run; `Io` when one cannot be saved.
-    pub fn fit(&mut self, batches: &Batches, mut fit: Fit<'_>) -> Result<History> {
+    pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
         self.check(batches, "fit, the training batches")?;
         if let Some(validation) = fit.validation {
             self.check(validation, "fit, the validation batches")?;
@@ -219,6 +220,11 @@ impl Sequential<Compiled> {
                 got: "all layers frozen".into(),
             });
         }
+        let validation = fit.validation.map(Batches::unaugmented);
+        let mut fit = Fit {
+            validation: validation.as_ref(),
+            ..fit
+        };
 
         let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
         let checkpoints = fit
@@ -253,6 +259,7 @@ impl Sequential<Compiled> {
             let start = Instant::now();
             let mut totals = Totals::default();
             let steps = batches.len();
+            self.compiled.step = (epoch * steps) as u64;
             for (step, batch) in (1..).zip(source.epoch(epoch)) {
                 let (input, labels) = batch?;
                 totals.add(self.train_step(done, &input, &labels)?, labels.numel());
@@ -299,12 +306,17 @@ impl Sequential<Compiled> {
     /// Returns all that, besides the weights and the optimizer's state, decides how a run goes on.
     fn describe(&self, batches: &Batches, fit: &Fit<'_>) -> Run {
         let variables = self.trainable_variables();
+        let dropouts = self.top().iter().filter_map(|layer| match layer {
+            TopLayer::Dropout(dropout) => Some(format!("{dropout:?}")),
+            _ => None,
+        });
         let mut run = Run::from_iter([
             ("loss".into(), format!("{:?}", self.compiled.loss).into()),
             (
                 "pretrained weights".into(),
                 self.base().weights().to_string().into(),
             ),
+            ("dropouts".into(), dropouts.collect::<Vec<_>>().into()),
             ("initial epoch".into(), fit.initial_epoch.into()),
             ("trainable variables".into(), variables.len().into()),
         ]);
@@ -325,7 +337,13 @@ impl Sequential<Compiled> {
     ) -> Result<Option<Sources<'a>>> {
         let start = Instant::now();
         let store = fit.cache_activations && done > 0;
-        let all = batches.len() + fit.validation.map_or(0, Batches::len);
+        let is_stored = |batches: &Batches| store && !batches.is_augmented();
+        let all: usize = [Some(batches), fit.validation]
+            .into_iter()
+            .flatten()
+            .filter(|batches| is_stored(batches))
+            .map(Batches::len)
+            .sum();
         let mut computed = 0;
         let mut goes_on = || {
             computed += 1;
@@ -336,7 +354,7 @@ impl Sequential<Compiled> {
             !stop.requested()
         };
         let mut source = |batches: &'a Batches| {
-            let frozen = if store {
+            let frozen = if is_stored(batches) {
                 let memory = fit.activation_memory;
                 match Activations::compute(self, done, batches, memory, &mut goes_on)? {
                     Some(activations) => Frozen::Done(activations),
@@ -361,11 +379,22 @@ impl Sequential<Compiled> {
                 Frozen::ToDo(_) => None,
             })
             .collect();
-        if store {
+        if store && batches.is_augmented() {
             progress.line(&format!(
-                "frozen up to {}: {} activations, {:.0} MB{}, computed once in {:.0}s",
+                "frozen up to {}: computed anew in every epoch for the training pictures, which are augmented",
+                self.layer_name(done),
+            ));
+        }
+        if !stored.is_empty() {
+            progress.line(&format!(
+                "frozen up to {}: {} activations{}, {:.0} MB{}, computed once in {:.0}s",
                 self.layer_name(done),
                 stored.iter().map(|stored| stored.len()).sum::<usize>(),
+                if batches.is_augmented() {
+                    " of validation pictures"
+                } else {
+                    ""
+                },
                 stored
                     .iter()
                     .map(|stored| stored.store().bytes())
@@ -388,6 +417,7 @@ impl Sequential<Compiled> {
     /// As [`fit`](Self::fit); `Stopped` by the notebook's Stop button.
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {
         self.check(batches, "evaluate, the batches")?;
+        let batches = &batches.unaugmented();
         let frozen = Frozen::ToDo(Box::new(self.inference(0, 0)?));
         let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
         let (start, steps) = (Instant::now(), batches.len());
@@ -413,13 +443,14 @@ impl Sequential<Compiled> {
     }
 
     fn train_step(&mut self, done: usize, input: &Tensor, labels: &Tensor) -> Result<Evaluation> {
-        let logits = self.run(done, input, self.last())?;
+        let logits = self.run(done, input, self.last(), self.compiled.step)?;
         let (loss, evaluation) = self.loss(&logits, labels)?;
         let (variables, compiled) = self.split_compiled();
         let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
         let gradients = Tensor::f_run_backward(&[loss], &values, false, false)
             .map_err(Error::torch("backward pass"))?;
         compiled.optimizer.step(&variables, &gradients)?;
+        compiled.step += 1;
         Ok(evaluation)
     }
 
@@ -508,30 +539,53 @@ fn report_skipped(progress: &mut Progress, batches: &Batches, part: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use image::RgbImage;
     use tch::Device;
 
     use super::*;
     use crate::dataset::Example;
     use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2};
-    use crate::pipeline::{Dataset, Pixels};
+    use crate::pipeline::{Augmentation, Dataset, Pixels};
     use crate::settings::BrokenPictures;
     use crate::training::{Loss, RmsProp};
 
-    #[test]
-    fn activations_beyond_the_memory_allowed_go_into_a_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("0.png");
+    /// Two pictures, and a model for them.
+    fn pictures_and_model(folder: &Path) -> (Dataset<Pixels>, Sequential<Compiled>) {
+        let path = folder.join("0.png");
         RgbImage::new(32, 32).save(&path).unwrap();
         let examples = [0, 1].map(|label| Example::at_path(format!("{label}.png"), label, &path));
         let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
         let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenPictures::Stop);
-        let batches = pictures.map(|image| Pixels::from(image)).batch(2);
         let model = Sequential::new(MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap())
             .push(GlobalAveragePooling2d)
             .push(Dense::new(1280, 1))
             .compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)
             .unwrap();
+        (pictures.map(|image| Pixels::from(image)), model)
+    }
+
+    #[test]
+    fn activations_of_augmented_pictures_are_not_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, model) = pictures_and_model(folder.path());
+        let flip = Augmentation::new().random_flip_horizontal();
+        let augmented = pictures.augment(flip).unwrap().batch(2);
+        let plain = pictures.batch(2);
+        let fit = Fit::epochs(1).validation(&plain);
+        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
+        let sources = model.sources(155, &augmented, &fit, &mut progress, &mut stop);
+        let (training, validation) = sources.unwrap().unwrap();
+        assert!(matches!(training.frozen, Frozen::ToDo(_)));
+        assert!(matches!(validation.unwrap().frozen, Frozen::Done(_)));
+    }
+
+    #[test]
+    fn activations_beyond_the_memory_allowed_go_into_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, model) = pictures_and_model(folder.path());
+        let batches = pictures.batch(2);
         let bytes = 2 * 1280 * size_of::<f32>();
         for (memory, file) in [(bytes, false), (bytes - 1, true)] {
             let fit = Fit::epochs(1).activation_memory(memory);

@@ -14,7 +14,7 @@ pub use history::{EpochLog, History};
 pub use loss::Loss;
 pub use rms_prop::RmsProp;
 
-use crate::model::Sequential;
+use crate::model::{Sequential, TopLayer};
 use crate::{Error, Result};
 
 /// What compiling adds to a [`Sequential`].
@@ -22,6 +22,9 @@ use crate::{Error, Result};
 pub struct Compiled {
     optimizer: RmsProp,
     loss: Loss,
+    /// How many steps were trained before the next one, from the first epoch on; what a
+    /// [`Dropout`](crate::model::Dropout) drops depends on it.
+    step: u64,
 }
 
 impl<C> Sequential<C> {
@@ -29,8 +32,8 @@ impl<C> Sequential<C> {
     /// measured. Compiling again starts with a new optimizer and keeps the weights.
     ///
     /// # Errors
-    /// `Argument` when the loss does not fit the number of outputs, or the learning rate is not
-    /// a positive number.
+    /// `Argument` when the loss does not fit the number of outputs, the learning rate is not a
+    /// positive number, or a dropout's rate is not at least 0 and less than 1.
     pub fn compile(self, optimizer: RmsProp, loss: Loss) -> Result<Sequential<Compiled>> {
         let output = self.output_shape();
         if output != loss.output_shape() {
@@ -41,6 +44,11 @@ impl<C> Sequential<C> {
             });
         }
         optimizer.check()?;
-        Ok(self.with_compiled(Compiled { optimizer, loss }))
+        self.top().iter().try_for_each(TopLayer::check)?;
+        Ok(self.with_compiled(Compiled {
+            optimizer,
+            loss,
+            step: 0,
+        }))
     }
 }

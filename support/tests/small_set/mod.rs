@@ -1,4 +1,5 @@
 //! A small folder of pictures, and a model for them.
+#![allow(dead_code, reason = "not every test uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
@@ -6,7 +7,7 @@ use std::path::Path;
 
 use support::dataset::ImageDataset;
 use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable};
-use support::pipeline::{Batches, Pixels};
+use support::pipeline::{Augmentation, Batches, Pixels};
 use support::settings::{BrokenPictures, Limit, Settings};
 use support::training::{Compiled, Loss, RmsProp};
 use tch::Device;
@@ -42,6 +43,14 @@ pub(crate) fn pictures(classes: &[&str], count: usize) -> TempDir {
 }
 
 pub(crate) fn batches(folder: &Path, broken: BrokenPictures) -> (Batches, Batches) {
+    augmented_batches(folder, broken, Augmentation::new())
+}
+
+pub(crate) fn augmented_batches(
+    folder: &Path,
+    broken: BrokenPictures,
+    augmentation: Augmentation,
+) -> (Batches, Batches) {
     let mut settings = Settings::from_env().unwrap();
     settings.dataset = Some(folder.to_str().unwrap().into());
     settings.limit = Limit::All;
@@ -56,7 +65,12 @@ pub(crate) fn batches(folder: &Path, broken: BrokenPictures) -> (Batches, Batche
             .resize(96, 96)
     };
     (
-        train.map(format).shuffle(8).batch(5),
+        train
+            .map(format)
+            .augment(augmentation)
+            .unwrap()
+            .shuffle(8)
+            .batch(5),
         validation.map(format).batch(5),
     )
 }
