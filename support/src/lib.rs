@@ -50,6 +50,7 @@ pub mod prelude {
     pub use crate::model::{
         Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Weights,
     };
+    pub use crate::notebook::{DisplayHandle, display};
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
     pub use crate::settings::Settings;
     pub use crate::training::{Fit, History, Loss, RmsProp};

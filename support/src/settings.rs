@@ -13,6 +13,9 @@ use crate::{Error, Result, device};
 /// The names that `TRANSFER_DATASET` takes besides a folder, best first.
 pub const DATASETS: [&str; 3] = ["cats_vs_dogs", "cats_and_dogs_filtered", "cifar10"];
 
+/// The folder of checkpoints in the data folder.
+const CHECKPOINTS: &str = "checkpoints";
+
 /// What a run can be told from outside.
 ///
 /// A field may also be changed in code; the printed settings show where each value came from.
@@ -35,6 +38,9 @@ pub struct Settings {
     pub broken: BrokenPictures,
     /// Where fetched pictures and weights lie (`TRANSFER_DATA`).
     pub data_dir: PathBuf,
+    /// Where the notebooks' checkpoints go, a folder in it for each phase of training
+    /// (`TRANSFER_CHECKPOINTS`).
+    pub checkpoints: PathBuf,
     /// The values as loaded, in the order of [`Settings::rows`], and whether each was given.
     loaded: Vec<(String, bool)>,
 }
@@ -110,6 +116,8 @@ impl Settings {
             Some("stop") => BrokenPictures::Stop,
             Some(value) => return Err(refused("TRANSFER_BROKEN", value, "skip or stop")),
         };
+        let data_dir = text("TRANSFER_DATA")?.map_or_else(default_data_dir, PathBuf::from);
+        let checkpoints = text("TRANSFER_CHECKPOINTS")?;
         let mut settings = Self {
             dataset,
             limit,
@@ -118,7 +126,8 @@ impl Settings {
             seed,
             device: device::pick(text("TRANSFER_DEVICE")?.as_deref().unwrap_or("auto"))?,
             broken,
-            data_dir: text("TRANSFER_DATA")?.map_or_else(default_data_dir, PathBuf::from),
+            checkpoints: checkpoints.map_or_else(|| data_dir.join(CHECKPOINTS), PathBuf::from),
+            data_dir,
             loaded: Vec::new(),
         };
         let given = |(_, name, value)| (value, lookup(name).is_some_and(|value| !value.is_empty()));
@@ -127,7 +136,7 @@ impl Settings {
     }
 
     /// What each setting is called, its variable, its value.
-    fn rows(&self) -> [(&'static str, &'static str, String); 8] {
+    fn rows(&self) -> [(&'static str, &'static str, String); 9] {
         let dataset = match &self.dataset {
             Some(dataset) => dataset.clone(),
             None => "what is at hand".into(),
@@ -148,6 +157,11 @@ impl Settings {
         } else {
             self.data_dir.display().to_string()
         };
+        let checkpoints = if self.checkpoints == self.data_dir.join(CHECKPOINTS) {
+            "in the data folder".into()
+        } else {
+            self.checkpoints.display().to_string()
+        };
         let broken = match self.broken {
             BrokenPictures::Skip => "skip",
             BrokenPictures::Stop => "stop",
@@ -161,6 +175,7 @@ impl Settings {
             ("device", "TRANSFER_DEVICE", device),
             ("broken pictures", "TRANSFER_BROKEN", broken.into()),
             ("data folder", "TRANSFER_DATA", data_dir),
+            ("checkpoints", "TRANSFER_CHECKPOINTS", checkpoints),
         ]
     }
 }
@@ -346,14 +361,15 @@ mod tests {
         .unwrap();
         settings.seed = 5;
         let expected = "\
-dataset          what is at hand  default; TRANSFER_DATASET sets it
-limit            for a first run  default; TRANSFER_LIMIT sets it
-epochs           3                from TRANSFER_EPOCHS
-batch size       32               default; TRANSFER_BATCH sets it
-seed             5                changed in code
-device           cpu              from TRANSFER_DEVICE
-broken pictures  skip             default; TRANSFER_BROKEN sets it
-data folder      /d               from TRANSFER_DATA";
+dataset          what is at hand     default; TRANSFER_DATASET sets it
+limit            for a first run     default; TRANSFER_LIMIT sets it
+epochs           3                   from TRANSFER_EPOCHS
+batch size       32                  default; TRANSFER_BATCH sets it
+seed             5                   changed in code
+device           cpu                 from TRANSFER_DEVICE
+broken pictures  skip                default; TRANSFER_BROKEN sets it
+data folder      /d                  from TRANSFER_DATA
+checkpoints      in the data folder  default; TRANSFER_CHECKPOINTS sets it";
         assert_eq!(settings.to_string(), expected);
     }
 }

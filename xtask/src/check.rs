@@ -175,11 +175,15 @@ pub(crate) fn notebooks(ready: &Ready) -> anyhow::Result<()> {
                 complaints.join("\n")
             );
         }
+        let output = ready.checkout.output().join("small");
+        // Not where a user's are.
+        let checkpoints = output.join("checkpoints");
+        let checkpoints = checkpoints.to_str().context("a path that is not UTF-8")?;
         let settings: Vec<_> = SMALL
             .into_iter()
+            .chain([("TRANSFER_CHECKPOINTS", checkpoints)])
             .filter(|(name, _)| std::env::var_os(name).is_none())
             .collect();
-        let output = ready.checkout.output().join("small");
         let execution = Execution {
             notebook,
             output: &output,

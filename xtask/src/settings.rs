@@ -16,9 +16,9 @@ fn absolute_from(
 ) -> io::Result<Vec<(&'static str, PathBuf)>> {
     let is_path = |name: &str, value: &OsString| {
         // A dataset is a folder where its name has a slash in it.
-        !value.is_empty() && (name == "TRANSFER_DATA" || value.to_string_lossy().contains('/'))
+        !value.is_empty() && (name != "TRANSFER_DATASET" || value.to_string_lossy().contains('/'))
     };
-    ["TRANSFER_DATA", "TRANSFER_DATASET"]
+    ["TRANSFER_DATA", "TRANSFER_CHECKPOINTS", "TRANSFER_DATASET"]
         .into_iter()
         .filter_map(|name| Some((name, variable(name).filter(|value| is_path(name, value))?)))
         .map(|(name, value)| Ok((name, std::path::absolute(folder.join(value))?)))
@@ -35,16 +35,21 @@ mod tests {
             let variable = move |name: &str| match name {
                 "TRANSFER_DATASET" => Some(dataset.into()),
                 "TRANSFER_DATA" => Some("downloads".into()),
+                "TRANSFER_CHECKPOINTS" => Some("kept".into()),
                 _ => None,
             };
             absolute_from(Path::new("/here"), variable).unwrap()
         };
-        let data = ("TRANSFER_DATA", PathBuf::from("/here/downloads"));
-        assert_eq!(paths("cifar10"), std::slice::from_ref(&data));
+        let folders = [
+            ("TRANSFER_DATA", PathBuf::from("/here/downloads")),
+            ("TRANSFER_CHECKPOINTS", PathBuf::from("/here/kept")),
+        ];
+        assert_eq!(paths("cifar10"), folders);
+        assert_eq!(paths("./pets")[..2], folders);
         assert_eq!(
-            paths("./pets"),
-            [data, ("TRANSFER_DATASET", "/here/pets".into())]
+            paths("./pets")[2],
+            ("TRANSFER_DATASET", "/here/pets".into())
         );
-        assert_eq!(paths("/pets")[1].1, Path::new("/pets"));
+        assert_eq!(paths("/pets")[2].1, Path::new("/pets"));
     }
 }
