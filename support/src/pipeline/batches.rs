@@ -13,10 +13,10 @@ use std::thread;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::{Dataset, Pixels, Skipped};
+use crate::assets::hash;
 use crate::{Error, Result};
 
 /// How many batches may lie ready, or be in the making, before they are asked for.
@@ -144,20 +144,14 @@ impl Batches {
 
     /// Returns what decides which pictures come in which order.
     pub(crate) fn describe(&self) -> [(String, Value); 7] {
-        let mut ids = Sha256::new();
-        for id in self.ids() {
-            ids.update(id);
-            ids.update([0]);
-        }
-        let digest = ids.finalize();
-        let digest: String = digest[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let ids: Vec<&str> = self.ids().collect();
         [
             ("classes".into(), self.classes().into()),
             ("pictures".into(), self.examples().into()),
-            ("picture names' digest".into(), digest.into()),
+            (
+                "picture names' digest".into(),
+                hash(ids.join("\0").as_bytes()).into(),
+            ),
             ("batch size".into(), self.size.into()),
             ("seed".into(), self.dataset.seed().into()),
             (

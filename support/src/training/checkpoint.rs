@@ -62,7 +62,6 @@ impl Checkpoints {
         };
         let metadata = Metadata::from([
             ("checkpoint".into(), VERSION.into()),
-            ("epoch".into(), epoch.to_string()),
             ("history".into(), json(serde_json::to_string(history))?),
             ("run".into(), json(serde_json::to_string(&self.run))?),
         ]);
@@ -124,11 +123,8 @@ impl Checkpoints {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
             match read(&bytes) {
                 Ok((contents, run, history)) => {
-                    let within = epoch <= epochs;
-                    within
-                        .then_some(())
-                        .ok_or_else(|| format!("it is beyond the {epochs} epochs asked for"))
-                        .and_then(|()| self.same_run(&run))
+                    self.same_run(&run)
+                        .and_then(|()| is_within(epoch, epochs))
                         .and_then(|()| give(model, contents))
                         .map_err(|reason| damaged(&path, reason))?;
                     return Ok(Some(Restored {
@@ -160,6 +156,13 @@ impl Checkpoints {
         }
         Ok(())
     }
+}
+
+fn is_within(epoch: usize, epochs: usize) -> Result<(), String> {
+    if epoch <= epochs {
+        return Ok(());
+    }
+    Err(format!("it is beyond the {epochs} epochs asked for"))
 }
 
 fn damaged(path: &Path, reason: String) -> Error {
@@ -231,7 +234,7 @@ mod tests {
             safetensors::serialize(none, Some(pairs.collect())).unwrap()
         };
         for (metadata, reason) in [
-            (&[("epoch", "1")][..], "it has no checkpoint"),
+            (&[("run", "{}")][..], "it has no checkpoint"),
             (&[("checkpoint", "2")], "version 2, and 1 is expected"),
             (
                 &[("checkpoint", VERSION), ("run", "{}")],
