@@ -43,7 +43,7 @@ impl Loss {
         }
     }
 
-    /// Returns each class' probability, `[N, classes]`, of logits: `[N, 1]` with
+    /// Returns each class' probability, `[N, classes]`, in the precision of the logits: `[N, 1]` with
     /// [`BinaryCrossentropy`](Self::BinaryCrossentropy), else `[N, classes]`.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl Loss {
                 let not = logits.f_neg()?.f_sigmoid()?;
                 Tensor::f_cat(&[not, logits.f_sigmoid()?], 1)
             }
-            Self::SparseCategoricalCrossentropy => logits.f_softmax(1, Kind::Float),
+            Self::SparseCategoricalCrossentropy => logits.f_softmax(1, None),
         };
         probabilities().map_err(Error::torch("probabilities"))
     }
