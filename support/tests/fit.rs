@@ -280,3 +280,27 @@ fn a_model_that_the_loss_or_the_optimizer_cannot_train_is_not_compiled() {
         );
     }
 }
+
+#[test]
+fn three_classes_are_learned_and_a_head_for_two_refuses_them() {
+    let folder = pictures(&["ants", "bees", "cows"], 10);
+    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let model = |classes: usize| {
+        let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+        base.set_trainable(false);
+        Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dense::new(1280, classes))
+            .compile(RmsProp::new(1e-3), Loss::SparseCategoricalCrossentropy)
+            .unwrap()
+    };
+    let fit = Fit::epochs(20).validation(&validation);
+    let history = model(3).fit(&train, fit).unwrap();
+    assert!(history.val_accuracy()[19] > 0.9, "{history:?}");
+    let error = model(2).fit(&train, Fit::epochs(1)).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("of 2 classes") && error.contains("of 3 classes"),
+        "{error}"
+    );
+}

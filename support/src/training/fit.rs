@@ -486,7 +486,7 @@ impl Sequential<Compiled> {
     }
 
     fn check(&self, batches: &Batches, name: &'static str) -> Result<()> {
-        let expected_classes = self.compiled.loss.classes();
+        let expected_classes = self.compiled.loss.classes(&self.output_shape())?;
         let (classes, examples) = (batches.classes().len(), batches.examples());
         if classes == expected_classes && examples > 0 {
             return Ok(());

@@ -14,8 +14,8 @@ pub use history::{EpochLog, History};
 pub use loss::Loss;
 pub use rms_prop::RmsProp;
 
+use crate::Result;
 use crate::model::{Sequential, TopLayer};
-use crate::{Error, Result};
 
 /// What compiling adds to a [`Sequential`].
 #[derive(Debug)]
@@ -35,14 +35,7 @@ impl<C> Sequential<C> {
     /// `Argument` when the loss does not fit the number of outputs, the learning rate is not a
     /// positive number, or a dropout's rate is not at least 0 and less than 1.
     pub fn compile(self, optimizer: RmsProp, loss: Loss) -> Result<Sequential<Compiled>> {
-        let output = self.output_shape();
-        if output != loss.output_shape() {
-            return Err(Error::Argument {
-                name: "compile, the model's output",
-                expected: format!("shape {:?} for {loss:?}", loss.output_shape()),
-                got: format!("{output:?}"),
-            });
-        }
+        loss.classes(&self.output_shape())?;
         optimizer.check()?;
         self.top().iter().try_for_each(TopLayer::check)?;
         Ok(self.with_compiled(Compiled {
