@@ -1,0 +1,102 @@
+//! Predictions on a small folder of pictures made here. Needs the default weights.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod small_set;
+
+use std::fs;
+
+use small_set::{augmented_batches, batches, model, pictures};
+use support::Error;
+use support::analysis::{Prediction, Predictions};
+use support::pipeline::Augmentation;
+use support::settings::BrokenPictures;
+use support::training::Fit;
+
+fn ids(predictions: &Predictions) -> Vec<&str> {
+    let examples = predictions.examples().iter();
+    examples.map(|example| example.id.as_str()).collect()
+}
+
+#[test]
+fn predictions_add_up_to_the_evaluation_and_are_those_of_each_picture() {
+    let folder = pictures(&["cats", "dogs"], 12);
+    fs::write(folder.path().join("train/cats/5.png"), b"not a picture").unwrap();
+    let (train, validation) = batches(folder.path(), BrokenPictures::Skip);
+    let mut model = model(155, 1e-4);
+    model.fit(&validation, Fit::epochs(1)).unwrap();
+
+    let predictions = model.predictions(&train).unwrap();
+    assert_eq!(predictions.len(), 23);
+    let evaluation = model.evaluate(&train).unwrap();
+    assert!((predictions.loss() - evaluation.loss).abs() < 1e-6);
+    assert!((predictions.accuracy() - evaluation.accuracy).abs() < 1e-12);
+    let wrong = predictions.wrong();
+    assert!(!wrong.is_empty() && wrong.len() < 23, "{predictions}");
+    assert_eq!(
+        wrong.len(),
+        (23. * (1. - evaluation.accuracy)).round() as usize
+    );
+    assert!(wrong.examples().iter().all(|example| !example.is_right()));
+
+    // The batches' own order is another one.
+    let mut by_id = std::collections::HashMap::new();
+    let mut shuffled = Vec::new();
+    for batch in train.epoch(0) {
+        let batch = batch.unwrap();
+        let logits = Vec::<f32>::try_from(model.forward(&batch.images).unwrap().reshape(-1));
+        let labels = Vec::<i64>::try_from(&batch.labels).unwrap();
+        let pairs = labels.into_iter().zip(logits.unwrap());
+        shuffled.extend(batch.ids.clone());
+        by_id.extend(batch.ids.into_iter().zip(pairs));
+    }
+    assert_ne!(ids(&predictions), shuffled);
+    for example in predictions.examples() {
+        let (label, logit) = by_id[&example.id];
+        assert_eq!(example.label as i64, label);
+        assert_eq!(example.predicted == 1, logit > 0., "{example:?}");
+        let dog = 1. / (1. + f64::from(-logit).exp());
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-4, "{a} for {b}");
+        close(example.probabilities[0], 1. - dog);
+        close(example.probabilities[1], dog);
+        close(example.confidence(), dog.max(1. - dog));
+        close(example.loss, -example.probabilities[example.label].ln());
+    }
+
+    let worst = predictions.highest_loss(5);
+    let losses = |examples: &[Prediction]| -> Vec<f64> {
+        examples.iter().map(|example| example.loss).collect()
+    };
+    let mut sorted = losses(predictions.examples());
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    assert_eq!(losses(worst.examples()), sorted[..5]);
+    assert_eq!(predictions.highest_loss(99).len(), 23);
+
+    let matrix = predictions.confusion_matrix();
+    assert_eq!(matrix.classes(), ["cats", "dogs"]);
+    let counts = matrix.counts();
+    assert_eq!(counts[0][0] + counts[0][1], 11);
+    assert_eq!(counts[0][1] + counts[1][0], wrong.len());
+    assert_eq!(predictions.report().accuracy, predictions.accuracy());
+}
+
+#[test]
+fn predictions_are_of_the_pictures_as_they_are() {
+    let folder = pictures(&["cats", "dogs"], 4);
+    let model = model(155, 1e-4);
+    let augmentation = Augmentation::new().random_flip_horizontal();
+    let (plain, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = augmented_batches(folder.path(), BrokenPictures::Stop, augmentation);
+    let [plain, augmented] = [plain, train].map(|batches| model.predictions(&batches).unwrap());
+    assert_eq!(plain.examples(), augmented.examples());
+}
+
+#[test]
+fn what_cannot_be_predicted_is_an_error() {
+    let folder = pictures(&["cats", "dogs", "newts"], 1);
+    let (three_classes, _) = batches(folder.path(), BrokenPictures::Stop);
+    let model = model(155, 1e-4);
+    for batches in [three_classes.take(0), three_classes] {
+        let error = model.predictions(&batches).unwrap_err();
+        assert!(matches!(error, Error::Argument { .. }), "{error}");
+    }
+}
