@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::{ConfusionMatrix, Report};
 use crate::live::{Progress, Stop};
 use crate::model::Sequential;
-use crate::pipeline::{Batch, Batches};
+use crate::pipeline::{Batch, Batches, Pixels};
 use crate::training::{Compiled, Loss};
 use crate::{Error, Result};
 
@@ -233,6 +233,17 @@ impl Predictions {
     #[must_use]
     pub fn most_confused(&self, n: usize) -> Vec<(String, String, usize)> {
         self.confusion_matrix().most_confused(n)
+    }
+
+    /// Reads the first `count` pictures again, as they were made for the model.
+    pub(crate) fn pictures(&self, count: usize) -> Result<Vec<(&Prediction, Pixels)>> {
+        let mut pictures = Vec::new();
+        for prediction in self.predictions.iter().take(count) {
+            if let Some(pixels) = self.batches.load(&prediction.id)? {
+                pictures.push((prediction, pixels));
+            }
+        }
+        Ok(pictures)
     }
 }
 
