@@ -8,9 +8,11 @@ use std::fs;
 use small_set::{augmented_batches, batches, model, pictures};
 use support::Error;
 use support::analysis::{Prediction, Predictions};
+use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential};
 use support::pipeline::Augmentation;
 use support::settings::BrokenPictures;
-use support::training::Fit;
+use support::training::{Fit, Loss, RmsProp};
+use tch::{Device, Kind};
 
 fn ids(predictions: &Predictions) -> Vec<&str> {
     let examples = predictions.examples().iter();
@@ -99,4 +101,80 @@ fn what_cannot_be_predicted_is_an_error() {
         let error = model.predictions(&batches).unwrap_err();
         assert!(matches!(error, Error::Argument { .. }), "{error}");
     }
+}
+
+/// With one dense layer behind the pooling, the gradient is the same everywhere: the layer's kernel,
+/// divided by the number of positions.
+#[test]
+fn an_explanation_is_the_class_activation_map_of_what_was_predicted() {
+    let folder = pictures(&["cats", "dogs"], 6);
+    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    base.set_trainable(false);
+    let mut model = Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dropout::new(0.5))
+        .push(Dense::new(1280, 1).seed(1))
+        .compile(RmsProp::new(1e-3), Loss::BinaryCrossentropy)
+        .unwrap();
+    model.fit(&validation, Fit::epochs(8)).unwrap();
+    // In another order than the dataset's, some of them, of both classes.
+    let predictions = model.predictions(&train).unwrap().highest_loss(11);
+    let predicted = |class: usize| {
+        let mut examples = predictions.examples().iter();
+        examples.any(|example| example.predicted == class)
+    };
+    assert!(predicted(0) && predicted(1));
+    let explanations = model.explain(&predictions).unwrap();
+    assert_eq!(ids(explanations.predictions()), ids(&predictions));
+    let maps = explanations.maps().unwrap();
+    assert_eq!(maps.size(), [11, 96, 96]);
+
+    let mut images = std::collections::HashMap::new();
+    for batch in train.epoch(0) {
+        let batch = batch.unwrap();
+        images.extend(
+            (0..)
+                .zip(batch.ids)
+                .map(|(i, id)| (id, batch.images.get(i))),
+        );
+    }
+    let kernel = model.variables().find(|v| v.name() == "dense/kernel");
+    let kernel = kernel.unwrap().value().detach().reshape([1280, 1, 1]);
+    for (index, example) in (0..).zip(predictions.examples()) {
+        let image = images[&example.id].unsqueeze(0);
+        let features = model.base().forward(&image).unwrap().get(0);
+        let sign = if example.predicted == 1 { 1. } else { -1. };
+        let sum =
+            (features * &kernel * sign).sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
+        let map = sum
+            .relu()
+            .reshape([1, 1, 3, 3])
+            .upsample_bilinear2d([96, 96], false, None, None);
+        let map = map.reshape([96, 96]);
+        let map = &map / map.max();
+        let deviation = (maps.get(index) - map).abs().max().double_value(&[]);
+        assert!(deviation < 1e-3, "{example:?}: {deviation}");
+    }
+    let error = model.explain(&predictions.take(0)).unwrap_err();
+    assert!(matches!(error, Error::Argument { .. }), "{error}");
+}
+
+/// What is shown is one page, whatever it shows.
+#[test]
+fn predictions_and_explanations_are_shown_side_by_side() {
+    let folder = pictures(&["cats", "dogs"], 14);
+    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let model = model(155, 1e-4);
+    let predictions = model.predictions(&train).unwrap();
+    let nine = predictions.take(9);
+    let figure = nine.show().unwrap();
+    let explained = model.explain(&nine).unwrap().show().unwrap();
+    assert_eq!(figure.dimensions(), explained.dimensions());
+    assert_ne!(figure, explained);
+    // Of 28, 25 are shown.
+    let all = predictions.show().unwrap();
+    assert_eq!(all, predictions.take(25).show().unwrap());
+    let none = predictions.take(0).show().unwrap_err();
+    assert!(matches!(none, Error::Figure(_)), "{none}");
 }

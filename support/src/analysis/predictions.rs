@@ -208,7 +208,7 @@ impl Predictions {
         self.with(sorted.into_iter().take(n))
     }
 
-    fn with<'a>(&self, predictions: impl Iterator<Item = &'a Prediction>) -> Self {
+    pub(super) fn with<'a>(&self, predictions: impl Iterator<Item = &'a Prediction>) -> Self {
         Self {
             batches: self.batches.clone(),
             predictions: predictions.cloned().collect(),
@@ -235,12 +235,19 @@ impl Predictions {
         self.confusion_matrix().most_confused(n)
     }
 
-    /// Reads the first `count` pictures again, as they were made for the model.
-    pub(crate) fn pictures(&self, count: usize) -> Result<Vec<(&Prediction, Pixels)>> {
+    /// Returns these predictions' pictures as batches, in this order.
+    pub(super) fn batches(&self) -> Batches {
+        let ids = self.predictions.iter().map(|found| found.id.as_str());
+        self.batches.only(ids)
+    }
+
+    /// Reads the first `count` pictures again, as they were made for the model; returns each with
+    /// its index.
+    pub(crate) fn pictures(&self, count: usize) -> Result<Vec<(usize, Pixels)>> {
         let mut pictures = Vec::new();
-        for prediction in self.predictions.iter().take(count) {
+        for (index, prediction) in self.predictions.iter().take(count).enumerate() {
             if let Some(pixels) = self.batches.load(&prediction.id)? {
-                pictures.push((prediction, pixels));
+                pictures.push((index, pixels));
             }
         }
         Ok(pictures)

@@ -18,6 +18,19 @@ pub(super) const BLUES: ColorMap = [
     [8, 48, 107],
 ];
 
+/// [matplotlib's](https://bids.github.io/colormap/) "viridis", from dark violet to yellow.
+pub(super) const VIRIDIS: ColorMap = [
+    [68, 1, 84],
+    [71, 44, 122],
+    [59, 81, 139],
+    [44, 113, 142],
+    [33, 144, 141],
+    [39, 173, 129],
+    [92, 200, 99],
+    [170, 220, 50],
+    [253, 231, 37],
+];
+
 /// Returns the colour of a number, which is taken for 0 below it or if it is none, and for 1 above.
 pub(super) fn color(map: &ColorMap, value: f64) -> Rgb<u8> {
     let last = map.len() - 1;

@@ -12,7 +12,7 @@ use crate::pipeline::{Dataset, Pixels};
 use crate::{Error, Result};
 
 /// The most pictures that `show` draws.
-const MAX_PICTURES: usize = 25;
+pub(super) const MAX_PICTURES: usize = 25;
 
 /// The largest a picture is drawn, in pixels along its longer side.
 const MAX_SIDE: u32 = 420;
@@ -136,8 +136,8 @@ impl Predictions {
     /// more, where broken pictures are not skipped.
     pub fn show(&self) -> Result<Figure> {
         let pictures = self.pictures(MAX_PICTURES)?.into_iter();
-        let titled = |(prediction, pixels): (&Prediction, Pixels)| {
-            Titled::predicted(pixels.to_image(), prediction, self.classes())
+        let titled = |(index, pixels): (usize, Pixels)| {
+            Titled::predicted(pixels.to_image(), &self.examples()[index], self.classes())
         };
         grid(&pictures.map(titled).collect::<Vec<_>>())
     }

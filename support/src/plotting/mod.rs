@@ -5,6 +5,7 @@
 mod colors;
 mod confusion;
 mod curves;
+mod explanations;
 mod grid;
 mod history;
 
