@@ -96,7 +96,8 @@ impl Sequential<Compiled> {
             .map_err(Error::torch("logits"))
             .and_then(|logits| probabilities(self.compiled.loss(), &logits))?;
         let rows = rows
-            .f_reshape([-1])
+            .f_to_kind(Kind::Double)
+            .and_then(|rows| rows.f_reshape([-1]))
             .and_then(|all| Vec::<f64>::try_from(&all))
             .map_err(Error::torch("probabilities"))?;
         let labels = Vec::<i64>::try_from(&batch.labels).map_err(Error::torch("labels"))?;
