@@ -14,13 +14,16 @@
 //! | freeze | [`set_trainable`](model::MobileNetV2::set_trainable), [`layers_mut`](model::MobileNetV2::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
+//! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
+//! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
 //! Modules, in the order that data flows; each uses only those above it: [`live`], [`assets`],
-//! [`dataset`], [`pipeline`], [`model`], [`training`], [`plotting`], [`notebook`]. Tensors are
-//! `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on bad
-//! input.
+//! [`dataset`], [`pipeline`], [`model`], [`training`], [`analysis`], [`plotting`], [`notebook`].
+//! Tensors are `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on
+//! bad input.
 
+pub mod analysis;
 pub mod assets;
 pub mod dataset;
 pub mod device;
@@ -45,6 +48,7 @@ pub mod prelude {
     pub use image::RgbImage;
     pub use tch::{Device, Tensor};
 
+    pub use crate::analysis::Predictions;
     pub use crate::dataset::ImageDataset;
     pub use crate::device::device_report;
     pub use crate::model::{

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::Result;
+use crate::analysis::{ConfusionMatrix, Predictions, Report};
 use crate::dataset::ImageDataset;
 use crate::device::DeviceReport;
 use crate::live::{Output, for_evcxr};
@@ -92,7 +93,16 @@ macro_rules! show_as_text {
     )*};
 }
 
-show_as_text!(DeviceReport, Evaluation, ImageDataset, Settings, Summary);
+show_as_text!(
+    ConfusionMatrix,
+    DeviceReport,
+    Evaluation,
+    ImageDataset,
+    Predictions,
+    Report,
+    Settings,
+    Summary,
+);
 
 /// Makes types show as the value that ends a notebook cell: evcxr looks for a method of this name.
 macro_rules! show_at_the_end {
@@ -108,10 +118,13 @@ macro_rules! show_at_the_end {
 }
 
 show_at_the_end!(
+    ConfusionMatrix,
     DeviceReport,
     Evaluation,
     Figure,
     ImageDataset,
+    Predictions,
+    Report,
     Settings,
     Summary
 );

@@ -137,6 +137,19 @@ impl Batches {
             .map(|example| example.id.as_str())
     }
 
+    /// Returns batches of the examples with these ids, in this order before any shuffling.
+    pub(crate) fn only<'a>(&self, ids: impl Iterator<Item = &'a str>) -> Self {
+        Self::new(self.dataset.only(ids), self.size)
+    }
+
+    /// Makes the pixels of the example with this id, not augmented; `None` if there is none or its
+    /// picture was skipped.
+    pub(crate) fn load(&self, id: &str) -> Result<Option<Pixels>> {
+        let example = self.dataset.examples().iter().find(|found| found.id == id);
+        let load = |example| self.dataset.load(example);
+        example.map_or(Ok(None), load)
+    }
+
     /// Returns the number of pictures in a batch.
     pub(crate) fn size(&self) -> usize {
         self.size

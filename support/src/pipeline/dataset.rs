@@ -3,7 +3,7 @@
 //! Nothing is read before something is taken from a dataset; `batches` does so on threads.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -162,6 +162,20 @@ impl<T> Dataset<T> {
     pub fn skip(&self, count: usize) -> Self {
         Self {
             examples: self.examples[count.min(self.len())..].into(),
+            ..self.clone()
+        }
+    }
+
+    /// Returns a dataset of the examples with these ids, in this order before any shuffling.
+    pub(super) fn only<'a>(&self, ids: impl Iterator<Item = &'a str>) -> Self {
+        let by_id: HashMap<&str, &Example> = self
+            .examples
+            .iter()
+            .map(|example| (example.id.as_str(), example))
+            .collect();
+        let examples = ids.filter_map(|id| by_id.get(id).copied().cloned());
+        Self {
+            examples: examples.collect(),
             ..self.clone()
         }
     }

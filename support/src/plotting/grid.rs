@@ -2,16 +2,17 @@
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
-use plotters::prelude::{IntoFont, IntoTextStyle, Text};
+use plotters::prelude::{IntoFont, Text};
+use plotters::style::RGBColor;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{BLACK, Color};
 
-use super::{FONT, Figure, MAX_WIDTH, draw};
+use super::{FONT, Figure, MAX_WIDTH, draw, shortened};
+use crate::analysis::{Prediction, Predictions};
 use crate::pipeline::{Dataset, Pixels};
 use crate::{Error, Result};
 
 /// The most pictures that `show` draws.
-const MAX_PICTURES: usize = 25;
+pub(super) const MAX_PICTURES: usize = 25;
 
 /// The largest a picture is drawn, in pixels along its longer side.
 const MAX_SIDE: u32 = 420;
@@ -23,7 +24,53 @@ const MAX_ENLARGEMENT: u32 = 8;
 /// White around and between the pictures, in pixels.
 const GAP: u32 = 16;
 
+/// How wide the border of a marked picture is, in pixels.
+const BORDER: u32 = 4;
+
 const TITLE_SIZE: u32 = 22;
+
+/// Between two lines of a title, in pixels.
+const LINE_GAP: u32 = 4;
+
+const BLACK: Rgb<u8> = Rgb([0; 3]);
+
+/// matplotlib's "tab:red".
+const RED: Rgb<u8> = Rgb([214, 39, 40]);
+
+/// A picture in a grid.
+pub(super) struct Titled {
+    pub(super) picture: RgbImage,
+    /// One line or several.
+    pub(super) title: String,
+    /// Whether title and border are red.
+    pub(super) marked: bool,
+}
+
+impl Titled {
+    fn new(picture: RgbImage, title: String) -> Self {
+        Self {
+            picture,
+            title,
+            marked: false,
+        }
+    }
+
+    /// Returns a picture under what was predicted for it.
+    pub(super) fn predicted(
+        picture: RgbImage,
+        prediction: &Prediction,
+        classes: &[String],
+    ) -> Self {
+        let name = |class: usize| classes.get(class).map_or("", String::as_str);
+        let (predicted, label) = (name(prediction.predicted), name(prediction.label));
+        let percent = 100. * prediction.confidence();
+        Self {
+            picture,
+            title: format!("{predicted} {percent:.0}%\nlabel: {label}"),
+            marked: !prediction.is_right(),
+        }
+    }
+}
 
 impl Dataset<RgbImage> {
     /// Draws the dataset's pictures, at most the first 25, each under the name of its class.
@@ -36,10 +83,8 @@ impl Dataset<RgbImage> {
     pub fn show(&self) -> Result<Figure> {
         let titled = |item: Result<(RgbImage, usize)>| {
             item.map(|(picture, label)| {
-                (
-                    picture,
-                    self.classes().get(label).cloned().unwrap_or_default(),
-                )
+                let title = self.classes().get(label).cloned().unwrap_or_default();
+                Titled::new(picture, title)
             })
         };
         let pictures: Vec<_> = self
@@ -69,7 +114,8 @@ impl Dataset<Pixels> {
             let pictures = (0..EPOCHS)
                 .map(|epoch| {
                     let pixels = self.load_augmented(example, epoch)?;
-                    Ok(pixels.map(|pixels| (pixels.to_image(), format!("epoch {}", epoch + 1))))
+                    let title = format!("epoch {}", epoch + 1);
+                    Ok(pixels.map(|pixels| Titled::new(pixels.to_image(), title)))
                 })
                 .collect::<Result<Option<Vec<_>>>>()?;
             // None if the picture was skipped.
@@ -78,6 +124,22 @@ impl Dataset<Pixels> {
             }
         }
         grid(&[])
+    }
+}
+
+impl Predictions {
+    /// Draws the pictures, at most the first 25, as they were made for the model: each under the
+    /// predicted class with its probability, and the label. Those predicted wrong are red.
+    ///
+    /// # Errors
+    /// [`Error::Figure`] if there is no picture; [`Error::Picture`] for one that cannot be read any
+    /// more, where broken pictures are not skipped.
+    pub fn show(&self) -> Result<Figure> {
+        let pictures = self.pictures(MAX_PICTURES)?.into_iter();
+        let titled = |(index, pixels): (usize, Pixels)| {
+            Titled::predicted(pixels.to_image(), &self.examples()[index], self.classes())
+        };
+        grid(&pictures.map(titled).collect::<Vec<_>>())
     }
 }
 
@@ -91,31 +153,28 @@ fn columns(count: usize) -> usize {
     }
 }
 
-fn grid(pictures: &[(RgbImage, String)]) -> Result<Figure> {
-    let longest = pictures
-        .iter()
-        .map(|(picture, _)| picture.width().max(picture.height()))
-        .max();
-    let Some(longest @ 1..) = longest else {
+/// Draws pictures side by side, each under its title.
+pub(super) fn grid(pictures: &[Titled]) -> Result<Figure> {
+    let sides = |titled: &Titled| titled.picture.width().max(titled.picture.height());
+    let Some(longest @ 1..) = pictures.iter().map(sides).max() else {
         return Err(Error::Figure("there is no picture to show".to_owned()));
     };
     let columns = columns(pictures.len()) as u32;
     let side = ((MAX_WIDTH - GAP) / columns - GAP)
         .min(MAX_SIDE)
         .min(longest.max(16).saturating_mul(MAX_ENLARGEMENT));
-    let fitted: Vec<(RgbImage, &str)> = pictures
+    let fitted: Vec<(RgbImage, &Titled)> = pictures
         .iter()
-        .map(|(picture, title)| (fit(picture, side), title.as_str()))
+        .map(|titled| (fit(&titled.picture, side), titled))
         .collect();
 
+    let lines = |titled: &Titled| titled.title.lines().count();
+    let lines = pictures.iter().map(lines).max().unwrap_or(0).max(1) as u32;
+    let title_height = lines * TITLE_SIZE + (lines - 1) * LINE_GAP + GAP / 2;
     let rows: Vec<_> = fitted.chunks(columns as usize).collect();
-    let row_height = |row: &[(RgbImage, &str)]| {
-        let highest = row
-            .iter()
-            .map(|(picture, _)| picture.height())
-            .max()
-            .unwrap_or(0);
-        TITLE_SIZE + GAP / 2 + highest + GAP
+    let row_height = |row: &[(RgbImage, &Titled)]| {
+        let highest = row.iter().map(|(picture, _)| picture.height()).max();
+        title_height + highest.unwrap_or(0) + GAP
     };
     let width = GAP + columns * (side + GAP);
     let height = GAP + rows.iter().map(|row| row_height(row)).sum::<u32>();
@@ -123,33 +182,33 @@ fn grid(pictures: &[(RgbImage, String)]) -> Result<Figure> {
     let mut titles = Vec::new();
     let mut top = GAP;
     for row in rows {
-        let picture_top = top + TITLE_SIZE + GAP / 2;
-        for ((picture, title), column) in row.iter().zip(0..) {
+        let picture_top = top + title_height;
+        for ((picture, titled), column) in row.iter().zip(0..) {
             let middle = GAP + column * (side + GAP) + side / 2;
-            let left = i64::from(middle - picture.width() / 2);
-            imageops::replace(&mut figure, picture, left, i64::from(picture_top));
-            titles.push((*title, (middle as i32, (picture_top - GAP / 2) as i32)));
+            let (left, top) = (middle - picture.width() / 2, picture_top);
+            if titled.marked {
+                let (width, height) = picture.dimensions();
+                let border = RgbImage::from_pixel(width + 2 * BORDER, height + 2 * BORDER, RED);
+                let (left, top) = (left - BORDER, top - BORDER);
+                imageops::replace(&mut figure, &border, left.into(), top.into());
+            }
+            imageops::replace(&mut figure, picture, left.into(), top.into());
+            let color = if titled.marked { RED } else { BLACK };
+            let bottoms = (0..).map(|line| picture_top - GAP / 2 - line * (TITLE_SIZE + LINE_GAP));
+            for (line, bottom) in titled.title.lines().rev().zip(bottoms) {
+                titles.push((line, color, (middle as i32, bottom as i32)));
+            }
         }
         top += row_height(row);
     }
     draw(&mut figure, |area| {
-        let style = (FONT, TITLE_SIZE)
-            .into_font()
-            .color(&BLACK.to_rgba())
-            .pos(Pos::new(HPos::Center, VPos::Bottom));
-        for (title, place) in titles {
-            let mut shown = title.to_owned();
-            let mut kept: Vec<char> = title.chars().collect();
-            while area.estimate_text_size(&shown, &style)?.0 > side + GAP / 2
-                && kept.pop().is_some()
-            {
-                shown = kept.iter().collect::<String>() + "…";
-            }
-            area.draw(&Text::new(
-                shown,
-                place,
-                style.clone().into_text_style(area),
-            ))?;
+        for (title, Rgb([r, g, b]), place) in titles {
+            let style = (FONT, TITLE_SIZE)
+                .into_font()
+                .color(&RGBColor(r, g, b))
+                .pos(Pos::new(HPos::Center, VPos::Bottom));
+            let shown = shortened(area, title, &style, side + GAP / 2)?;
+            area.draw(&Text::new(shown, place, style))?;
         }
         Ok(())
     })?;
@@ -176,10 +235,10 @@ mod tests {
     use crate::pipeline::Augmentation;
     use crate::settings::BrokenPictures;
 
-    fn pictures(count: usize, width: u32, height: u32) -> Vec<(RgbImage, String)> {
+    fn pictures(count: usize, width: u32, height: u32) -> Vec<Titled> {
         let picture = |i: usize| RgbImage::from_pixel(width, height, Rgb([i as u8 * 10, 200, 100]));
         (0..count)
-            .map(|i| (picture(i), format!("class {i}")))
+            .map(|i| Titled::new(picture(i), format!("class {i}")))
             .collect()
     }
 
@@ -221,8 +280,8 @@ mod tests {
         assert!(matches!(grid(&pictures(2, 0, 0)), Err(Error::Figure(_))));
         let long = "Pomeranian and German Shepherd crossed with anything else that was there ";
         let titled = vec![
-            (RgbImage::new(40, 30), long.repeat(20)),
-            (RgbImage::new(3, 3), "".into()),
+            Titled::new(RgbImage::new(40, 30), long.repeat(20)),
+            Titled::new(RgbImage::new(3, 3), "".into()),
         ];
         assert!(grid(&titled).unwrap().dimensions().0 <= 1000);
     }
@@ -262,6 +321,39 @@ mod tests {
         }
         let empty = augmented.take(1).show_augmented();
         assert!(matches!(empty, Err(Error::Figure(_))));
+    }
+
+    #[test]
+    fn a_wrong_prediction_has_a_red_title_and_border() {
+        let classes = ["cats", "dogs"].map(str::to_owned);
+        let titled = [1, 0].map(|label| {
+            let prediction = Prediction {
+                id: String::new(),
+                label,
+                predicted: 1,
+                probabilities: vec![0.125, 0.875],
+                loss: 0.,
+            };
+            let gray = RgbImage::from_pixel(50, 40, Rgb([128; 3]));
+            Titled::predicted(gray, &prediction, &classes)
+        });
+        assert_eq!(titled[0].title, "dogs 88%\nlabel: dogs");
+        assert_eq!(titled[1].title, "dogs 88%\nlabel: cats");
+        let figure = grid(&titled).unwrap();
+        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let middle = image.width() / 2;
+        // Of the picture, and of the title above it.
+        let red = |left: bool, rows: std::ops::Range<u32>| {
+            let pixels = image.enumerate_pixels();
+            let there = pixels.filter(|(x, y, _)| (*x < middle) == left && rows.contains(y));
+            there.filter(|(_, _, pixel)| **pixel == RED).count()
+        };
+        let picture = 320 + 400;
+        let top = GAP + 2 * TITLE_SIZE + LINE_GAP;
+        assert!(red(false, 0..top) > 50);
+        let border = red(false, top..image.height());
+        assert!(border >= 2 * picture * BORDER as usize, "{border}");
+        assert_eq!(red(true, 0..image.height()), 0);
     }
 
     #[test]

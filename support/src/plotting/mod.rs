@@ -2,7 +2,10 @@
 //!
 //! How a figure gets into a notebook is `notebook`'s affair.
 
+mod colors;
+mod confusion;
 mod curves;
+mod explanations;
 mod grid;
 mod history;
 
@@ -13,7 +16,7 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ImageEncoder, RgbImage};
 use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, FontStyle, IntoDrawingArea};
-use plotters::style::register_font;
+use plotters::style::{TextStyle, register_font};
 
 pub use curves::{Curves, learning_curves};
 
@@ -102,6 +105,21 @@ fn draw(
     drawing(&area)
         .and_then(|()| Ok(area.present()?))
         .map_err(|error| Error::Figure(error.to_string()))
+}
+
+/// Returns a text with its end cut off where it is wider than `width` pixels.
+fn shortened(
+    area: &Area<'_>,
+    text: &str,
+    style: &TextStyle<'_>,
+    width: u32,
+) -> std::result::Result<String, Box<dyn std::error::Error>> {
+    let mut shown = text.to_owned();
+    let mut kept: Vec<char> = text.chars().collect();
+    while area.estimate_text_size(&shown, style)?.0 > width && kept.pop().is_some() {
+        shown = kept.iter().collect::<String>() + "…";
+    }
+    Ok(shown)
 }
 
 #[cfg(test)]

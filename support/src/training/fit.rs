@@ -485,7 +485,8 @@ impl Sequential<Compiled> {
         evaluate().map_err(Error::torch("loss"))
     }
 
-    fn check(&self, batches: &Batches, name: &'static str) -> Result<()> {
+    /// Checks that the batches can be evaluated.
+    pub(crate) fn check(&self, batches: &Batches, name: &'static str) -> Result<()> {
         let expected_classes = self.compiled.loss.classes(&self.output_shape())?;
         let (classes, examples) = (batches.classes().len(), batches.examples());
         if classes == expected_classes && examples > 0 {

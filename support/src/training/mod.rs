@@ -14,8 +14,10 @@ pub use history::{EpochLog, History};
 pub use loss::Loss;
 pub use rms_prop::RmsProp;
 
-use crate::Result;
+use tch::Tensor;
+
 use crate::model::{Sequential, TopLayer};
+use crate::{Error, Result};
 
 /// What compiling adds to a [`Sequential`].
 #[derive(Debug)]
@@ -43,5 +45,23 @@ impl<C> Sequential<C> {
             loss,
             step: 0,
         }))
+    }
+}
+
+impl Compiled {
+    /// Returns the loss that the model was compiled with.
+    pub(crate) fn loss(&self) -> Loss {
+        self.loss
+    }
+
+    /// Returns each example's loss for its logits `[N, units]` and class index `[N]`.
+    pub(crate) fn losses(&self, logits: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
+        let of = |index: i64| {
+            let (logits, labels) = (logits.f_narrow(0, index, 1)?, labels.f_narrow(0, index, 1)?);
+            let labels = labels.f_to_device(logits.device())?;
+            self.loss.mean(&logits, &labels)?.f_double_value(&[])
+        };
+        let losses: Result<_, tch::TchError> = (0..logits.size()[0]).map(of).collect();
+        losses.map_err(Error::torch("loss"))
     }
 }

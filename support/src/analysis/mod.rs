@@ -1,0 +1,12 @@
+//! What a trained model gets right and wrong: predictions example by example, what can be counted
+//! from them, and where in the pictures they come from. How they are drawn is [`plotting`](crate::plotting)'s affair.
+
+mod confusion;
+mod grad_cam;
+mod predictions;
+mod report;
+
+pub use confusion::ConfusionMatrix;
+pub use grad_cam::Explanations;
+pub use predictions::{Prediction, Predictions};
+pub use report::{Report, Scores};

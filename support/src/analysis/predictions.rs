@@ -1,0 +1,257 @@
+//! What a model predicts, example by example.
+
+use std::fmt;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{ConfusionMatrix, Report};
+use crate::live::{Progress, Stop};
+use crate::model::Sequential;
+use crate::pipeline::{Batch, Batches, Pixels};
+use crate::training::Compiled;
+use crate::{Error, Result};
+
+/// What a model makes of one example.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// The example's id.
+    pub id: String,
+    /// Its class, an index into [`Predictions::classes`].
+    pub label: usize,
+    /// The most probable class.
+    pub predicted: usize,
+    /// The probability of each class; they add up to 1.
+    pub probabilities: Vec<f64>,
+    /// The loss.
+    pub loss: f64,
+}
+
+impl Prediction {
+    /// Returns whether the most probable class is the label.
+    #[must_use]
+    pub fn is_right(&self) -> bool {
+        self.predicted == self.label
+    }
+
+    /// Returns the most probable class' probability.
+    #[must_use]
+    pub fn confidence(&self) -> f64 {
+        self.probabilities[self.predicted]
+    }
+}
+
+/// What a model makes of a set of examples, or of some of them.
+///
+/// The pictures are not kept: what shows some reads them again.
+#[derive(Clone, Debug)]
+pub struct Predictions {
+    /// What was predicted, neither shuffled nor augmented.
+    batches: Batches,
+    predictions: Vec<Prediction>,
+}
+
+impl Sequential<Compiled> {
+    /// Returns what the model predicts for each example, in the dataset's order before any
+    /// shuffling and without augmentation. Pictures that are skipped because they cannot be read
+    /// are not among them.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate); `Argument` for a label without a class.
+    pub fn predictions(&self, batches: &Batches) -> Result<Predictions> {
+        self.check(batches, "predictions, the batches")?;
+        let batches = batches.unaugmented().unshuffled();
+        let forward = self.inference(0, self.last())?;
+        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
+        let (start, steps) = (Instant::now(), batches.len());
+        let classes = batches.classes().len();
+        let mut predictions = Vec::with_capacity(batches.examples());
+        for (step, batch) in (1..).zip(batches.epoch(0)) {
+            let batch = batch?;
+            let logits = forward(&batch.images)?;
+            predictions.extend(self.judge(&logits, batch, classes)?);
+            progress.show(|| {
+                let rate = predictions.len() as f64 / start.elapsed().as_secs_f64();
+                format!("predictions: {step}/{steps} - {rate:.0} img/s")
+            });
+            if stop.requested() {
+                return Err(Error::Stopped {
+                    operation: format!("predictions, after batch {step} of {steps}"),
+                });
+            }
+        }
+        Ok(Predictions {
+            batches,
+            predictions,
+        })
+    }
+
+    /// Makes predictions of a batch's logits.
+    fn judge(&self, logits: &Tensor, batch: Batch, classes: usize) -> Result<Vec<Prediction>> {
+        let losses = self.compiled.losses(logits, &batch.labels)?;
+        // In 64 bits even logits that are next to each other give different probabilities.
+        let rows = logits
+            .f_to_device(Device::Cpu)
+            .and_then(|logits| logits.f_to_kind(Kind::Double))
+            .map_err(Error::torch("logits"))
+            .and_then(|logits| self.compiled.loss().probabilities(&logits))?;
+        let rows = rows
+            .f_to_kind(Kind::Double)
+            .and_then(|rows| rows.f_reshape([-1]))
+            .and_then(|all| Vec::<f64>::try_from(&all))
+            .map_err(Error::torch("probabilities"))?;
+        let labels = Vec::<i64>::try_from(&batch.labels).map_err(Error::torch("labels"))?;
+        let rows = rows.chunks(classes).zip(losses);
+        let examples = batch.ids.into_iter().zip(labels).zip(rows);
+        examples
+            .map(|((id, label), (probabilities, loss))| {
+                let label = usize::try_from(label)
+                    .ok()
+                    .filter(|label| *label < classes)
+                    .ok_or_else(|| Error::Argument {
+                        name: "predictions, the labels",
+                        expected: format!("indices of {classes} classes"),
+                        got: format!("{label} for {id}"),
+                    })?;
+                Ok(Prediction {
+                    id,
+                    label,
+                    predicted: highest(probabilities),
+                    probabilities: probabilities.to_vec(),
+                    loss,
+                })
+            })
+            .collect()
+    }
+}
+
+/// Returns the index of the highest value, of equal ones the first.
+fn highest(values: &[f64]) -> usize {
+    (1..values.len()).fold(0, |best, index| {
+        if values[index] > values[best] {
+            index
+        } else {
+            best
+        }
+    })
+}
+
+impl Predictions {
+    /// Returns the predictions, in the dataset's order unless they were put in another.
+    #[must_use]
+    pub fn examples(&self) -> &[Prediction] {
+        &self.predictions
+    }
+
+    /// Returns the number of predictions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.predictions.len()
+    }
+
+    /// Returns whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.predictions.is_empty()
+    }
+
+    /// Returns the names of the classes, which labels and predictions are indices into.
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        self.batches.classes()
+    }
+
+    /// Returns the share of examples predicted right, NaN of none.
+    #[must_use]
+    pub fn accuracy(&self) -> f64 {
+        self.mean(|prediction| f64::from(u8::from(prediction.is_right())))
+    }
+
+    /// Returns the mean loss, NaN of none.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        self.mean(|prediction| prediction.loss)
+    }
+
+    fn mean(&self, value: impl Fn(&Prediction) -> f64) -> f64 {
+        self.predictions.iter().map(value).sum::<f64>() / self.len() as f64
+    }
+
+    /// Returns the first `count` of them.
+    #[must_use]
+    pub fn take(&self, count: usize) -> Self {
+        self.with(self.predictions.iter().take(count))
+    }
+
+    /// Returns those that are wrong.
+    #[must_use]
+    pub fn wrong(&self) -> Self {
+        let wrong = |prediction: &&Prediction| !prediction.is_right();
+        self.with(self.predictions.iter().filter(wrong))
+    }
+
+    /// Returns the `n` with the highest loss, the highest first: fastai's `top_losses`.
+    #[must_use]
+    pub fn highest_loss(&self, n: usize) -> Self {
+        let mut sorted: Vec<&Prediction> = self.predictions.iter().collect();
+        sorted.sort_by(|a, b| b.loss.total_cmp(&a.loss));
+        self.with(sorted.into_iter().take(n))
+    }
+
+    pub(super) fn with<'a>(&self, predictions: impl Iterator<Item = &'a Prediction>) -> Self {
+        Self {
+            batches: self.batches.clone(),
+            predictions: predictions.cloned().collect(),
+        }
+    }
+
+    /// Returns how often each class was predicted as each.
+    #[must_use]
+    pub fn confusion_matrix(&self) -> ConfusionMatrix {
+        let pairs = self.predictions.iter();
+        let pairs = pairs.map(|prediction| (prediction.label, prediction.predicted));
+        ConfusionMatrix::new(self.classes().to_vec(), pairs)
+    }
+
+    /// Returns precision, recall and F1 of each class and on average.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report::new(&self.confusion_matrix())
+    }
+
+    /// Returns the `n` most frequent mistakes, as [`ConfusionMatrix::most_confused`].
+    #[must_use]
+    pub fn most_confused(&self, n: usize) -> Vec<(String, String, usize)> {
+        self.confusion_matrix().most_confused(n)
+    }
+
+    /// Returns these predictions' pictures as batches, in this order.
+    pub(super) fn batches(&self) -> Batches {
+        let ids = self.predictions.iter().map(|found| found.id.as_str());
+        self.batches.only(ids)
+    }
+
+    /// Reads the first `count` pictures again, as they were made for the model; returns each with
+    /// its index.
+    pub(crate) fn pictures(&self, count: usize) -> Result<Vec<(usize, Pixels)>> {
+        let mut pictures = Vec::new();
+        for (index, prediction) in self.predictions.iter().take(count).enumerate() {
+            if let Some(pixels) = self.batches.load(&prediction.id)? {
+                pictures.push((index, pixels));
+            }
+        }
+        Ok(pictures)
+    }
+}
+
+impl fmt::Display for Predictions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} predictions - loss: {:.4} - accuracy: {:.4}",
+            self.len(),
+            self.loss(),
+            self.accuracy()
+        )
+    }
+}
