@@ -89,6 +89,7 @@ def finish(arguments, program, versions, threads, result):
     head = {
         "program": program,
         "mode": arguments.mode,
+        "device": getattr(arguments, "device", "cpu"),
         "versions": {"python": platform.python_version()} | versions,
         "threads": threads,
     }

@@ -1,12 +1,12 @@
 """The tutorial in PyTorch, and its pieces one by one, timed.
 
     python pytorch_tutorial.py {pieces,tutorial} DIR --weights mobilenet_v2.pth
-        [--epochs 10] [--limit N] [--seed 0]
+        [--epochs 10] [--limit N] [--seed 0] [--device cpu|cuda]
 
 DIR holds `train/` and `validation/`, each with one folder per class, as torchvision's
 ImageFolder reads them; `mobilenet_v2.pth` is torchvision's MobileNet_V2_Weights.IMAGENET1K_V1.
 Pictures are prepared as those weights want them (mean and deviation of ImageNet), resized to
-160x160, by two worker processes that stay alive between epochs. Eager mode, channels last, the
+160x160, by a worker process per core, which stay alive between epochs. Eager mode, channels last, the
 base in eval mode in both phases: RMSprop 1e-4 on the head, then 1e-5 from the batch norm of
 block 11's expansion on, which is where the Keras tutorial's layer 100 is. Autograd keeps nothing
 of the frozen layers before it.
@@ -23,7 +23,6 @@ from torchvision import transforms
 import common
 from common import BATCH_SIZE, IMAGE_SIZE, LEARNING_RATE
 
-WORKERS = 2
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -38,16 +37,22 @@ def batches(folder, limit, seed, shuffle):
         raise SystemExit(f"{folder} has {len(data.classes)} class folders, not 2")
     data.samples = common.limited(data.samples, limit)
     return torch.utils.data.DataLoader(
-        data, BATCH_SIZE, shuffle=shuffle, num_workers=WORKERS, persistent_workers=True,
+        data, BATCH_SIZE, shuffle=shuffle, num_workers=common.cores(), persistent_workers=True,
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def pretrained(weights):
-    """Returns the base with torchvision's weights, frozen and in eval mode."""
+def pretrained(arguments):
+    """Returns the base with torchvision's weights, frozen and in eval mode, on the device."""
     network = torchvision.models.mobilenet_v2()
-    network.load_state_dict(torch.load(weights, weights_only=True))
-    return network.features.requires_grad_(False).eval()
+    network.load_state_dict(torch.load(arguments.weights, weights_only=True))
+    return network.features.requires_grad_(False).eval().to(arguments.device)
+
+
+def wait_for(device):
+    """Waits until a GPU has done what it was told."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def classifier(base):
@@ -114,27 +119,34 @@ def pieces(arguments):
     del train
     base_forward, fine_tuning = {}, {}
     layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    device = arguments.device
+
+    def done(work):
+        work()
+        wait_for(device)
+
+    labels = labels.to(device)
     for name, layout in layouts.items():
-        images = batch.to(memory_format=layout)
-        base = pretrained(arguments.weights).to(memory_format=layout)
+        images = batch.to(device, memory_format=layout)
+        base = pretrained(arguments).to(memory_format=layout)
         with torch.inference_mode():
             base_forward[name] = common.median_rate(
-                len(images), lambda: base(images), common.FORWARDS
+                len(images), lambda: done(lambda: base(images)), common.FORWARDS
             )
         unfreeze(base)
-        model = classifier(base).to(memory_format=layout)
+        model = classifier(base).to(device, memory_format=layout)
         assert len(trained(model)) == 58
         optimizer = rms_prop(model, LEARNING_RATE / 10)
         fine_tuning[name] = common.median_rate(
-            len(images), lambda: step(model, optimizer, images, labels), common.STEPS
+            len(images), lambda: done(lambda: step(model, optimizer, images, labels)), common.STEPS
         )
-    a, b = (torch.randn([common.PRODUCT_SIZE] * 2) for _ in range(2))
+    a, b = (torch.randn([common.PRODUCT_SIZE] * 2, device=device) for _ in range(2))
     return {
         "pictures": count,
         "decode": {"data_loader": decode},
         "base_forward": base_forward,
         "fine_tuning": fine_tuning,
-        "gemm_gflops": common.gemm_gflops(lambda: a @ b),
+        "gemm_gflops": common.gemm_gflops(lambda: done(lambda: a @ b)),
     }
 
 
@@ -144,8 +156,14 @@ def tutorial(arguments):
     torch.manual_seed(arguments.seed)
     train = batches(arguments.pictures / "train", arguments.limit, arguments.seed, True)
     validation = batches(arguments.pictures / "validation", arguments.limit, arguments.seed, False)
-    base = pretrained(arguments.weights)
-    model = classifier(base).to(memory_format=torch.channels_last)
+    base = pretrained(arguments)
+    model = classifier(base).to(arguments.device, memory_format=torch.channels_last)
+
+    def moved(batch):
+        images, labels = batch
+        images = images.to(arguments.device, memory_format=torch.channels_last)
+        return images, labels.to(arguments.device)
+
     curves = {key: [] for key in ["loss", "accuracy", "val_loss", "val_accuracy", "epoch_seconds"]}
 
     def fit(learning_rate, first_epoch):
@@ -154,12 +172,10 @@ def tutorial(arguments):
         for epoch in range(first_epoch, first_epoch + arguments.epochs):
             epoch_start = time.perf_counter()
             totals, held_out = Totals(), Totals()
-            for images, labels in train:
-                images = images.to(memory_format=torch.channels_last)
+            for images, labels in map(moved, train):
                 totals.add(*step(model, optimizer, images, labels), labels)
             with torch.inference_mode():
-                for images, labels in validation:
-                    images = images.to(memory_format=torch.channels_last)
+                for images, labels in map(moved, validation):
                     logits = model(images).squeeze(1)
                     held_out.add(logits, loss_function(logits, labels.float()), labels)
             values = *totals.means(), *held_out.means(), time.perf_counter() - epoch_start
@@ -187,7 +203,9 @@ def tutorial(arguments):
 
 
 def main():
-    arguments = common.command_line(__doc__.split("\n")[0]).parse_args()
+    parser = common.command_line(__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    arguments = parser.parse_args()
     result = {"pieces": pieces, "tutorial": tutorial}[arguments.mode](arguments)
     versions = {
         "torch": torch.__version__,

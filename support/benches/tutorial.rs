@@ -1,8 +1,9 @@
-//! The tutorial, and its pieces one by one, timed on the CPU: this project's side of
-//! `cargo xtask bench`, which also sets the allocator as a notebook's kernel does.
+//! The tutorial, and its pieces one by one, timed: this project's side of `cargo xtask bench`,
+//! which also sets the allocator as a notebook's kernel does.
 //!
 //! ```text
 //! cargo bench -p support --bench tutorial -- pieces|tutorial DIR [--epochs N] [--limit N] [--seed N]
+//!     [--device cpu|cuda]
 //! ```
 //!
 //! `DIR` holds `train/` and `validation/`. The last line is a JSON object; `bench/README.md` says
@@ -46,6 +47,7 @@ struct Arguments {
     epochs: usize,
     limit: Option<usize>,
     seed: u64,
+    device: Device,
 }
 
 #[derive(Clone, Copy)]
@@ -93,6 +95,7 @@ impl Arguments {
             epochs: 10,
             limit: None,
             seed: 0,
+            device: Device::Cpu,
         };
         for option in options.chunks(2) {
             let [name, value] = option else {
@@ -102,7 +105,11 @@ impl Arguments {
                 "--epochs" => arguments.epochs = value.parse()?,
                 "--limit" => arguments.limit = Some(value.parse()?),
                 "--seed" => arguments.seed = value.parse()?,
-                _ => return Err(format!("{name}: expected --epochs, --limit or --seed").into()),
+                "--device" => arguments.device = support::device::pick(value)?,
+                _ => {
+                    let expected = "--epochs, --limit, --seed or --device";
+                    return Err(format!("{name}: expected {expected}").into());
+                }
             }
         }
         Ok(arguments)
@@ -162,10 +169,11 @@ fn pieces(arguments: &Arguments) -> Result<Value> {
     })?;
 
     let (images, _) = train.first()?;
-    let mut base = MobileNetV2::pretrained(IMG_SHAPE, Device::Cpu)?;
+    let mut base = MobileNetV2::pretrained(IMG_SHAPE, arguments.device)?;
     base.set_trainable(false);
+    let images = images.to_device(arguments.device);
     let base_forward = median_rate(images.size()[0] as f64, FORWARDS, || {
-        tch::no_grad(|| base.forward(&images)).map(drop)
+        tch::no_grad(|| base.forward(&images)).map(|_features| wait_for(arguments.device))
     })?;
 
     base.set_trainable(true);
@@ -184,12 +192,14 @@ fn pieces(arguments: &Arguments) -> Result<Value> {
     let seconds = history.epochs.iter().skip(1).map(|epoch| epoch.seconds);
     let fine_tuning = steps.examples() as f64 / median(seconds.collect());
 
-    let matrix = || Tensor::randn([PRODUCT_SIZE; 2], (Kind::Float, Device::Cpu));
+    let matrix = || Tensor::randn([PRODUCT_SIZE; 2], (Kind::Float, arguments.device));
     let (a, b) = (matrix(), matrix());
     let gigaflop = 2e-9 * (PRODUCT_SIZE as f64).powi(3);
-    let gemm = median_rate(gigaflop, PRODUCTS, || a.f_matmul(&b).map(drop))?;
+    let gemm = median_rate(gigaflop, PRODUCTS, || {
+        a.f_matmul(&b).map(|_product| wait_for(arguments.device))
+    })?;
     Ok(figures(
-        "pieces",
+        arguments,
         json!({
             "pictures": count,
             "decode": {"threads": decode},
@@ -204,7 +214,7 @@ fn pieces(arguments: &Arguments) -> Result<Value> {
 fn tutorial(arguments: &Arguments) -> Result<Value> {
     let start = Instant::now();
     let [train, validation] = arguments.batches()?;
-    let mut base = MobileNetV2::pretrained(IMG_SHAPE, Device::Cpu)?;
+    let mut base = MobileNetV2::pretrained(IMG_SHAPE, arguments.device)?;
     base.set_trainable(false);
     let model = Sequential::new(base)
         .push(GlobalAveragePooling2d)
@@ -237,7 +247,7 @@ fn tutorial(arguments: &Arguments) -> Result<Value> {
     let whole = history.then(&history_fine);
     let of_each = |read: fn(&EpochLog) -> f64| whole.epochs.iter().map(read).collect::<Vec<_>>();
     Ok(figures(
-        "tutorial",
+        arguments,
         json!({
             "pictures": train.examples(),
             "validation_pictures": validation.examples(),
@@ -258,12 +268,26 @@ fn tutorial(arguments: &Arguments) -> Result<Value> {
 }
 
 /// Adds what is told in either mode.
-fn figures(mode: &str, mut figures: Value) -> Value {
+fn figures(arguments: &Arguments, mut figures: Value) -> Value {
     figures["program"] = json!("ours");
-    figures["mode"] = json!(mode);
+    figures["mode"] = json!(match arguments.mode {
+        Mode::Pieces => "pieces",
+        Mode::Tutorial => "tutorial",
+    });
+    figures["device"] = json!(match arguments.device {
+        Device::Cuda(_) => "cuda",
+        _ => "cpu",
+    });
     figures["versions"] = json!({"support": env!("CARGO_PKG_VERSION")});
     figures["threads"] = json!(tch::get_num_threads());
     figures
+}
+
+/// Waits until a GPU has done what it was told.
+fn wait_for(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
 }
 
 /// Returns the median of `amount` per second of `work`, after one call that is not counted.

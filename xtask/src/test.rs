@@ -30,7 +30,9 @@ pub(crate) fn test() -> anyhow::Result<()> {
     report::timed("tests", "cargo test --workspace", || {
         let mut tests = ready.checkout.cargo(&["test", "--workspace"]);
         // As many tests as there are cores run at once; libtorch's threads would get in their way.
-        run(tests.env("OMP_NUM_THREADS", "1"))
+        tests.env("OMP_NUM_THREADS", "1");
+        // What a GPU computes is compared with the CPU's in full 32-bit floats.
+        run(tests.env("NVIDIA_TF32_OVERRIDE", "0"))
     })?;
     report::timed("docs", "cargo doc", || {
         let mut doc = ready

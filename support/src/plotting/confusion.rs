@@ -30,7 +30,7 @@ impl ConfusionMatrix {
     ///
     /// # Errors
     /// [`Error::Figure`](crate::Error::Figure) if it cannot be drawn.
-    pub fn figure(&self) -> Result<Figure> {
+    pub fn show(&self) -> Result<Figure> {
         let classes = self.classes().len().max(1) as u32;
         let room = MAX_WIDTH - AXIS - 2 * GAP;
         let cell = ((room - MAX_NAME) / classes).clamp(1, MAX_CELL);
@@ -216,7 +216,7 @@ mod tests {
             (2, 2),
         ];
         let classes = ["a", "b", "c"].map(str::to_owned).to_vec();
-        let figure = ConfusionMatrix::new(classes, pairs).figure().unwrap();
+        let figure = ConfusionMatrix::new(classes, pairs).show().unwrap();
         let shares = [[0.5, 0.5, 0.], [0., 1., 0.], [0.75, 0., 0.25]];
         for (row, shares) in (0..).zip(shares) {
             for (column, share) in (0..).zip(shares) {
@@ -230,7 +230,7 @@ mod tests {
     fn any_number_of_classes_of_any_name_fits_the_page() {
         for classes in [0, 1, 2, 3, 10, 20, 37, 120, 600] {
             for name in ["", "tree frog of the north and the", "\u{1f438}"] {
-                let (width, height) = matrix(classes, name).figure().unwrap().dimensions();
+                let (width, height) = matrix(classes, name).show().unwrap().dimensions();
                 assert!(
                     width <= MAX_WIDTH && height <= MAX_WIDTH,
                     "{classes} {name}"
@@ -245,7 +245,7 @@ mod tests {
         let ink = |classes: usize| {
             let names = (0..classes).map(|class| class.to_string()).collect();
             let matrix = ConfusionMatrix::new(names, []);
-            let figure = matrix.figure().unwrap();
+            let figure = matrix.show().unwrap();
             let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
             let cells = image.enumerate_pixels().filter(|(x, y, _)| {
                 let inside = GAP + 5..GAP + 700;

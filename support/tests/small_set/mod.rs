@@ -76,7 +76,15 @@ pub(crate) fn augmented_batches(
 }
 
 pub(crate) fn model(frozen_layers: usize, learning_rate: f64) -> Sequential<Compiled> {
-    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    model_on(Device::Cpu, frozen_layers, learning_rate)
+}
+
+pub(crate) fn model_on(
+    device: Device,
+    frozen_layers: usize,
+    learning_rate: f64,
+) -> Sequential<Compiled> {
+    let mut base = MobileNetV2::pretrained([3, 96, 96], device).unwrap();
     base.layers_mut()[..frozen_layers].set_trainable(false);
     Sequential::new(base)
         .push(GlobalAveragePooling2d)

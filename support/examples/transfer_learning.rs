@@ -1,0 +1,114 @@
+//! The notebook's steps as a program: `notebooks/transfer_learning.ipynb` from a terminal.
+//!
+//! ```sh
+//! cargo run --release -p support --example transfer_learning -- [FOLDER]
+//! ```
+//!
+//! It reads the same `TRANSFER_*` settings, comes to the same numbers, and saves the figures that
+//! the notebook shows inline in a folder, `target/transfer_learning` unless another is named.
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use support::plotting::Figure;
+use support::prelude::*;
+
+const SPLIT_WEIGHTS: [u32; 3] = [8, 1, 1];
+const IMG_SIZE: u32 = 160;
+const IMG_SHAPE: [i64; 3] = [3, IMG_SIZE as i64, IMG_SIZE as i64];
+const SHUFFLE_BUFFER_SIZE: usize = 1000;
+const BASE_LEARNING_RATE: f64 = 0.0001;
+const FINE_TUNE_AT: usize = 100;
+
+fn format_example(image: &RgbImage) -> Pixels {
+    Pixels::from(image)
+        .scale(1.0 / 127.5)
+        .offset(-1.0)
+        .resize(IMG_SIZE, IMG_SIZE)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = env::args_os().nth(1).map(PathBuf::from);
+    let folder = folder.unwrap_or_else(|| "target/transfer_learning".into());
+    fs::create_dir_all(&folder)?;
+    let save = |figure: Figure, name: &str| -> support::Result<()> {
+        let path = folder.join(name);
+        figure.save(&path)?;
+        println!("saved {}", path.display());
+        Ok(())
+    };
+
+    let settings = Settings::from_env()?;
+    println!("{settings}\n{}\n", device_report());
+
+    // Data preprocessing
+    let dataset = ImageDataset::load(&settings)?;
+    println!("{dataset}\n");
+    let [raw_train, raw_validation, raw_test] = dataset.split(SPLIT_WEIGHTS)?;
+    save(raw_train.take(9).show()?, "examples.png")?;
+    let train = raw_train.map(format_example);
+    let train_batches = train
+        .shuffle(SHUFFLE_BUFFER_SIZE)
+        .batch(settings.batch_size);
+    let validation_batches = raw_validation
+        .map(format_example)
+        .batch(settings.batch_size);
+    let test_batches = raw_test.map(format_example).batch(settings.batch_size);
+
+    // Feature extraction
+    let mut base_model = MobileNetV2::pretrained(IMG_SHAPE, settings.device)?;
+    base_model.set_trainable(false);
+    let mut model = Sequential::new(base_model)
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1280, 1).seed(settings.seed))
+        .compile(RmsProp::new(BASE_LEARNING_RATE), Loss::BinaryCrossentropy)?;
+    println!("{}", model.summary());
+    let validation_steps = 20;
+    let initial = model.evaluate(&validation_batches.take(validation_steps))?;
+    println!("initial {initial}");
+    let history = model.fit(
+        &train_batches,
+        Fit::epochs(settings.epochs)
+            .validation(&validation_batches)
+            .checkpoints(settings.checkpoints.join("feature_extraction")),
+    )?;
+    save(history.learning_curves()?, "feature_extraction.png")?;
+
+    // Fine-tuning
+    model.base_mut().set_trainable(true);
+    model.base_mut().layers_mut()[..FINE_TUNE_AT].set_trainable(false);
+    let mut model = model.compile(
+        RmsProp::new(BASE_LEARNING_RATE / 10.0),
+        Loss::BinaryCrossentropy,
+    )?;
+    println!("{}", model.summary());
+    let history_fine = model.fit(
+        &train_batches,
+        Fit::epochs(2 * settings.epochs)
+            .initial_epoch(settings.epochs)
+            .validation(&validation_batches)
+            .checkpoints(settings.checkpoints.join("fine_tuning")),
+    )?;
+    let history = history.then(&history_fine);
+    save(
+        history.fine_tuning_curves(settings.epochs)?,
+        "fine_tuning.png",
+    )?;
+
+    // Evaluation
+    println!("test {}", model.evaluate(&test_batches)?);
+    let predictions = model.predictions(&test_batches)?;
+    println!(
+        "{}\n{}",
+        predictions.confusion_matrix(),
+        predictions.report()
+    );
+    save(predictions.show()?, "predictions.png")?;
+    save(
+        predictions.confusion_matrix().show()?,
+        "confusion_matrix.png",
+    )?;
+    let worst = predictions.highest_loss(9);
+    save(model.explain(&worst)?.show()?, "highest_loss.png")?;
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The same on a GPU as on the CPU. Where there is none, nothing is compared.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+mod small_set;
+
+use common::{assert_close, pictures};
+use small_set::{augmented_batches, batches, model_on};
+use support::device::device_report;
+use support::model::{GlobalAveragePooling2d, MobileNetV2, SetTrainable};
+use support::pipeline::Augmentation;
+use support::settings::BrokenPictures;
+use support::training::{Fit, History};
+use tch::Device;
+
+/// The largest difference, of the largest value.
+const TOLERANCE: f64 = 1e-3;
+
+/// Returns the GPU, if there is one.
+fn gpu() -> Option<Device> {
+    let report = device_report();
+    if report.cuda_devices == 0 {
+        eprintln!("nothing compared: {report}");
+        return None;
+    }
+    let tf32 = std::env::var("NVIDIA_TF32_OVERRIDE");
+    assert_eq!(
+        tf32.as_deref(),
+        Ok("0"),
+        "cuDNN convolves with 10 bits of mantissa unless NVIDIA_TF32_OVERRIDE=0 is set, as \
+         `cargo xtask test` does"
+    );
+    Some(Device::Cuda(0))
+}
+
+#[test]
+fn features_and_logits_are_those_of_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let shape = [3, 160, 160];
+    let [on_cpu, on_gpu] =
+        [Device::Cpu, gpu].map(|device| MobileNetV2::pretrained(shape, device).unwrap());
+    let images = pictures();
+    let features = on_gpu.forward(&images).unwrap();
+    assert_eq!(features.device(), gpu);
+    let expected = on_cpu.forward(&images).unwrap();
+    assert_close(
+        "features",
+        &features.to_device(Device::Cpu),
+        &expected,
+        TOLERANCE,
+    );
+    let pooled = GlobalAveragePooling2d.forward(&features).unwrap();
+    assert_eq!(pooled.device(), gpu);
+}
+
+#[test]
+fn training_predictions_and_explanations_are_those_of_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let folder = small_set::pictures(&["cats", "dogs"], 12);
+    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let run = |device| {
+        let mut model = model_on(device, 155, 1e-4);
+        let history = model
+            .fit(&train, Fit::epochs(3).validation(&validation))
+            .unwrap();
+        model.base_mut().layers_mut()[100..].set_trainable(true);
+        let fine = Fit::epochs(5).initial_epoch(3).validation(&validation);
+        let history = history.then(&model.fit(&train, fine).unwrap());
+        (model, history)
+    };
+    let [(on_cpu, expected), (on_gpu, history)] = [Device::Cpu, gpu].map(run);
+    let losses = |history: &History| [history.loss(), history.val_loss()].concat();
+    for (loss, expected) in losses(&history).into_iter().zip(losses(&expected)) {
+        assert!((loss - expected).abs() < 0.02, "{history:?} {expected}");
+    }
+    let [actual, expected] = [&on_gpu, &on_cpu].map(|model| model.predictions(&train).unwrap());
+    for (actual, expected) in actual.examples().iter().zip(expected.examples()) {
+        let [a, b] = [actual, expected].map(|example| example.probabilities[1]);
+        assert!((a - b).abs() < 0.03, "{actual:?} {expected:?}");
+    }
+    let explanations = on_gpu.explain(&actual).unwrap();
+    assert_eq!(explanations.maps().unwrap().size(), [24, 96, 96]);
+
+    // What one device saves the other loads.
+    let path = folder.path().join("weights.safetensors");
+    on_gpu.save_weights(&path).unwrap();
+    let mut loaded = model_on(Device::Cpu, 155, 1e-4);
+    loaded.load_weights(&path).unwrap();
+    let (images, _) = train.first().unwrap();
+    let [actual, expected] =
+        [&on_gpu, &loaded].map(|model| model.forward(&images).unwrap().to_device(Device::Cpu));
+    assert_close("logits", &actual, &expected, TOLERANCE);
+}
+
+#[test]
+fn a_run_is_continued_on_the_gpu() {
+    let Some(gpu) = gpu() else { return };
+    let folder = small_set::pictures(&["cats", "dogs"], 12);
+    let augmentation = Augmentation::new()
+        .random_flip_horizontal()
+        .random_rotation(0.2);
+    let (train, validation) = augmented_batches(folder.path(), BrokenPictures::Stop, augmentation);
+    let checkpoints = folder.path().join("checkpoints");
+    let fit = |epochs| Fit::epochs(epochs).validation(&validation);
+    let whole = model_on(gpu, 100, 1e-4).fit(&train, fit(4)).unwrap();
+    model_on(gpu, 100, 1e-4)
+        .fit(&train, fit(2).checkpoints(&checkpoints))
+        .unwrap();
+    let continued = model_on(gpu, 100, 1e-4)
+        .fit(&train, fit(4).resume(&checkpoints))
+        .unwrap();
+    // cuDNN's gradients are not the same to the bit from run to run.
+    for (loss, expected) in continued.loss().into_iter().zip(whole.loss()) {
+        assert!((loss - expected).abs() < 0.02, "{continued:?} {whole:?}");
+    }
+    assert!(whole.loss()[3] < whole.loss()[0], "{whole:?}");
+}
