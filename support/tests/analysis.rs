@@ -73,6 +73,12 @@ fn predictions_add_up_to_the_evaluation_and_are_those_of_each_picture() {
     assert_eq!(losses(worst.examples()), sorted[..5]);
     assert_eq!(predictions.highest_loss(99).len(), 23);
 
+    assert_eq!(predictions.spread(99).examples(), predictions.examples());
+    let all = ids(&predictions);
+    let spread = [0, 5, 11, 17].map(|index| all[index]);
+    assert_eq!(ids(&predictions.spread(4)), spread);
+    assert!(predictions.take(0).spread(4).is_empty());
+
     let matrix = predictions.confusion_matrix();
     assert_eq!(matrix.classes(), ["cats", "dogs"]);
     let counts = matrix.counts();

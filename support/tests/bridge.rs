@@ -14,8 +14,10 @@ use std::thread;
 use serde_json::Value;
 use small_set::{batches, model, pictures};
 use support::Error;
+use support::dataset::ImageDataset;
 use support::notebook::{DisplayHandle, display};
-use support::settings::BrokenPictures;
+use support::pipeline::Pixels;
+use support::settings::{BrokenPictures, Settings};
 use support::training::Fit;
 
 /// Tells this program, by an environment variable, that it is the one under the bridge.
@@ -136,4 +138,27 @@ fn an_evaluation_stops_with_an_error() {
         return;
     }
     under_bridge("an_evaluation_stops_with_an_error", "");
+}
+
+#[test]
+fn an_evaluation_that_is_done_leaves_nothing_of_its_progress() {
+    if let Some(folder) = std::env::var_os(UNDER_BRIDGE) {
+        let mut settings = Settings::from_env().unwrap();
+        settings.dataset = folder.into_string().ok();
+        let dataset = ImageDataset::load(&settings).unwrap();
+        let [train, _, _] = dataset.split([8, 1, 1]).unwrap();
+        let slow = train.map(|image| {
+            thread::sleep(std::time::Duration::from_millis(1500));
+            Pixels::from(image).resize(96, 96)
+        });
+        model(155, 1e-4).evaluate(&slow.batch(1)).unwrap();
+        return;
+    }
+    let (shown, _) = under_bridge(
+        "an_evaluation_that_is_done_leaves_nothing_of_its_progress",
+        "never shown",
+    );
+    let texts: Vec<&str> = shown.iter().map(text).collect();
+    assert!(texts.iter().any(|text| text.contains("img/s")), "{texts:?}");
+    assert_eq!(texts.last(), Some(&""));
 }

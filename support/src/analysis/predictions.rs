@@ -183,6 +183,14 @@ impl Predictions {
         self.with(self.predictions.iter().take(count))
     }
 
+    /// Returns `count` of them, evenly spread: a dataset's order can be that of its classes.
+    #[must_use]
+    pub fn spread(&self, count: usize) -> Self {
+        let of = self.len();
+        let count = count.min(of);
+        self.with((0..count).map(|index| &self.predictions[index * of / count]))
+    }
+
     /// Returns those that are wrong.
     #[must_use]
     pub fn wrong(&self) -> Self {

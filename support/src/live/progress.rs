@@ -76,8 +76,13 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(Out::Terminal(bar)) = &self.out {
-            bar.finish_and_clear();
+        match &mut self.out {
+            Some(Out::Notebook(lines)) if !lines.state.is_empty() => {
+                lines.state.clear();
+                lines.update();
+            }
+            Some(Out::Terminal(bar)) => bar.finish_and_clear(),
+            _ => {}
         }
     }
 }
