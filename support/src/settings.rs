@@ -10,8 +10,14 @@ use tch::Device;
 
 use crate::{Error, Result, device};
 
-/// The names that `TRANSFER_DATASET` takes besides a folder, best first.
-pub const DATASETS: [&str; 3] = ["cats_vs_dogs", "cats_and_dogs_filtered", "cifar10"];
+/// The names that `TRANSFER_DATASET` takes besides a folder: cats and dogs, best first, then
+/// another set.
+pub const DATASETS: [&str; 4] = [
+    "cats_vs_dogs",
+    "cats_and_dogs_filtered",
+    "cifar10_cats_vs_dogs",
+    "cifar10",
+];
 
 /// The folder of checkpoints in the data folder.
 const CHECKPOINTS: &str = "checkpoints";
@@ -345,7 +351,8 @@ mod tests {
     fn a_mistyped_dataset_is_refused_with_the_names_there_are() {
         assert_eq!(
             refusal("TRANSFER_DATASET", "cats_vs_dog"),
-            "TRANSFER_DATASET=cats_vs_dog: expected cats_vs_dogs, cats_and_dogs_filtered, cifar10, \
+            "TRANSFER_DATASET=cats_vs_dog: expected cats_vs_dogs, cats_and_dogs_filtered, \
+             cifar10_cats_vs_dogs, cifar10, \
              or a folder (with a / in its path)"
         );
         assert!(settings(&[("TRANSFER_DATASET", "pets/")]).is_ok());

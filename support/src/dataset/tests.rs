@@ -363,7 +363,7 @@ fn cifar10(root: &Path) {
 fn of_cifar10_the_cats_and_dogs_are_taken() {
     let root = folder(&["a/"]);
     cifar10(root.path());
-    let found = cifar10::read(root.path()).unwrap();
+    let found = cifar10::read(root.path(), &["cat", "dog"]).unwrap();
     assert_eq!(found.classes, ["cat", "dog"]);
     let [all] = found.examples.parts() else {
         panic!("both parts are used as one")
@@ -379,6 +379,12 @@ fn of_cifar10_the_cats_and_dogs_are_taken() {
     };
     assert_eq!(picture.dimensions(), (32, 32));
     assert!(picture.pixels().all(|pixel| pixel.0 == [5, 11, 9]));
+
+    let found = cifar10::read(root.path(), &cifar10::CLASSES).unwrap();
+    let [all] = found.examples.parts() else {
+        panic!("both parts are used as one")
+    };
+    assert_eq!(split::count(all, 10), [5, 0, 0, 6, 0, 6, 0, 0, 0, 0]);
 }
 
 #[test]
@@ -387,13 +393,14 @@ fn damaged_cifar10_files_are_refused_by_name() {
         let root = folder(&["a/"]);
         cifar10(root.path());
         fs::write(root.path().join(file), content).unwrap();
-        let error = cifar10::read(root.path()).err().unwrap();
+        let error = cifar10::read(root.path(), &cifar10::CLASSES).err().unwrap();
         assert!(matches!(&error, Error::Dataset { .. }), "{error:?}");
         error.to_string()
     };
     assert!(refusal("train_lables.json", b"[3,0").contains("train_lables.json"));
     assert!(refusal("train_lables.json", b"[3]").contains("there are 1 labels for more pictures"));
     assert!(refusal("test_lables.json", b"[3,5,5]").contains("3 labels for 2 test pictures"));
+    assert!(refusal("test_lables.json", b"[3,10]").contains("label 10"));
     assert!(refusal("data_batch_2.png", b"no picture").contains("data_batch_2.png"));
 }
 
@@ -438,7 +445,7 @@ fn cifar10_is_taken_only_where_no_photos_are_and_says_how_to_get_some() {
     let assets = assets(root.path(), &nowhere(), &nowhere(), "exit 1");
     fs::write(root.path().join("cifar10"), b"").unwrap();
     let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
-    assert_eq!(choice.name, "cifar10");
+    assert_eq!(choice.name, "cifar10_cats_vs_dogs");
     assert!(
         choice
             .why
@@ -489,7 +496,7 @@ fn where_no_photos_can_be_fetched_cifar10_stands_in_and_the_note_says_why() {
         .unwrap()
         .with_package_managers(&script);
     let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
-    assert_eq!(choice.name, "cifar10");
+    assert_eq!(choice.name, "cifar10_cats_vs_dogs");
     assert!(
         choice
             .why
