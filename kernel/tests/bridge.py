@@ -436,6 +436,11 @@ def kill_bridge(_, bridge):
     os.kill(bridge, signal.SIGKILL)
 
 
+def kill_evcxr(_, bridge):
+    # The older of its two: the other runs the cells.
+    subprocess.run(["pkill", "-KILL", "-o", "-s", str(bridge), "evcxr_jupyter"], check=True)
+
+
 def a_restart_ends_a_build():
     with Kernel() as kernel:
         before = kernel.manager.provisioner.pid
@@ -492,11 +497,11 @@ def main():
             begun = time.monotonic()
             check(kernel)
             print(f"  {check.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
-    for end in [shut_down, terminate_bridge, kill_bridge]:
+    for end in [shut_down, terminate_bridge, kill_bridge, kill_evcxr]:
         nothing_is_left(end)
     a_restart_ends_a_build()
     nothing_is_left_by_a_killed_server()
-    print("  nothing is left after a shutdown, a restart, an ended or killed bridge or a killed server", flush=True)
+    print("  nothing is left after a shutdown, a restart, an ended or killed bridge, a killed evcxr or server", flush=True)
 
 
 main()
