@@ -5,7 +5,6 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -15,13 +14,8 @@ use kernel::folder::{self, BuildFolder};
 use kernel::home::Home;
 use kernel::{bridge, prelude, write_if_changed};
 
-/// The first argument where this program is to become another one.
-const BECOME: &str = "--become";
-
 fn main() -> ExitCode {
-    let mut arguments = env::args_os().skip(1);
-    let result = match arguments.next() {
-        Some(first) if first == BECOME => become_program(arguments).map(|never| match never {}),
+    let result = match env::args_os().nth(1) {
         Some(connection_file) => start(Path::new(&connection_file)),
         None => Err(anyhow::anyhow!(
             "usage: transfer-learning-kernel CONNECTION_FILE; Jupyter runs it, `cargo xtask setup` installs it"
@@ -32,17 +26,6 @@ fn main() -> ExitCode {
         eprintln!("transfer-learning-kernel: {error:#}");
         ExitCode::FAILURE
     })
-}
-
-/// Becomes another program, which ends with the process that started this one, however that ends.
-fn become_program(
-    mut arguments: impl Iterator<Item = OsString>,
-) -> anyhow::Result<std::convert::Infallible> {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    let program = arguments.next().context("no program is named")?;
-    let error = Command::new(&program).args(arguments).exec();
-    Err(error).with_context(|| format!("cannot start {}", program.display()))
 }
 
 fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
@@ -83,11 +66,8 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
         libtorch,
         target_libdir,
     };
-    let mut command = Command::new(env::current_exe()?);
-    command
-        .args([OsStr::new(BECOME), evcxr.as_os_str()])
-        .arg("--control_file")
-        .env("PATH", path);
+    let mut command = Command::new(evcxr);
+    command.arg("--control_file").env("PATH", path);
     for (name, _) in env::vars_os().filter(|(name, _)| environment::is_left_by_cargo(name)) {
         command.env_remove(name);
     }

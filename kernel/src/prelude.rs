@@ -18,9 +18,8 @@ pub fn evcxr_toml() -> String {
 /// in every cell and acts on exactly those tokens; `eprintln!` does on those that show the error
 /// of a `?`. It leans on the wording of evcxr 0.22; with another one the kernel's tests fail.
 ///
-/// The process in which cells run ends when evcxr, its parent, is gone: by itself it would only do
-/// so between two cells. Unused macros are allowed because evcxr would report one in place of a
-/// cell's own error. evcxr asks for a backtrace on every panic: thirty lines of its own frames.
+/// Unused macros are allowed because evcxr would report one in place of a cell's own error. evcxr
+/// asks for a backtrace on every panic: thirty lines of its own frames.
 const PRELUDE: &str = r#"#[allow(unused_macros)]
 macro_rules! transfer_tell {
     ($($argument:tt)*) => {{
@@ -90,13 +89,6 @@ unsafe { ::std::env::set_var("RUST_BACKTRACE", "0") };
         }
     }));
 }
-::std::thread::spawn(|| {
-    let parent = ::std::os::unix::process::parent_id();
-    while ::std::os::unix::process::parent_id() == parent {
-        ::std::thread::sleep(::std::time::Duration::from_secs(1));
-    }
-    ::std::process::abort()
-});
 "#;
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -16,6 +17,8 @@ from queue import Empty
 
 from jupyter_client.manager import KernelManager
 
+BUSY = 'println!("busy"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }'
+ENDLESS_BUILD = "#[allow(long_running_const_eval)] const ENDLESS: () = loop {};"
 SUPPORT = str(Path(__file__).resolve().parents[2] / "support")
 
 
@@ -274,8 +277,7 @@ def stop(kernel):
     assert reply["status"] == "error" and time.monotonic() - begun < 5, reply
     assert kernel.value("kept") == "2"
 
-    busy = 'println!("busy"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }'
-    request = kernel.send(busy)
+    request = kernel.send(BUSY)
     kernel.collect(request, until="stream")
     kernel.interrupt()
     messages = kernel.collect(request, until="stream", limit=10)
@@ -380,49 +382,75 @@ def a_restart_begins_anew(kernel):
     assert kernel.value("1 + 1") == "2"
 
 
-def processes_below(process):
-    """Returns the processes that a process has started, and those that they have."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
-    children = {}
-    for line in listed.stdout.splitlines():
-        child, parent = map(int, line.split())
-        children.setdefault(parent, []).append(child)
-    found, waiting = [], [process]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
+def processes_of(bridge):
+    """Returns the names of a kernel's processes, which run in the session that Jupyter starts it in."""
+    listed = subprocess.run(["ps", "-o", "stat=,comm=", "-s", str(bridge)], capture_output=True, text=True)
+    processes = (line.split(maxsplit=1) for line in listed.stdout.splitlines())
+    return sorted(name for state, name in processes if not state.startswith("Z"))
 
 
-def gone(processes, limit=15):
+def await_processes(bridge, expected, limit=4):
     end = time.monotonic() + limit
-    while time.monotonic() < end:
-        if not any(os.path.exists(f"/proc/{process}") for process in processes):
-            return True
+    while not expected(running := processes_of(bridge)):
+        assert time.monotonic() < end, running
         time.sleep(0.1)
-    return False
+
+
+def await_build(bridge):
+    await_processes(bridge, lambda running: "rustc" in running, limit=60)
+    time.sleep(2)
+    assert {"evcxr_jupyter", "cargo", "rustc"} <= set(processes_of(bridge)), processes_of(bridge)
+
+
+def await_none(bridge):
+    await_processes(bridge, lambda running: not running)
 
 
 def nothing_is_left(end):
-    kernel = Kernel()
-    request = kernel.send('println!("busy"); loop { std::thread::sleep(std::time::Duration::from_millis(50)); }')
-    kernel.collect(request, until="stream")
-    bridge = kernel.manager.provisioner.pid
-    processes = [bridge, *processes_below(bridge)]
-    assert len(processes) >= 3, processes
-    end(kernel, bridge)
-    assert gone(processes[1:]), f"{processes}: {[p for p in processes if os.path.exists(f'/proc/{p}')]}"
-    kernel.client.stop_channels()
-    kernel.manager.shutdown_kernel(now=True)
+    for cell in [BUSY, ENDLESS_BUILD]:
+        kernel = Kernel()
+        bridge = kernel.manager.provisioner.pid
+        request = kernel.send(cell)
+        if cell == BUSY:
+            kernel.collect(request, until="stream")
+        else:
+            await_build(bridge)
+        begun = time.monotonic()
+        end(kernel, bridge)
+        await_none(bridge)
+        # Later than that Jupyter itself signals each process of a kernel that it has told to end.
+        assert time.monotonic() - begun < 2.5, f"{end.__name__}: {time.monotonic() - begun} s"
+        kernel.client.stop_channels()
+        kernel.manager.shutdown_kernel(now=True)
 
 
 def shut_down(kernel, _):
     kernel.manager.shutdown_kernel(now=False)
 
 
+def terminate_bridge(_, bridge):
+    os.kill(bridge, signal.SIGTERM)
+
+
 def kill_bridge(_, bridge):
-    os.kill(bridge, 9)
+    os.kill(bridge, signal.SIGKILL)
+
+
+def kill_evcxr(_, bridge):
+    # The older of its two: the other runs the cells.
+    subprocess.run(["pkill", "-KILL", "-o", "-s", str(bridge), "evcxr_jupyter"], check=True)
+
+
+def a_restart_ends_a_build():
+    with Kernel() as kernel:
+        before = kernel.manager.provisioner.pid
+        folder = kernel.value('std::env::var("EVCXR_TMPDIR").unwrap()')
+        kernel.send(ENDLESS_BUILD)
+        await_build(before)
+        kernel.manager.restart_kernel(now=False)
+        await_none(before)
+        kernel.client.wait_for_ready(timeout=300)
+        assert kernel.value('std::env::var("EVCXR_TMPDIR").unwrap()') == folder, "another build folder"
 
 
 SERVER = """
@@ -433,18 +461,19 @@ manager.start_kernel()
 client = manager.client()
 client.start_channels()
 client.wait_for_ready(timeout=300)
+client.execute(sys.argv[1])
 print("kernel", manager.provisioner.pid, flush=True)
 time.sleep(600)
 """
 
 
 def nothing_is_left_by_a_killed_server():
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([sys.executable, "-c", SERVER, ENDLESS_BUILD], stdout=subprocess.PIPE, text=True)
     bridge = next(int(line.split()[1]) for line in server.stdout if line.startswith("kernel "))
-    processes = [bridge, *processes_below(bridge)]
+    await_build(bridge)
     server.kill()
     server.wait()
-    assert gone(processes), f"{processes}: {[p for p in processes if os.path.exists(f'/proc/{p}')]}"
+    await_none(bridge)
 
 
 def main():
@@ -468,10 +497,11 @@ def main():
             begun = time.monotonic()
             check(kernel)
             print(f"  {check.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
-    nothing_is_left(shut_down)
-    nothing_is_left(kill_bridge)
+    for end in [shut_down, terminate_bridge, kill_bridge, kill_evcxr]:
+        nothing_is_left(end)
+    a_restart_ends_a_build()
     nothing_is_left_by_a_killed_server()
-    print("  nothing is left after a shutdown, a killed bridge or a killed server", flush=True)
+    print("  nothing is left after a shutdown, a restart, an ended or killed bridge, a killed evcxr or server", flush=True)
 
 
 main()

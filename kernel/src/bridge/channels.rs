@@ -1,5 +1,6 @@
 //! The ten sockets: five that Jupyter's clients connect to, five to evcxr behind them.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -35,10 +36,16 @@ pub(super) fn read_connection(file: &Path) -> anyhow::Result<ConnectionInfo> {
 
 /// Returns a connection for evcxr: other ports of this machine, and the same key, so that a
 /// message that is passed on keeps its signature.
+///
+/// The ports are free now, not yet taken. Where all of 127.0.0.0/8 is this machine each kernel has
+/// an address of its own there, by its process id, so that another one cannot take them meanwhile.
 pub(super) async fn inner_connection(outer: &ConnectionInfo) -> anyhow::Result<ConnectionInfo> {
-    let ip = "127.0.0.1";
-    let address = ip.parse().map_err(|error| anyhow!("{ip}: {error}"))?;
-    let ports = client::peek_ports(address, 5).await?;
+    let ip = if cfg!(target_os = "linux") {
+        Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 0, 0).to_bits() | std::process::id())
+    } else {
+        Ipv4Addr::LOCALHOST
+    };
+    let ports = client::peek_ports(ip.into(), 5).await?;
     let &[shell_port, iopub_port, stdin_port, control_port, hb_port] = ports.as_slice() else {
         return Err(anyhow!(
             "five free ports were asked for, not {}",
@@ -46,7 +53,7 @@ pub(super) async fn inner_connection(outer: &ConnectionInfo) -> anyhow::Result<C
         ));
     };
     Ok(ConnectionInfo {
-        ip: ip.into(),
+        ip: ip.to_string(),
         shell_port,
         iopub_port,
         stdin_port,
@@ -172,5 +179,23 @@ pub(super) async fn send<S: zeromq::SocketSend>(
 ) {
     if let Err(error) = to.send(message).await {
         eprintln!("{what}: {error}");
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kernel_that_finds_the_same_ports_free_takes_them_from_none() {
+        let outer = serde_json::from_value(serde_json::json!({
+            "ip": "127.0.0.1", "transport": "tcp", "signature_scheme": "hmac-sha256", "key": "",
+            "shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5,
+        }));
+        let inner = inner_connection(&outer.unwrap()).await.unwrap();
+        let _another = TcpListener::bind(("127.0.0.1", inner.shell_port)).unwrap();
+        TcpListener::bind((inner.ip.as_str(), inner.shell_port)).unwrap();
     }
 }

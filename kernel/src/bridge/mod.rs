@@ -8,9 +8,11 @@ mod cell;
 mod channels;
 mod compiler;
 mod events;
+mod guard;
 mod text;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -18,19 +20,21 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jupyter_protocol::{
     ClearOutput, ErrorOutput, ExecuteReply, ExecutionState, Header, InterruptReply, JupyterMessage,
-    JupyterMessageContent, ReplyError, ReplyStatus, Status, Stdio as Stream, StreamContent,
+    JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status, Stdio as Stream,
+    StreamContent,
 };
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use zeromq::{SocketRecv as _, SocketSend as _, ZmqMessage};
 
 use build::Build;
 use cell::Cell;
 use channels::{Back, Front, Passing, child_of, pass, send};
 use events::{Event, Events};
+use guard::Guard;
 use text::{Piece, pieces};
 
 pub use cell::PLACE_ENDS;
@@ -52,11 +56,9 @@ const LAST_WORDS_OF_FAILURE: Duration = Duration::from_millis(30);
 /// How often a cell whose build was ended is looked at: evcxr tries a failed one in other ways.
 const NEXT_BUILD: Duration = Duration::from_millis(100);
 
-/// How long evcxr's answer to the request to end may be on its way after its end.
-const LAST_REPLY: Duration = Duration::from_millis(200);
-
 /// Starts `evcxr`, which takes a connection file as its last argument and builds in `build_folder`,
 /// and serves the connection that Jupyter's file describes until Jupyter ends it or evcxr is gone.
+/// Nothing that evcxr has started is left then.
 ///
 /// # Errors
 ///
@@ -66,11 +68,17 @@ pub fn run(
     evcxr: std::process::Command,
     build_folder: PathBuf,
 ) -> anyhow::Result<ExitCode> {
-    // One thread: evcxr is told to end with the thread that started it.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(connection_file, evcxr.into(), build_folder))
+    runtime.block_on(async {
+        let guard = Guard::start()?;
+        let mut evcxr = evcxr.into();
+        guard.keep(&mut evcxr)?;
+        let served = serve(connection_file, evcxr, build_folder).await;
+        guard.end().await;
+        served
+    })
 }
 
 async fn serve(
@@ -78,6 +86,7 @@ async fn serve(
     mut evcxr: Command,
     build_folder: PathBuf,
 ) -> anyhow::Result<ExitCode> {
+    let parent = std::os::unix::process::parent_id();
     let outer = channels::read_connection(connection_file)?;
     let inner = channels::inner_connection(&outer).await?;
     let session = JupyterMessage::new(Status::idle(), None).header.session;
@@ -115,12 +124,11 @@ async fn serve(
         warned: None,
     };
 
-    let parent = std::os::unix::process::parent_id();
     let mut look_at_parent = tokio::time::interval(Duration::from_secs(1));
     let mut ended = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut log_open = true;
-    loop {
+    let code = loop {
         let due = bridge.due();
         let Bridge {
             front,
@@ -132,21 +140,23 @@ async fn serve(
             // First what has to work however much a cell writes; then what it told, which its lines
             // refer to; then what it wrote, before what follows from its end.
             biased;
-            message = front.control.socket.recv() => if let Some(message) = received(message).await {
-                bridge.control(message).await;
+            message = front.control.socket.recv() => if let Some(message) = received(message).await
+                && bridge.control(message).await.is_break()
+            {
+                break ExitCode::SUCCESS;
             },
             beat = front.heartbeat.socket.recv() => if let Some(beat) = received(beat).await
                 && let Err(error) = front.heartbeat.socket.send(beat).await
             {
                 eprintln!("heartbeat: {error}");
             },
-            _ = ended.recv() => return Ok(ExitCode::FAILURE),
+            _ = ended.recv() => break ExitCode::FAILURE,
             // Stop comes as a message; a Ctrl-C in Jupyter's terminal is Jupyter's.
             _ = interrupted.recv() => {}
             _ = look_at_parent.tick() => {
                 if std::os::unix::process::parent_id() != parent {
                     eprintln!("Jupyter is gone");
-                    return Ok(ExitCode::FAILURE);
+                    break ExitCode::FAILURE;
                 }
                 bridge.show_build().await;
             }
@@ -179,14 +189,14 @@ async fn serve(
             status = child.wait() => {
                 let status = status?;
                 bridge.flush().await;
-                bridge.pass_last_reply().await;
-                if !status.success() {
-                    eprintln!("evcxr ended: {status}");
-                }
-                return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+                eprintln!("evcxr ended: {status}");
+                break ExitCode::FAILURE;
             }
         }
-    }
+    };
+    // Waited for: with evcxr goes its lock on the build folder, which a restart takes again.
+    let _killed = child.kill().await;
+    Ok(code)
 }
 
 /// Returns what has been received. That a client has gone in the middle of it ends nothing.
@@ -411,15 +421,24 @@ impl Bridge {
         }
     }
 
-    /// A request on the control channel.
-    async fn control(&mut self, message: ZmqMessage) {
-        let request = match Passing::read(message, &self.front.control) {
-            Ok(request) => request,
-            Err(error) => return eprintln!("a request was refused: {error:#}"),
-        };
-        if request.kind() != "interrupt_request" {
-            return pass(request.message, &mut self.back.control, "control").await;
+    /// A request on the control channel; breaks where it is the one to end.
+    async fn control(&mut self, message: ZmqMessage) -> ControlFlow<()> {
+        match Passing::read(message, &self.front.control) {
+            Ok(request) => match request.kind() {
+                "interrupt_request" => self.interrupt(request).await,
+                "shutdown_request" => {
+                    self.shut_down(&request).await;
+                    return ControlFlow::Break(());
+                }
+                _ => pass(request.message, &mut self.back.control, "control").await,
+            },
+            Err(error) => eprintln!("a request was refused: {error:#}"),
         }
+        ControlFlow::Continue(())
+    }
+
+    /// Stop.
+    async fn interrupt(&mut self, request: Passing) {
         let now = Instant::now();
         let meant = self.warned.is_some_and(|warned| now - warned < SECOND_STOP);
         if let Some(cell) = &mut self.cell {
@@ -445,14 +464,16 @@ impl Bridge {
         send(reply, &mut self.front.control, "control").await;
     }
 
-    /// Passes on what evcxr answered to the request to end.
-    async fn pass_last_reply(&mut self) {
-        let reply = timeout(LAST_REPLY, self.back.control.socket.recv()).await;
-        if let Ok(Ok(reply)) = reply {
-            pass(reply, &mut self.front.control, "control").await;
-            // Time for it to leave.
-            tokio::time::sleep(LAST_WORDS).await;
-        }
+    /// Answers the request to end. evcxr is not asked: it would end with its cell, which may never.
+    async fn shut_down(&mut self, request: &Passing) {
+        self.flush().await;
+        let reply = request.answer(ShutdownReply {
+            restart: request.content["restart"] == true,
+            ..ShutdownReply::default()
+        });
+        send(reply, &mut self.front.control, "control").await;
+        // Time for it to leave.
+        tokio::time::sleep(LAST_WORDS).await;
     }
 
     /// Passes on the reply to a cell, as an error where it failed, and goes on to the next.
