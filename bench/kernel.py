@@ -25,7 +25,7 @@ ROUNDS = 4
 
 def plain(kernel):
     """Returns evcxr as a running kernel has started it: a kernelspec and an environment."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(kernel.provisioner.pid)], capture_output=True, check=True)
+    listed = subprocess.run(["pgrep", "-P", str(kernel.provisioner.pid), "evcxr"], capture_output=True, check=True)
     evcxr = Path("/proc") / listed.stdout.decode().strip()
     variables = (evcxr / "environ").read_bytes().decode().split("\0")
     environment = dict(variable.split("=", 1) for variable in variables if variable)
