@@ -182,6 +182,13 @@ fn all_that_is_saved_comes_back() {
     );
     assert_eq!(training.examples, train.examples());
 
+    let error = MobileNetV2::from_file(&path, [3, 96, 96], Device::Cpu)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.ends_with("dense/bias does not belong to this network"),
+        "{error}"
+    );
     // The model itself can be trained again, and its weights go where `save_weights`' go.
     let mut other = self::model();
     let _changed = tch::no_grad(|| {
@@ -313,8 +320,8 @@ fn pictures_come_from_anywhere_and_a_broken_one_is_an_error_in_its_place() {
         .predict(RgbImage::from_pixel(1, 1, image::Rgb([9, 99, 199])))
         .unwrap();
     assert!((dot.probabilities.iter().sum::<f64>() - 1.).abs() < 1e-12);
-    let folder = classifier.predict(folder.path()).unwrap_err();
-    assert!(matches!(folder, Error::Io { .. }), "{folder}");
+    let error = classifier.predict(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
 }
 
 type Tensors = Vec<(String, Vec<usize>, Vec<u8>)>;
@@ -627,6 +634,72 @@ fn torchscript_has_the_models_logits_for_any_number_of_pictures() {
     assert!(matches!(error, Error::Shape { .. }), "{error}");
     model.save_torchscript(&path).unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_command_line_prints_a_table_or_json_and_names_what_it_cannot_read() {
+    let (folder, train) = set();
+    let (_saved, path) = saved(&model(), &train);
+    let broken = folder.path().join("broken.jpg");
+    fs::write(&broken, b"not a picture").unwrap();
+    let classify = |words: &[&Path]| {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(["run", "--quiet", "-p", "support", "--example", "classify"]);
+        command.args(if cfg!(debug_assertions) {
+            &[][..]
+        } else {
+            &["--release"]
+        });
+        let output = command.arg("--").args(words).output().unwrap();
+        let [out, err] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), out, err)
+    };
+    let dogs = folder.path().join("train/dogs");
+    let cat = folder.path().join("train/cats/1.png");
+    let (model, cat) = (path.as_path(), cat.as_path());
+    let (code, out, err) = classify(&[model, cat, &dogs]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 4, "{out}");
+    assert!(
+        lines[0].starts_with(cat.to_str().unwrap()) && lines[3].contains("dogs/2.png"),
+        "{out}"
+    );
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.ends_with(" %") && line.len() == lines[0].len()),
+        "{out}"
+    );
+
+    let (code, out, err) = classify(&["--json".as_ref(), model, &broken, cat]);
+    assert_eq!(code, Some(1));
+    assert!(
+        err.starts_with(&format!("{}: not a JPEG", broken.display())),
+        "{err}"
+    );
+    let found: Value = serde_json::from_str(&out).unwrap();
+    let expected = load(&path).unwrap().predict(cat).unwrap();
+    assert_eq!(found["path"], cat.to_str().unwrap());
+    assert_eq!(found["class"], expected.class);
+    let close = |found: &Value, expected: f64| (found.as_f64().unwrap() - expected).abs() < 1e-6;
+    assert!(close(&found["probability"], expected.probability), "{out}");
+    assert!(
+        close(&found["probabilities"]["owls"], expected.probabilities[2]),
+        "{out}"
+    );
+
+    for (words, code) in [
+        (&[][..], 2),
+        (&[model], 2),
+        (&["--x".as_ref(), model, cat], 2),
+        (&[cat, cat], 1),
+    ] {
+        let (found, out, err) = classify(words);
+        assert_eq!((found, out.as_str()), (Some(code), ""), "{err}");
+        assert_eq!(err.contains("usage: classify"), code == 2, "{err}");
+    }
 }
 
 /// Runs the script where there is a TensorFlow; elsewhere its result is held to the reference alone.

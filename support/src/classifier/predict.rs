@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use tch::{Device, Kind};
+use tch::Device;
 
 use super::info::{HeadLayer, ModelInfo};
 use super::picture::Picture;
@@ -131,11 +131,8 @@ impl Classifier {
     /// `Io` or `Picture` when it cannot be read, `Torch` when libtorch fails.
     pub fn predict(&self, picture: impl Into<Picture>) -> Result<Classification> {
         let pixels = picture.into().load(&self.info.input)?;
-        let found = self.classify(vec![pixels])?.pop();
-        found.ok_or_else(|| Error::Picture {
-            name: "in memory".into(),
-            reason: "it came back without a classification".into(),
-        })
+        let (probabilities, logits) = self.forward(vec![pixels])?;
+        Ok(self.classification(&probabilities, &logits))
     }
 
     /// Classifies many pictures, which are read on other threads while the network is at work: an
@@ -169,32 +166,28 @@ impl Classifier {
         }
     }
 
-    /// Classifies pictures that were made for the network.
-    fn classify(&self, pictures: Vec<Pixels>) -> Result<Vec<Classification>> {
-        let count = pictures.len();
-        if count == 0 {
-            return Ok(Vec::new());
-        }
+    /// Returns the probabilities and the logits of pictures that were made for the network, one
+    /// picture's behind the other's.
+    fn forward(&self, pictures: Vec<Pixels>) -> Result<(Vec<f64>, Vec<f32>)> {
         let logits = self.model.forward(&stack(pictures)?)?;
-        let all = probabilities(self.info.loss, &logits)?;
+        let probabilities = probabilities(self.info.loss, &logits)?;
         let logits = logits
-            .f_to_kind(Kind::Float)
+            .f_to_device(Device::Cpu)
             .and_then(|logits| logits.f_reshape([-1]))
             .and_then(|logits| Vec::<f32>::try_from(&logits))
             .map_err(Error::torch("logits"))?;
-        let examples = all.chunks(all.len() / count);
-        let examples = examples.zip(logits.chunks(logits.len() / count));
-        let classification = |(probabilities, logits): (&[f64], &[f32])| {
-            let index = highest(probabilities);
-            Classification {
-                class: self.info.classes[index].clone(),
-                index,
-                probability: probabilities[index],
-                probabilities: probabilities.to_vec(),
-                logits: logits.to_vec(),
-            }
-        };
-        Ok(examples.map(classification).collect())
+        Ok((probabilities, logits))
+    }
+
+    fn classification(&self, probabilities: &[f64], logits: &[f32]) -> Classification {
+        let index = highest(probabilities);
+        Classification {
+            class: self.info.classes[index].clone(),
+            index,
+            probability: probabilities[index],
+            probabilities: probabilities.to_vec(),
+            logits: logits.to_vec(),
+        }
     }
 }
 
@@ -245,21 +238,28 @@ pub struct Classifications<'a> {
 impl Classifications<'_> {
     /// Classifies the next batch.
     fn fill(&mut self) -> Result<()> {
-        let mut pictures = Vec::with_capacity(BATCH_SIZE);
-        let mut broken = Vec::new();
+        let (mut pictures, mut broken) = (Vec::with_capacity(BATCH_SIZE), Vec::new());
         for loaded in self.workers.by_ref().take(BATCH_SIZE) {
-            match loaded.flatten() {
-                Ok(pixels) => {
-                    pictures.push(pixels);
-                    broken.push(None);
-                }
-                Err(error) => broken.push(Some(error)),
-            }
+            let (picture, error) = match loaded.flatten() {
+                Ok(picture) => (Some(picture), None),
+                Err(error) => (None, Some(error)),
+            };
+            pictures.extend(picture);
+            broken.push(error);
         }
-        let mut found = self.classifier.classify(pictures)?.into_iter();
+        if pictures.is_empty() {
+            self.ready.extend(broken.into_iter().flatten().map(Err));
+            return Ok(());
+        }
+        let (classifier, count) = (self.classifier, pictures.len());
+        let (probabilities, logits) = classifier.forward(pictures)?;
+        let rows = probabilities.chunks(probabilities.len() / count);
+        let mut rows = rows.zip(logits.chunks(logits.len() / count));
         let results = broken.into_iter().filter_map(|broken| match broken {
             Some(error) => Some(Err(error)),
-            None => found.next().map(Ok),
+            None => rows.next().map(|(probabilities, logits)| {
+                Ok(classifier.classification(probabilities, logits))
+            }),
         });
         self.ready.extend(results);
         Ok(())
