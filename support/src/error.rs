@@ -127,6 +127,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A model file that is damaged, incomplete or of another format.
+    #[error("model file {}: {reason}", path.display())]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// libtorch refused an operation.
     #[error("libtorch, {operation}: {source}")]
     Torch {

@@ -16,15 +16,17 @@
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
+//! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
 //! Modules, in the order that data flows; each uses only those above it: [`live`], [`assets`],
-//! [`dataset`], [`pipeline`], [`model`], [`training`], [`analysis`], [`plotting`], [`notebook`].
+//! [`dataset`], [`pipeline`], [`model`], [`training`], [`analysis`], [`classifier`], [`plotting`], [`notebook`].
 //! Tensors are `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on
 //! bad input.
 
 pub mod analysis;
 pub mod assets;
+pub mod classifier;
 pub mod dataset;
 pub mod device;
 pub mod error;
@@ -49,6 +51,7 @@ pub mod prelude {
     pub use tch::{Device, Tensor};
 
     pub use crate::analysis::Predictions;
+    pub use crate::classifier::{Classifier, TrainingRecord};
     pub use crate::dataset::ImageDataset;
     pub use crate::device::device_report;
     pub use crate::model::{

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::Result;
 use crate::analysis::{ConfusionMatrix, Predictions, Report};
+use crate::classifier::Classification;
 use crate::dataset::ImageDataset;
 use crate::device::DeviceReport;
 use crate::live::{Output, for_evcxr};
@@ -94,6 +95,7 @@ macro_rules! show_as_text {
 }
 
 show_as_text!(
+    Classification,
     ConfusionMatrix,
     DeviceReport,
     Evaluation,
@@ -118,6 +120,7 @@ macro_rules! show_at_the_end {
 }
 
 show_at_the_end!(
+    Classification,
     ConfusionMatrix,
     DeviceReport,
     Evaluation,

@@ -5,13 +5,9 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use common::{assert_close, data, picture, tensors};
-use hdf5_writer::{DatasetBuilder, Hdf5Builder, WriteOptions};
-use safetensors::SafeTensors;
+use common::{Shapes, assert_close, formula, keras_file, picture, shapes, tensors};
 use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, Weights};
 use tch::{Device, Tensor};
 use tempfile::TempDir;
@@ -39,39 +35,6 @@ fn assert_features(what: &str, base: MobileNetV2, images: &Tensor, expected: &Te
     assert_close(what, &pooled, expected, 1e-4);
 }
 
-/// A file's shapes by tensor, from a reference's metadata.
-type Shapes = BTreeMap<String, Vec<usize>>;
-
-fn shapes(reference: &str, model: &str) -> Shapes {
-    let bytes = fs::read(data(reference)).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    serde_json::from_str(&header.metadata().as_ref().unwrap()[model]).unwrap()
-}
-
-/// The weights of `tests/reference/formula.py`.
-fn formula(name: &str, shape: &[usize], inputs: usize) -> Vec<f32> {
-    let seed = name.bytes().fold(2_166_136_261_u32, |seed, byte| {
-        (seed ^ u32::from(byte)).wrapping_mul(16_777_619)
-    });
-    let kind = name.rsplit(['.', '/']).next().unwrap();
-    let count: usize = shape.iter().product();
-    let value = |i: usize| {
-        let mut x = (i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed);
-        for _ in 0..2 {
-            x = (x ^ (x >> 16)).wrapping_mul(73_244_475);
-        }
-        x ^= x >> 16;
-        let u = (x >> 8) as f32 / 8_388_608. - 1.;
-        match kind {
-            _ if inputs > 0 => u * (6. / inputs as f64).sqrt() as f32,
-            "moving_variance" | "running_var" => 1. + (u + 1.) / 2.,
-            "gamma" | "weight" => 1. + u / 4.,
-            _ => u / 8.,
-        }
-    };
-    (0..count).map(value).collect()
-}
-
 /// Writes timm's `state_dict` with the formula's weights, as timm's file has it.
 fn timm_file(folder: &TempDir, shapes: &Shapes) -> std::path::PathBuf {
     let path = folder.path().join("model.safetensors");
@@ -87,28 +50,6 @@ fn timm_file(folder: &TempDir, shapes: &Shapes) -> std::path::PathBuf {
     };
     let tensors: Vec<_> = shapes.iter().map(tensor).collect();
     Tensor::write_safetensors(&tensors, &path).unwrap();
-    path
-}
-
-/// Writes Keras' variables with the formula's weights, as Keras 2 names them in a file.
-fn keras_file(folder: &TempDir, shapes: &Shapes) -> std::path::PathBuf {
-    let path = folder.path().join("weights.h5");
-    let mut file = Hdf5Builder::new();
-    for (name, shape) in shapes {
-        let inputs = match shape.as_slice() {
-            [height, width, ..] if name.contains("depthwise/") => height * width,
-            [height, width, channels, _] => height * width * channels,
-            _ => 0,
-        };
-        let (layer, variable) = name.split_once('/').unwrap();
-        let sizes: Vec<u64> = shape.iter().map(|&size| size as u64).collect();
-        let values = formula(name, shape, inputs);
-        let dataset =
-            DatasetBuilder::typed_data(format!("{layer}/{layer}/{variable}:0"), sizes, &values);
-        file = file.dataset(dataset.unwrap());
-    }
-    let plan = file.into_plan().unwrap();
-    fs::write(&path, plan.encode(WriteOptions::default()).unwrap()).unwrap();
     path
 }
 

@@ -9,4 +9,5 @@ mod report;
 pub use confusion::ConfusionMatrix;
 pub use grad_cam::Explanations;
 pub use predictions::{Prediction, Predictions};
+pub(crate) use predictions::{highest, probabilities};
 pub use report::{Report, Scores};

@@ -9,7 +9,7 @@ use super::{ConfusionMatrix, Report};
 use crate::live::{Progress, Stop};
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches, Pixels};
-use crate::training::Compiled;
+use crate::training::{Compiled, Loss};
 use crate::{Error, Result};
 
 /// What a model makes of one example.
@@ -89,17 +89,7 @@ impl Sequential<Compiled> {
     /// Makes predictions of a batch's logits.
     fn judge(&self, logits: &Tensor, batch: Batch, classes: usize) -> Result<Vec<Prediction>> {
         let losses = self.compiled.losses(logits, &batch.labels)?;
-        // In 64 bits even logits that are next to each other give different probabilities.
-        let rows = logits
-            .f_to_device(Device::Cpu)
-            .and_then(|logits| logits.f_to_kind(Kind::Double))
-            .map_err(Error::torch("logits"))
-            .and_then(|logits| self.compiled.loss().probabilities(&logits))?;
-        let rows = rows
-            .f_to_kind(Kind::Double)
-            .and_then(|rows| rows.f_reshape([-1]))
-            .and_then(|all| Vec::<f64>::try_from(&all))
-            .map_err(Error::torch("probabilities"))?;
+        let rows = probabilities(self.compiled.loss(), logits)?;
         let labels = Vec::<i64>::try_from(&batch.labels).map_err(Error::torch("labels"))?;
         let rows = rows.chunks(classes).zip(losses);
         let examples = batch.ids.into_iter().zip(labels).zip(rows);
@@ -125,8 +115,21 @@ impl Sequential<Compiled> {
     }
 }
 
+/// Returns each class' probability for logits `[N, units]`, example by example.
+pub(crate) fn probabilities(loss: Loss, logits: &Tensor) -> Result<Vec<f64>> {
+    // In 64 bits even logits that are next to each other give different probabilities.
+    let logits = logits
+        .f_to_device(Device::Cpu)
+        .and_then(|logits| logits.f_to_kind(Kind::Double))
+        .map_err(Error::torch("logits"))?;
+    loss.probabilities(&logits)?
+        .f_reshape([-1])
+        .and_then(|all| Vec::<f64>::try_from(&all))
+        .map_err(Error::torch("probabilities"))
+}
+
 /// Returns the index of the highest value, of equal ones the first.
-fn highest(values: &[f64]) -> usize {
+pub(crate) fn highest(values: &[f64]) -> usize {
     (1..values.len()).fold(0, |best, index| {
         if values[index] > values[best] {
             index

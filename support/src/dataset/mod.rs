@@ -21,6 +21,8 @@ use crate::settings::{BrokenPictures, DATASETS, Limit, Settings, check_dataset};
 use crate::text::thousands;
 use crate::{Error, Result};
 
+pub use tree::pictures_in;
+
 /// The most examples that a run on the CPU uses unless it is told otherwise, over all parts: ten
 /// epochs of the head and ten of fine-tuning then end within ten minutes on two cores.
 pub const DEFAULT_CPU_LIMIT: usize = 2000;

@@ -38,6 +38,22 @@ pub(super) fn read_folder(root: &Path) -> Result<Found> {
     if !root.is_dir() {
         return Err(unfit(&name, format!("there is no such folder; {LAYOUT}")));
     }
+    walk(root)?.classify(&name)
+}
+
+/// Returns the paths of the pictures in a folder and in those below it, sorted: what counts as one is
+/// decided as in [`ImageDataset::load`](super::ImageDataset::load).
+///
+/// # Errors
+/// [`Error::Io`] for a folder that cannot be read.
+pub fn pictures_in(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut pictures = walk(root)?.pictures;
+    pictures.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let paths = pictures.into_iter();
+    Ok(paths.map(|(relative, _)| root.join(relative)).collect())
+}
+
+fn walk(root: &Path) -> Result<Tree> {
     let mut tree = Tree::default();
     let mut visited = HashSet::new();
     let mut pending = vec![(root.to_owned(), String::new())];
@@ -66,7 +82,7 @@ pub(super) fn read_folder(root: &Path) -> Result<Found> {
             }
         }
     }
-    tree.classify(&name)
+    Ok(tree)
 }
 
 /// Lists the pictures below `train/` and `validation/` of a zip.

@@ -57,6 +57,11 @@ impl Dropout {
         Self { seed, ..self }
     }
 
+    /// Returns the rate and the seed.
+    pub(crate) fn parts(self) -> (f64, u64) {
+        (self.rate, self.seed)
+    }
+
     fn check(&self) -> Result<()> {
         if (0.0..1.0).contains(&self.rate) {
             return Ok(());
@@ -107,6 +112,22 @@ impl Dense {
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         Self::with_seed(self.inputs(), self.outputs(), seed)
+    }
+
+    /// Names the layer, and its variables with it, as Keras' `count`th in a model.
+    pub(super) fn number(&mut self, count: usize) {
+        let name = match count {
+            0 => "dense".to_owned(),
+            _ => format!("dense_{count}"),
+        };
+        self.kernel.rename(format!("{name}/kernel"));
+        self.bias.rename(format!("{name}/bias"));
+    }
+
+    /// Returns Keras' name of the layer, `dense` or `dense_1` and so on.
+    pub(crate) fn name(&self) -> &str {
+        let name = self.kernel.name();
+        name.strip_suffix("/kernel").unwrap_or(name)
     }
 
     fn with_seed(inputs: usize, outputs: usize, seed: u64) -> Self {
@@ -161,15 +182,19 @@ impl Dense {
         let kernel = self.kernel.value();
         if features.dim() != 2 || features.size()[1] != kernel.size()[1] {
             return Err(Error::Shape {
-                operation: "dense".into(),
+                operation: self.name().into(),
                 expected: format!("[N, {}]", self.inputs()),
                 got: features.size(),
             });
         }
+        // A trace would record a move to where the features are already.
+        let features = match kernel.device() {
+            device if device == features.device() => Ok(features.shallow_clone()),
+            device => features.f_to_device(device),
+        };
         features
-            .f_to_device(kernel.device())
             .and_then(|features| features.f_linear(kernel, Some(self.bias.value())))
-            .map_err(Error::torch("dense"))
+            .map_err(Error::torch(self.name()))
     }
 }
 
@@ -204,13 +229,13 @@ impl From<Dense> for TopLayer {
 
 impl TopLayer {
     /// Returns a layer that shares this one's variables.
-    pub(crate) fn shallow_clone(&self) -> Self {
+    pub(crate) fn detached(&self) -> Self {
         match self {
             Self::GlobalAveragePooling2d(layer) => (*layer).into(),
             Self::Dropout(layer) => (*layer).into(),
             Self::Dense(Dense { kernel, bias }) => Self::Dense(Dense {
-                kernel: kernel.shallow_clone(),
-                bias: bias.shallow_clone(),
+                kernel: kernel.detached(),
+                bias: bias.detached(),
             }),
         }
     }
@@ -254,7 +279,7 @@ impl TopLayer {
 
     /// Returns Keras' name and class, and the output's shape without the batch dimension for an
     /// input of the given shape.
-    pub(crate) fn describe(&self, input: &[i64]) -> (&'static str, &'static str, Vec<i64>) {
+    pub(crate) fn describe(&self, input: &[i64]) -> (&str, &'static str, Vec<i64>) {
         match self {
             Self::GlobalAveragePooling2d(_) => {
                 let channels = input.iter().take(1).copied().collect();
@@ -265,7 +290,7 @@ impl TopLayer {
                 )
             }
             Self::Dropout(_) => ("dropout", "Dropout", input.to_vec()),
-            Self::Dense(layer) => ("dense", "Dense", vec![layer.outputs() as i64]),
+            Self::Dense(layer) => (layer.name(), "Dense", vec![layer.outputs() as i64]),
         }
     }
 

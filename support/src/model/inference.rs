@@ -69,10 +69,11 @@ impl Inference {
             Device::Cpu => (TOGETHER, large(layers, &steps)),
             _ => (i64::MAX, 0),
         };
+        let fused = device == Device::Cpu && tch::utils::has_mkldnn();
         let rest = steps.split_off(large);
         let largest = steps.iter().map(|step| bytes(layers, step)).max();
         let few = largest.map_or(together, |largest| (ACTIVATION_BYTES / largest).max(1));
-        let stage = |(together, steps)| Stage::new(layers, steps, together, device);
+        let stage = |(together, steps)| Stage::new(layers, steps, together, fused);
         let stages = [(few, steps), (together, rest)].into_iter().map(stage);
         Ok(Self {
             name,
@@ -102,15 +103,22 @@ impl Inference {
 fn in_parts(
     input: &Tensor,
     together: i64,
-    compute: impl FnMut(&Tensor) -> Result<Tensor>,
+    mut compute: impl FnMut(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let together = together.min(input.size()[0]).max(1);
+    if input.size()[0] <= together {
+        return compute(input);
+    }
     let parts = input.f_split(together, 0).map_err(Error::torch("batch"))?;
     let outputs: Vec<Tensor> = parts.iter().map(compute).collect::<Result<_>>()?;
-    match <[Tensor; 1]>::try_from(outputs) {
-        Ok([output]) => Ok(output),
-        Err(outputs) => Tensor::f_cat(&outputs, 0).map_err(Error::torch("batch")),
-    }
+    Tensor::f_cat(&outputs, 0).map_err(Error::torch("batch"))
+}
+
+/// Returns a function that computes all layers with libtorch's own operators alone, whatever the
+/// number of pictures: one that can be traced.
+pub(super) fn traceable(layers: &[Layer]) -> Result<impl Fn(&Tensor) -> Result<Tensor> + use<>> {
+    let _no_grad = tch::no_grad_guard();
+    let stage = Stage::new(layers, steps(layers, 0, layers.len() - 1), i64::MAX, false)?;
+    Ok(move |input: &Tensor| stage.run(input))
 }
 
 /// Returns how many steps there are up to the last whose activations are too large for [`TOGETHER`]
@@ -137,13 +145,13 @@ fn bytes(layers: &[Layer], step: &Step) -> i64 {
 }
 
 impl Stage {
-    fn new(layers: &[Layer], steps: Vec<Step>, together: i64, device: Device) -> Result<Self> {
+    fn new(layers: &[Layer], steps: Vec<Step>, together: i64, fused: bool) -> Result<Self> {
         let prepare = |step: Step| {
-            let layer = layers[step.output].shallow_clone();
+            let layer = layers[step.output].detached();
             let weights = match step.work {
                 Work::Layer => Ok(None),
                 Work::Convolution(convolution) => {
-                    Weights::new(convolution, layers, together, device).map(Some)
+                    Weights::new(convolution, layers, together, fused).map(Some)
                 }
             };
             let weights =
@@ -178,10 +186,9 @@ impl Weights {
         mut convolution: Convolution,
         layers: &[Layer],
         together: i64,
-        device: Device,
+        reordered: bool,
     ) -> Result<Self, TchError> {
         let (mut kernel, bias) = convolution.folded(layers)?;
-        let reordered = device == Device::Cpu && tch::utils::has_mkldnn();
         if reordered {
             let uneven = convolution.uneven;
             if uneven > 0 {

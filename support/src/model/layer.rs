@@ -41,6 +41,10 @@ impl Variable {
         &self.name
     }
 
+    pub(super) fn rename(&mut self, name: String) {
+        self.name = name;
+    }
+
     /// Returns the tensor. Convolution kernels are `[out, in / groups, height, width]`, dense
     /// kernels `[out, in]`: libtorch's order, not Keras'.
     pub fn value(&self) -> &Tensor {
@@ -77,10 +81,11 @@ impl Variable {
         self.value = moved.set_requires_grad(self.is_trainable());
     }
 
-    pub(crate) fn shallow_clone(&self) -> Self {
+    /// Returns one that shares the values, and is never trained.
+    pub(crate) fn detached(&self) -> Self {
         Self {
             name: self.name.clone(),
-            value: self.value.shallow_clone(),
+            value: self.value.detach(),
             statistic: self.statistic,
         }
     }
@@ -253,15 +258,15 @@ impl Layer {
         &mut self.variables
     }
 
-    /// Returns a layer that shares this one's variables.
-    pub(crate) fn shallow_clone(&self) -> Self {
+    /// Returns a layer that shares this one's values, and is never trained.
+    pub(crate) fn detached(&self) -> Self {
         Self {
             name: self.name.clone(),
             operation: self.operation,
             inputs: self.inputs.clone(),
             output_shape: self.output_shape,
             trainable: self.trainable,
-            variables: self.variables.iter().map(Variable::shallow_clone).collect(),
+            variables: self.variables.iter().map(Variable::detached).collect(),
         }
     }
 

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use tch::{Device, Tensor};
 
 use super::fused;
-use super::inference::Inference;
+use super::inference::{self, Inference};
 use super::layer::{Layer, Operation, SetTrainable, Variable};
 use super::pretrained::{Conventions, Weights};
 use super::steps::{self, check_shape};
@@ -122,7 +122,7 @@ impl MobileNetV2 {
     }
 
     /// Returns a network with all kernels zero: a frame for weights.
-    pub(super) fn frame(
+    pub(crate) fn frame(
         weights: Weights,
         alpha: f64,
         image_shape: [i64; 3],
@@ -135,6 +135,13 @@ impl MobileNetV2 {
                 name: "MobileNetV2 image shape",
                 expected: "[3, height, width], height and width multiples of 32".into(),
                 got: format!("{image_shape:?}"),
+            });
+        }
+        if !ALPHAS.contains(&alpha) {
+            return Err(Error::Argument {
+                name: "MobileNetV2 alpha",
+                expected: format!("one of {ALPHAS:?}"),
+                got: alpha.to_string(),
             });
         }
         let layers = Builder::new(weights.conventions(), alpha, image_shape, device).network()?;
@@ -227,6 +234,11 @@ impl MobileNetV2 {
     /// `Shape` for pictures of another size than the network was made for.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.inference(0, self.layers.len() - 1)?.run(images)
+    }
+
+    /// Returns a function like [`forward`](Self::forward) that can be traced.
+    pub(super) fn traceable(&self) -> Result<impl Fn(&Tensor) -> Result<Tensor> + use<>> {
+        inference::traceable(&self.layers)
     }
 
     /// Returns whether no later layer reads past layer `index`: its output alone determines all

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 
 use crate::pipeline::Pixels;
 use crate::{Error, Result};
@@ -28,7 +29,8 @@ use crate::{Error, Result};
 /// let base = MobileNetV2::with_weights(WEIGHTS, [3, 160, 160], Device::Cpu)?;
 /// # Ok::<(), support::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Weights {
     /// TF-Hub's [`tf2-preview/mobilenet_v2/feature_vector/4`][hub], by Google.
     ///

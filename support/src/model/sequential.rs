@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use tch::Tensor;
+use tch::{CModule, Kind, Tensor};
 
 use super::head::TopLayer;
 use super::layer::{Layer, Variable};
 use super::mobilenet_v2::MobileNetV2;
 use super::weights;
-use crate::Result;
+use crate::files::write_whole;
+use crate::{Error, Result};
 
 /// A base model followed by layers on top, as Keras' `Sequential`.
 ///
@@ -32,10 +33,19 @@ impl Sequential {
         }
     }
 
-    /// Puts a layer on top, on the base's device.
+    /// Puts a layer on top, on the base's device. Several [`Dense`](super::Dense) are named `dense`,
+    /// `dense_1` and so on, as by Keras.
     #[must_use]
     pub fn push(mut self, layer: impl Into<TopLayer>) -> Self {
         let mut layer = layer.into();
+        if let TopLayer::Dense(dense) = &mut layer {
+            let before = self.top.iter();
+            dense.number(
+                before
+                    .filter(|layer| matches!(layer, TopLayer::Dense(_)))
+                    .count(),
+            );
+        }
         for variable in layer.variables_mut() {
             variable.move_to(self.base.device());
         }
@@ -192,7 +202,7 @@ impl<C> Sequential<C> {
             .then(|| self.base.inference(from, to.min(last_of_base)))
             .transpose()?;
         let top = self.top_between(from, to).iter();
-        let top: Vec<TopLayer> = top.map(TopLayer::shallow_clone).collect();
+        let top: Vec<TopLayer> = top.map(TopLayer::detached).collect();
         Ok(move |input: &Tensor| {
             let _no_grad = tch::no_grad_guard();
             let features = match &base {
@@ -202,6 +212,50 @@ impl<C> Sequential<C> {
             top.iter()
                 .try_fold(features, |input, layer| layer.forward(&input))
         })
+    }
+
+    /// Saves the model as [TorchScript][docs], which Python and C++ read without this library:
+    /// pictures `[N, 3, H, W]` of any number, made as the base takes them, in, logits `[N, units]` out.
+    /// The file appears whole or not at all.
+    ///
+    /// Its tensors are constants on the base's device: from a GPU's file, PyTorch's
+    /// `torch.jit.load(path, map_location="cpu")` makes one for the CPU.
+    ///
+    /// [docs]: https://docs.pytorch.org/docs/stable/jit.html
+    ///
+    /// # Errors
+    /// `Io` when the file cannot be written, `Shape` when a layer's output and the next one's input
+    /// do not fit.
+    pub fn save_torchscript(&self, path: impl AsRef<Path>) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        let path = path.as_ref();
+        let base = self.base.traceable()?;
+        let top: Vec<TopLayer> = self.top.iter().map(TopLayer::detached).collect();
+        let forward = |images: &Tensor| {
+            top.iter()
+                .try_fold(base(images)?, |input, layer| layer.forward(&input))
+        };
+        let shape = [&[1], &self.base.input_shape()[..]].concat();
+        let example = Tensor::f_zeros(shape, (Kind::Float, self.base.device()))
+            .map_err(Error::torch("an example for the trace"))?;
+        // A trace has to end, also one that fails.
+        let mut failure = None;
+        let mut traced = |inputs: &[Tensor]| {
+            let output = forward(&inputs[0]).unwrap_or_else(|error| {
+                failure = Some(error);
+                inputs[0].shallow_clone()
+            });
+            vec![output]
+        };
+        let module = CModule::create_by_tracing("MobileNetV2", "forward", &[example], &mut traced);
+        failure.map_or(Ok(()), Err)?;
+        let folder = tempfile::tempdir().map_err(Error::io("create a folder for", path))?;
+        let whole = folder.path().join("model.pt");
+        module
+            .and_then(|module| module.save(&whole))
+            .map_err(Error::torch("TorchScript"))?;
+        let bytes = std::fs::read(&whole).map_err(Error::io("read", &whole))?;
+        write_whole(path, &bytes)
     }
 
     /// Returns the layers on top among those behind `from` up to `to`.

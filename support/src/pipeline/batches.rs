@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use image::RgbImage;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
@@ -90,15 +91,19 @@ impl Batches {
     /// The order of the examples, and how their pictures are augmented, depends on the dataset's
     /// seed and on `epoch` only.
     pub fn epoch(&self, epoch: usize) -> BatchIter {
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        self.epoch_on(threads, epoch)
+        self.epoch_on(threads(), epoch)
     }
 
     /// Starts an epoch on at most so many threads.
     pub(super) fn epoch_on(&self, threads: usize, epoch: usize) -> BatchIter {
         let (dataset, ahead) = (self.dataset.clone(), self.size * BATCHES_AHEAD);
         BatchIter {
-            workers: Workers::start(dataset, epoch, self.order(epoch), threads, ahead),
+            workers: Workers::start(
+                move |index| load(&dataset, index, epoch),
+                self.order(epoch),
+                threads,
+                ahead,
+            ),
             batches: self.clone(),
             any: false,
         }
@@ -155,6 +160,16 @@ impl Batches {
         self.size
     }
 
+    /// Makes the pixels that the function given to `map` makes of a picture.
+    pub(crate) fn format(&self, image: RgbImage) -> Result<Pixels> {
+        self.dataset.format("given to `map`", image)
+    }
+
+    /// Returns what the random choices are derived from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.dataset.seed()
+    }
+
     /// Returns what decides which pictures come in which order.
     pub(crate) fn describe(&self) -> [(String, Value); 7] {
         let ids: Vec<&str> = self.ids().collect();
@@ -203,6 +218,11 @@ impl fmt::Debug for Batches {
     }
 }
 
+/// How many worker threads there are.
+pub(crate) fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The batches of an epoch; dropping it stops its threads.
 ///
 /// Gives [`Error::Picture`] for a picture that cannot be read, if the settings do not say to
@@ -210,7 +230,7 @@ impl fmt::Debug for Batches {
 /// in size; [`Error::Dataset`] if no picture at all could be read. Ends after an error.
 pub struct BatchIter {
     batches: Batches,
-    workers: Workers,
+    workers: Workers<Loaded>,
     /// Whether a picture has been read.
     any: bool,
 }
@@ -223,7 +243,7 @@ impl BatchIter {
             && let Some(picture) = self.workers.next()
         {
             // A skipped picture's place goes to the next one.
-            let Some(picture) = picture? else { continue };
+            let Some(picture) = picture?? else { continue };
             let got = picture.size();
             if let Some(first) = pictures.first()
                 && first.size() != got
@@ -258,7 +278,7 @@ impl Iterator for BatchIter {
     fn next(&mut self) -> Option<Self::Item> {
         let batch = match self.collect() {
             Ok(pictures) if pictures.is_empty() => return None,
-            Ok(pictures) => stack(pictures),
+            Ok(pictures) => batch(pictures),
             Err(error) => Err(error),
         };
         if batch.is_err() {
@@ -284,19 +304,29 @@ impl Picture {
     }
 }
 
-/// Puts pictures of one shape into one tensor `[N, 3, height, width]`. Its memory is in N, H, W, C
-/// order, which the pixels come in and the network wants.
-fn stack(pictures: Vec<Picture>) -> Result<Batch> {
-    let [_, height, width] = pictures.first().map_or([0; 3], Picture::size);
-    let shape = [pictures.len() as i64, height, width, 3];
+/// Makes a batch of pictures of one size.
+fn batch(pictures: Vec<Picture>) -> Result<Batch> {
     let (mut labels, mut ids) = (Vec::new(), Vec::new());
-    let mut values = Vec::with_capacity(pictures.len());
+    let mut pixels = Vec::with_capacity(pictures.len());
     for picture in pictures {
-        values.push(picture.pixels.into_values());
+        pixels.push(picture.pixels);
         labels.push(picture.label);
         ids.push(picture.id);
     }
-    let tensors = || {
+    Ok(Batch {
+        images: stack(pixels)?,
+        labels: Tensor::f_from_slice(&labels).map_err(Error::torch("batch"))?,
+        ids,
+    })
+}
+
+/// Puts pictures of one size into one tensor `[N, 3, height, width]`. Its memory is in N, H, W, C
+/// order, which the pixels come in and the network wants.
+pub(crate) fn stack(pictures: Vec<Pixels>) -> Result<Tensor> {
+    let (width, height) = pictures.first().map_or((0, 0), Pixels::dimensions);
+    let shape = [pictures.len() as i64, height.into(), width.into(), 3];
+    let values: Vec<_> = pictures.into_iter().map(Pixels::into_values).collect();
+    let images = || {
         let images = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
         let mut place = images.data_ptr().cast::<f32>();
         for values in &values {
@@ -306,51 +336,43 @@ fn stack(pictures: Vec<Picture>) -> Result<Batch> {
                 place = place.add(values.len());
             }
         }
-        Ok((
-            images.f_permute([0, 3, 1, 2])?,
-            Tensor::f_from_slice(&labels)?,
-        ))
+        images.f_permute([0, 3, 1, 2])
     };
-    let (images, labels) = tensors().map_err(Error::torch("batch"))?;
-    Ok(Batch {
-        images,
-        labels,
-        ids,
-    })
+    images().map_err(Error::torch("batch"))
 }
 
 type Loaded = Result<Option<Picture>>;
 
 /// Threads that load pictures, a bounded number ahead, and hand them over in order.
-struct Workers {
+pub(crate) struct Workers<T> {
     order: std::vec::IntoIter<usize>,
     /// Work for any thread: which example, and where its result goes. `None` once stopped.
-    jobs: Option<Sender<(usize, SyncSender<Loaded>)>>,
+    jobs: Option<Sender<(usize, SyncSender<T>)>>,
     /// Results, or where they will arrive, in order.
-    pending: VecDeque<Receiver<Loaded>>,
+    pending: VecDeque<Receiver<T>>,
     stopped: Arc<AtomicBool>,
 }
 
-impl Workers {
+impl<T: Send + 'static> Workers<T> {
     /// Starts the threads; `ahead` pictures are loaded before they are asked for.
-    fn start(
-        dataset: Dataset<Pixels>,
-        epoch: usize,
+    pub(crate) fn start(
+        load: impl Fn(usize) -> T + Send + Sync + 'static,
         order: Vec<usize>,
         threads: usize,
         ahead: usize,
     ) -> Self {
-        let (jobs, queue) = mpsc::channel::<(usize, SyncSender<Loaded>)>();
+        let (jobs, queue) = mpsc::channel::<(usize, SyncSender<T>)>();
         let queue = Arc::new(Mutex::new(queue));
         let stopped = Arc::new(AtomicBool::new(false));
+        let load = Arc::new(load);
         for _ in 0..threads.min(order.len()) {
-            let (dataset, queue, stopped) = (dataset.clone(), queue.clone(), stopped.clone());
+            let (load, queue, stopped) = (load.clone(), queue.clone(), stopped.clone());
             thread::spawn(move || {
                 while !stopped.load(Ordering::Relaxed) {
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((index, result)) = job else { break };
                     // Nobody waits for it once the epoch was dropped: not an error.
-                    let _ = result.send(load(&dataset, index, epoch));
+                    let _ = result.send(load(index));
                 }
             });
         }
@@ -375,27 +397,31 @@ impl Workers {
             self.pending.push_back(receiver);
         }
     }
+}
+
+impl<T: Send + 'static> Iterator for Workers<T> {
+    type Item = Result<T>;
 
     /// Waits for the next picture in order; `None` after the last.
-    fn next(&mut self) -> Option<Loaded> {
+    fn next(&mut self) -> Option<Result<T>> {
         let receiver = self.pending.pop_front()?;
         self.order_next();
-        Some(receiver.recv().unwrap_or_else(|_| {
-            Err(Error::Picture {
-                name: "(unknown)".to_owned(),
-                reason: "the thread that was to read it died".to_owned(),
-            })
+        Some(receiver.recv().map_err(|_| Error::Picture {
+            name: "(unknown)".to_owned(),
+            reason: "the thread that was to read it died".to_owned(),
         }))
     }
+}
 
-    fn stop(&mut self) {
+impl<T> Workers<T> {
+    pub(crate) fn stop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
         self.jobs = None;
         self.pending.clear();
     }
 }
 
-impl Drop for Workers {
+impl<T> Drop for Workers<T> {
     fn drop(&mut self) {
         self.stop();
     }

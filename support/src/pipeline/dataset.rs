@@ -218,29 +218,25 @@ impl<T> Dataset<T> {
 
     /// Makes what `map` makes of an example's picture; `None` if it was skipped.
     ///
-    /// A decoder that panics found a broken picture. A panic in the function given to `map` is
+    /// A panic in the function given to `map` is
     /// that function's error, whatever the settings say about broken pictures.
     pub(super) fn load(&self, example: &Example) -> Result<Option<T>> {
-        let picture = catching(|| read(example)).unwrap_or_else(|panic| {
-            Err(Error::Picture {
-                name: example.id.clone(),
-                reason: format!("the decoder panicked: {panic}"),
-            })
-        });
-        match (picture, self.broken) {
-            (Ok(picture), _) => match catching(|| (self.map)(picture)) {
-                Ok(made) => Ok(Some(made)),
-                Err(panic) => Err(Error::Picture {
-                    name: example.id.clone(),
-                    reason: format!("the function given to `map` panicked: {panic}"),
-                }),
-            },
+        match (readable(&example.id, || read(example)), self.broken) {
+            (Ok(picture), _) => self.format(&example.id, picture).map(Some),
             (Err(error), BrokenPictures::Skip) => {
                 self.skipped.add(&example.id, &error);
                 Ok(None)
             }
             (Err(error), BrokenPictures::Stop) => Err(error),
         }
+    }
+
+    /// Makes what `map` makes of a picture.
+    pub(super) fn format(&self, name: &str, picture: RgbImage) -> Result<T> {
+        catching(|| (self.map)(picture)).map_err(|panic| Error::Picture {
+            name: name.to_owned(),
+            reason: format!("the function given to `map` panicked: {panic}"),
+        })
     }
 }
 
@@ -314,6 +310,16 @@ fn read(example: &Example) -> Result<RgbImage> {
         Raw::Encoded(bytes) => decode(&example.id, &bytes),
         Raw::Pixels(image) => Ok(image),
     }
+}
+
+/// Calls what reads a picture; a decoder that panics found a broken one.
+pub(crate) fn readable(name: &str, read: impl FnOnce() -> Result<RgbImage>) -> Result<RgbImage> {
+    catching(read).unwrap_or_else(|panic| {
+        Err(Error::Picture {
+            name: name.to_owned(),
+            reason: format!("the decoder panicked: {panic}"),
+        })
+    })
 }
 
 /// Calls `f`; a panic becomes its message.

@@ -15,6 +15,8 @@ mod tests;
 
 pub use augmentation::Augmentation;
 pub use batches::{Batch, BatchIter, Batches};
+pub(crate) use batches::{Workers, stack, threads};
+pub(crate) use dataset::readable;
 pub use dataset::{Dataset, Skipped};
 pub use decode::decode;
 pub use pixels::Pixels;

@@ -4,10 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::activations::Activations;
 use super::checkpoint::{Checkpoints, Run};
+use super::history::number;
 use super::{Compiled, EpochLog, History};
 use crate::live::{Progress, Stop};
 use crate::model::{Sequential, TopLayer};
@@ -151,9 +153,10 @@ impl<'a> Source<'a> {
 }
 
 /// Loss and accuracy over a set of examples.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean loss per example.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Share of examples classified right.
     pub accuracy: f64,

@@ -1,11 +1,13 @@
 //! Losses, and the accuracies and probabilities that go with them.
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, TchError, Tensor};
 
 use crate::{Error, Result};
 
 /// What training minimizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Loss {
     /// Keras' `BinaryCrossentropy(from_logits=True)`: one logit per example, class 1 when it is
     /// above 0.

@@ -54,6 +54,11 @@ impl Compiled {
         self.loss
     }
 
+    /// Returns the optimizer that the model was compiled with.
+    pub(crate) fn optimizer(&self) -> &RmsProp {
+        &self.optimizer
+    }
+
     /// Returns each example's loss for its logits `[N, units]` and class index `[N]`.
     pub(crate) fn losses(&self, logits: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
         let of = |index: i64| {

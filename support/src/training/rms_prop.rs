@@ -52,7 +52,7 @@ impl RmsProp {
     }
 
     /// Returns the hyper-parameters, by name.
-    pub(super) fn describe(&self) -> [(String, Value); 3] {
+    pub(crate) fn describe(&self) -> [(String, Value); 3] {
         [
             ("learning rate".into(), self.learning_rate.into()),
             ("rho".into(), self.rho.into()),

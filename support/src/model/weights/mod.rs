@@ -58,7 +58,7 @@ pub(crate) type Metadata = HashMap<String, String>;
 const HDF5_SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 
 /// The key in a safetensors file's metadata under which the weights' origin stands.
-const ORIGIN: &str = "pretrained weights";
+pub(crate) const ORIGIN: &str = "pretrained weights";
 
 /// A file's tensors, and where they come from as far as it tells.
 pub(super) struct File {

@@ -1,0 +1,124 @@
+//! Classifies pictures with a model file that `model.save` wrote in a notebook.
+//!
+//! ```text
+//! cargo run --release -p support --example classify -- [--json] MODEL PICTURE|FOLDER...
+//! ```
+
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::{Map, json};
+use support::Error;
+use support::classifier::Classification;
+use support::dataset::pictures_in;
+use support::prelude::*;
+
+const USAGE: &str = "usage: classify [--json] MODEL PICTURE|FOLDER...
+
+Prints which class the model takes each picture for, and how sure it is: a table, or with --json
+one object a line with path, class, probability and the probabilities of all classes. MODEL is a
+file that a notebook's `model.save` wrote. A folder stands for the pictures in it and below.
+The exit code is 1 if a picture or the model cannot be read, 2 for other arguments than these.";
+
+fn main() -> ExitCode {
+    let (flags, names): (Vec<String>, Vec<String>) = std::env::args()
+        .skip(1)
+        .partition(|word| word.starts_with("--"));
+    let json = flags.iter().any(|flag| flag == "--json");
+    if flags.iter().any(|flag| flag == "--help") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let known = flags.iter().all(|flag| flag == "--json");
+    let (Some((model, pictures)), true) = (names.split_first(), known) else {
+        return misused();
+    };
+    if pictures.is_empty() {
+        return misused();
+    }
+    match classify(model, pictures, json) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn misused() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
+}
+
+/// Prints what each picture is; returns whether all could be read.
+fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> {
+    let classifier = Classifier::load(model)?;
+    let mut all_read = true;
+    let mut failed = |path: &Path, error: &Error| {
+        // The path stands before it.
+        let reason = match error {
+            Error::Picture { reason, .. } => reason.clone(),
+            error => error
+                .source()
+                .map_or(error.to_string(), ToString::to_string),
+        };
+        eprintln!("{}: {reason}", path.display());
+        all_read = false;
+    };
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for path in names.iter().map(PathBuf::from) {
+        if !path.is_dir() {
+            paths.push(path);
+            continue;
+        }
+        match pictures_in(&path) {
+            Ok(pictures) => paths.extend(pictures),
+            Err(error) => failed(&path, &error),
+        }
+    }
+    let width = |texts: &mut dyn Iterator<Item = String>| {
+        texts.map(|text| text.chars().count()).max().unwrap_or(0)
+    };
+    let widths = (
+        width(&mut paths.iter().map(|path| path.display().to_string())),
+        width(&mut classifier.classes().iter().cloned()),
+    );
+    let mut out = io::stdout().lock();
+    for (path, found) in paths.iter().zip(classifier.predict_all(&paths)) {
+        let line = match found {
+            Ok(found) if json => object(path, &classifier, &found),
+            Ok(found) => {
+                let (path, percent) = (path.display().to_string(), 100. * found.probability);
+                format!(
+                    "{path:0$}  {1:2$}  {percent:5.1} %",
+                    widths.0, found.class, widths.1
+                )
+            }
+            Err(error) => {
+                failed(path, &error);
+                continue;
+            }
+        };
+        // Nobody reads on, as in `classify ... | head`.
+        if writeln!(out, "{line}").is_err() {
+            break;
+        }
+    }
+    Ok(all_read)
+}
+
+/// Returns a picture's line of JSON.
+fn object(path: &Path, classifier: &Classifier, found: &Classification) -> String {
+    let classes = classifier.classes().iter().cloned();
+    let probabilities = classes.zip(found.probabilities.iter().map(|&value| json!(value)));
+    json!({
+        "path": path.display().to_string(),
+        "class": found.class,
+        "probability": found.probability,
+        "probabilities": probabilities.collect::<Map<_, _>>(),
+    })
+    .to_string()
+}

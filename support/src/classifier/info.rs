@@ -1,0 +1,268 @@
+//! What a model file says about its model, as JSON beside the weights.
+
+use std::collections::BTreeMap;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::model::weights::Metadata;
+use crate::model::{Dense, Dropout, GlobalAveragePooling2d, TopLayer, Weights};
+use crate::pipeline::Pixels;
+use crate::training::{Evaluation, History, Loss};
+
+/// The key in the safetensors metadata.
+const KEY: &str = "model";
+
+/// Changes when a reader of this version could no longer read the file, or would misunderstand it;
+/// fields may be added without.
+const VERSION: u32 = 1;
+
+/// The most pixels to a side: beyond, a damaged file would ask for any amount of memory.
+const MAX_SIZE: u32 = 4096;
+
+/// All that a model file holds besides the weights; the fields are those of its JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// The names of the classes, in the order of the labels that the model was trained with.
+    pub classes: Vec<String>,
+    /// What the network takes.
+    pub input: Input,
+    /// The network below the head.
+    pub backbone: Backbone,
+    /// The layers on top, the first above the backbone first.
+    pub head: Vec<HeadLayer>,
+    /// What was minimized; it tells how logits become [probabilities](Loss::probabilities).
+    pub loss: Loss,
+    /// How the model was trained.
+    pub training: TrainingSettings,
+    /// The epochs of all phases of training.
+    pub history: History,
+    /// Loss and accuracy on other pictures than those trained on, if they were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<Evaluation>,
+}
+
+/// How a picture becomes the network's input: resized, then each sample, as a number from 0 to 1, less
+/// `mean` and divided by `deviation`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// Pixels to a side.
+    pub size: u32,
+    /// How the picture is resized.
+    pub resize: Resize,
+    /// Red, green, blue.
+    pub mean: [f32; 3],
+    /// Red, green, blue.
+    pub deviation: [f32; 3],
+}
+
+/// How pictures are resized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resize {
+    /// As [`Pixels::resize`]: between half-pixel centres, without antialiasing, the aspect ratio not
+    /// kept.
+    Bilinear,
+}
+
+/// The network below the head.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backbone {
+    /// What the network is.
+    pub architecture: Architecture,
+    /// The factor on the paper's numbers of channels.
+    pub alpha: f64,
+    /// The weights that training started from, and whose padding and epsilon the network has.
+    pub weights: Weights,
+}
+
+/// What a backbone is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Architecture {
+    /// [`MobileNetV2`](crate::model::MobileNetV2).
+    MobileNetV2,
+}
+
+/// A layer on top of the backbone, by Keras' `class_name`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "class_name")]
+pub enum HeadLayer {
+    /// The mean of each channel over height and width.
+    GlobalAveragePooling2D,
+    /// Nothing, but in training.
+    Dropout {
+        /// The share of the features that training drops.
+        rate: f64,
+        /// What the choice of them is derived from.
+        seed: u64,
+    },
+    /// A fully connected layer without activation.
+    Dense {
+        /// What its tensors' names start with.
+        name: String,
+        /// How many numbers go in.
+        inputs: usize,
+        /// How many come out.
+        units: usize,
+    },
+}
+
+/// How a model was trained, in the last phase where there were several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingSettings {
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// The number of pictures trained on.
+    pub examples: usize,
+    /// Pictures in a batch.
+    pub batch_size: usize,
+    /// What the order of the pictures and their augmentation are derived from.
+    pub seed: u64,
+    /// Whether the pictures were augmented.
+    pub augmented: bool,
+}
+
+/// An optimizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    /// Keras' name.
+    pub name: String,
+    /// Learning rate and whatever else it has, by name.
+    pub hyperparameters: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[derive(Serialize)]
+struct Versioned<'a> {
+    version: u32,
+    #[serde(flatten)]
+    info: &'a ModelInfo,
+}
+
+impl ModelInfo {
+    /// Adds it to the texts of a file.
+    pub(super) fn write(&self, texts: &mut Metadata) -> Result<(), String> {
+        let versioned = Versioned {
+            version: VERSION,
+            info: self,
+        };
+        let json = serde_json::to_string(&versioned).map_err(|error| error.to_string())?;
+        texts.insert(KEY.into(), json);
+        Ok(())
+    }
+
+    /// Finds it among the texts of a file.
+    pub(super) fn read(texts: &Metadata) -> Result<Self, String> {
+        let json = texts.get(KEY).ok_or(
+            "it holds tensors, and not what they are the weights of; `save` of a compiled model \
+             writes a model file, `load_weights` reads weights alone",
+        )?;
+        let in_json = |error| format!("its text {KEY:?}: {error}");
+        let Version { version } = serde_json::from_str(json).map_err(in_json)?;
+        if version != VERSION {
+            return Err(format!(
+                "it has version {version}, and {VERSION} is expected; read it with the release that \
+                 wrote it"
+            ));
+        }
+        serde_json::from_str(json).map_err(in_json)
+    }
+
+    /// Checks that the parts fit each other, the backbone's features having a shape `[C, H, W]`.
+    pub(super) fn check(&self, features: [i64; 3]) -> Result<(), String> {
+        let mut shape = features.to_vec();
+        for layer in &self.head {
+            shape = match (layer, shape.as_slice()) {
+                (HeadLayer::GlobalAveragePooling2D, &[channels, _, _]) => vec![channels],
+                (HeadLayer::Dropout { .. }, _) => shape,
+                (&HeadLayer::Dense { inputs, units, .. }, &[features])
+                    if features as usize == inputs =>
+                {
+                    vec![units as i64]
+                }
+                _ => return Err(format!("{layer:?} does not take shape {shape:?}")),
+            };
+        }
+        let classes = self
+            .loss
+            .classes(&shape)
+            .map_err(|error| error.to_string())?;
+        let named = self.classes.len();
+        if named != classes {
+            return Err(format!(
+                "expected the names of the {classes} classes that the head tells apart, got {named}"
+            ));
+        }
+        match self
+            .classes
+            .iter()
+            .enumerate()
+            .find(|(i, class)| self.classes[..*i].contains(class))
+        {
+            Some((_, class)) => Err(format!("two classes are named {class}")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Input {
+    /// Returns a picture as the network takes it.
+    #[must_use]
+    pub fn format(&self, image: &RgbImage) -> Pixels {
+        let Resize::Bilinear = self.resize;
+        Pixels::from(image)
+            .scale(1.0 / 255.0)
+            .resize(self.size, self.size)
+            .normalize(self.mean, self.deviation)
+    }
+
+    /// Returns `[channels, height, width]` of what the network takes.
+    pub(super) fn shape(&self) -> Result<[i64; 3], String> {
+        let Self {
+            size,
+            mean,
+            deviation,
+            ..
+        } = self;
+        if *size > MAX_SIZE {
+            return Err(format!(
+                "expected pictures of at most {MAX_SIZE} pixels to a side, got {size}"
+            ));
+        }
+        if deviation.contains(&0.) || mean.iter().chain(deviation).any(|value| !value.is_finite()) {
+            return Err(format!(
+                "mean {mean:?} and deviation {deviation:?} are no scaling"
+            ));
+        }
+        Ok([3, i64::from(*size), i64::from(*size)])
+    }
+}
+
+impl HeadLayer {
+    pub(super) fn of(layer: &TopLayer) -> Self {
+        match layer {
+            TopLayer::GlobalAveragePooling2d(_) => Self::GlobalAveragePooling2D,
+            TopLayer::Dropout(dropout) => {
+                let (rate, seed) = dropout.parts();
+                Self::Dropout { rate, seed }
+            }
+            TopLayer::Dense(dense) => Self::Dense {
+                name: dense.name().into(),
+                inputs: dense.inputs(),
+                units: dense.outputs(),
+            },
+        }
+    }
+
+    pub(super) fn layer(&self) -> TopLayer {
+        match *self {
+            Self::GlobalAveragePooling2D => GlobalAveragePooling2d.into(),
+            Self::Dropout { rate, seed } => Dropout::new(rate).seed(seed).into(),
+            Self::Dense { inputs, units, .. } => Dense::new(inputs, units).into(),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A picture to classify.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+
+use super::Input;
+use crate::pipeline::{Pixels, decode, readable};
+use crate::{Error, Result};
+
+/// A picture to classify: a path, a picture file's bytes, or pixels become one by themselves.
+#[derive(Clone, Debug)]
+pub enum Picture {
+    /// A file of a format that [`decode`] reads.
+    File(PathBuf),
+    /// Such a file's bytes.
+    Encoded(Vec<u8>),
+    /// A picture.
+    Image(RgbImage),
+}
+
+impl Picture {
+    /// Makes it into what a network takes.
+    pub(super) fn load(&self, input: &Input) -> Result<Pixels> {
+        let decoded = |name: &str, bytes: &[u8]| {
+            readable(name, || decode(name, bytes)).map(|image| input.format(&image))
+        };
+        match self {
+            Self::File(path) => {
+                let bytes = fs::read(path).map_err(Error::io("read", path))?;
+                decoded(&path.display().to_string(), &bytes)
+            }
+            Self::Encoded(bytes) => decoded("in memory", bytes),
+            Self::Image(image) if image.is_empty() => Err(Error::Picture {
+                name: "in memory".into(),
+                reason: "it has no pixels".into(),
+            }),
+            Self::Image(image) => Ok(input.format(image)),
+        }
+    }
+}
+
+impl From<&Path> for Picture {
+    fn from(path: &Path) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<PathBuf> for Picture {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+impl From<&PathBuf> for Picture {
+    fn from(path: &PathBuf) -> Self {
+        Self::File(path.clone())
+    }
+}
+
+impl From<&str> for Picture {
+    fn from(path: &str) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<String> for Picture {
+    fn from(path: String) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<&[u8]> for Picture {
+    fn from(bytes: &[u8]) -> Self {
+        Self::Encoded(bytes.into())
+    }
+}
+
+impl From<Vec<u8>> for Picture {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Encoded(bytes)
+    }
+}
+
+impl From<RgbImage> for Picture {
+    fn from(image: RgbImage) -> Self {
+        Self::Image(image)
+    }
+}
+
+impl From<&RgbImage> for Picture {
+    fn from(image: &RgbImage) -> Self {
+        Self::Image(image.clone())
+    }
+}

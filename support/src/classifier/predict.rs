@@ -1,0 +1,287 @@
+//! Reading a model file, and using it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use tch::Device;
+
+use super::info::{HeadLayer, ModelInfo};
+use super::picture::Picture;
+use crate::analysis::{highest, probabilities};
+use crate::model::weights::{self, Contents};
+use crate::model::{MobileNetV2, Sequential, TopLayer};
+use crate::pipeline::{Pixels, Workers, stack, threads};
+use crate::training::{Evaluation, History};
+use crate::{Error, Result, device};
+
+/// Pictures that go through the network together.
+const BATCH_SIZE: usize = 32;
+
+/// Pictures that are read before they are asked for.
+const AHEAD: usize = 2 * BATCH_SIZE;
+
+/// A model from a model file, ready for pictures.
+///
+/// It belongs to the thread that loaded it; a program with several threads loads one in each.
+#[derive(Debug)]
+pub struct Classifier {
+    model: Sequential,
+    info: ModelInfo,
+}
+
+/// What a classifier makes of a picture. Shows as `cats, 99.2 %`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classification {
+    /// The most probable class.
+    pub class: String,
+    /// Its index in [`Classifier::classes`].
+    pub index: usize,
+    /// Its probability.
+    pub probability: f64,
+    /// The probability of each class, in the order of [`Classifier::classes`]; they add up to 1.
+    pub probabilities: Vec<f64>,
+    /// The network's output: one number that speaks for the second class and against the first, or one
+    /// for each class, as the [loss](ModelInfo::loss) says.
+    pub logits: Vec<f32>,
+}
+
+impl fmt::Display for Classification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {:.1} %", self.class, 100. * self.probability)
+    }
+}
+
+impl Classifier {
+    /// Reads a file that [`Sequential::save`] wrote, for a GPU if there is one.
+    ///
+    /// # Errors
+    /// `Io` when the file cannot be read; `ModelFile` when it is damaged, of another version, or no
+    /// model file; `Torch` when the device has no room for it.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::load_on(path, device::pick("auto")?)
+    }
+
+    /// Reads a file as [`load`](Self::load) does, for the given device.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_on(path: impl AsRef<Path>, device: Device) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        let refused = |reason| Error::ModelFile {
+            path: path.into(),
+            reason,
+        };
+        let (contents, texts) = weights::read_safetensors(&bytes).map_err(refused)?;
+        let info = ModelInfo::read(&texts).map_err(refused)?;
+        let mut model = network(&info, &contents, device, &refused)?;
+        weights::assign(contents, model.variables_mut().collect()).map_err(refused)?;
+        Ok(Self { model, info })
+    }
+
+    /// Returns the names of the classes.
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        &self.info.classes
+    }
+
+    /// Returns how many pixels to a side a picture is resized to.
+    #[must_use]
+    pub fn input_size(&self) -> u32 {
+        self.info.input.size
+    }
+
+    /// Returns the epochs of the training.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.info.history
+    }
+
+    /// Returns loss and accuracy on pictures that were not trained on, if they were measured.
+    #[must_use]
+    pub fn evaluation(&self) -> Option<Evaluation> {
+        self.info.evaluation
+    }
+
+    /// Returns all that the file says.
+    #[must_use]
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Returns the model, for its logits, its [summary](Sequential::summary) or
+    /// [TorchScript](Sequential::save_torchscript).
+    #[must_use]
+    pub fn model(&self) -> &Sequential {
+        &self.model
+    }
+
+    /// Returns the model for more training: no layer is frozen, and it is to be
+    /// [compiled](Sequential::compile).
+    #[must_use]
+    pub fn into_model(self) -> Sequential {
+        self.model
+    }
+
+    /// Classifies a picture: a path, a file's bytes or an [`RgbImage`](image::RgbImage).
+    ///
+    /// # Errors
+    /// `Io` or `Picture` when it cannot be read, `Torch` when libtorch fails.
+    pub fn predict(&self, picture: impl Into<Picture>) -> Result<Classification> {
+        let pixels = picture.into().load(&self.info.input)?;
+        let (probabilities, logits) = self.forward(vec![pixels])?;
+        Ok(self.classification(&probabilities, &logits))
+    }
+
+    /// Classifies many pictures, which are read on other threads while the network is at work: an
+    /// iterator over what [`predict`](Self::predict) gives for each, in their order. One that cannot be
+    /// read is an error in its place; after an error of libtorch nothing follows.
+    ///
+    /// ```no_run
+    /// # use support::{classifier::Classifier, dataset::pictures_in};
+    /// # fn all(classifier: Classifier) -> support::Result<()> {
+    /// let paths = pictures_in("photos".as_ref())?;
+    /// for (path, found) in paths.iter().zip(classifier.predict_all(&paths)) {
+    ///     match found {
+    ///         Ok(classification) => println!("{}: {classification}", path.display()),
+    ///         Err(error) => eprintln!("{error}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn predict_all(
+        &self,
+        pictures: impl IntoIterator<Item = impl Into<Picture>>,
+    ) -> Classifications<'_> {
+        let pictures: Vec<Picture> = pictures.into_iter().map(Into::into).collect();
+        let (order, input) = ((0..pictures.len()).collect(), self.info.input);
+        let load = move |index: usize| pictures[index].load(&input);
+        Classifications {
+            classifier: self,
+            workers: Workers::start(load, order, threads(), AHEAD),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Returns the probabilities and the logits of pictures that were made for the network, one
+    /// picture's behind the other's.
+    fn forward(&self, pictures: Vec<Pixels>) -> Result<(Vec<f64>, Vec<f32>)> {
+        let logits = self.model.forward(&stack(pictures)?)?;
+        let probabilities = probabilities(self.info.loss, &logits)?;
+        let logits = logits
+            .f_to_device(Device::Cpu)
+            .and_then(|logits| logits.f_reshape([-1]))
+            .and_then(|logits| Vec::<f32>::try_from(&logits))
+            .map_err(Error::torch("logits"))?;
+        Ok((probabilities, logits))
+    }
+
+    fn classification(&self, probabilities: &[f64], logits: &[f32]) -> Classification {
+        let index = highest(probabilities);
+        Classification {
+            class: self.info.classes[index].clone(),
+            index,
+            probability: probabilities[index],
+            probabilities: probabilities.to_vec(),
+            logits: logits.to_vec(),
+        }
+    }
+}
+
+/// Makes the network that a file describes and holds the weights of; `refused` makes the error.
+fn network(
+    info: &ModelInfo,
+    contents: &Contents,
+    device: Device,
+    refused: &impl Fn(String) -> Error,
+) -> Result<Sequential> {
+    let of_file = |error: Error| match error {
+        Error::Argument { .. } => refused(error.to_string()),
+        other => other,
+    };
+    let shape = info.input.shape().map_err(refused)?;
+    let backbone = info.backbone;
+    let base = MobileNetV2::frame(backbone.weights, backbone.alpha, shape, device);
+    let mut model = Sequential::new(base.map_err(of_file)?);
+    info.check(model.base().output_shape()).map_err(refused)?;
+    for layer in &info.head {
+        // Before memory is taken for it.
+        if let HeadLayer::Dense {
+            name,
+            inputs,
+            units,
+        } = layer
+        {
+            let kernel = format!("{name}/kernel");
+            let found = contents.get(&kernel).ok_or(format!("{kernel} is missing"));
+            found
+                .and_then(|found| found.check(&kernel, &[*units as i64, *inputs as i64]))
+                .map_err(refused)?;
+        }
+        model = model.push(layer.layer());
+    }
+    let mut top = model.top().iter();
+    top.try_for_each(TopLayer::check).map_err(of_file)?;
+    Ok(model)
+}
+
+/// The classifications of many pictures, in their order; dropping it stops its threads.
+pub struct Classifications<'a> {
+    classifier: &'a Classifier,
+    workers: Workers<Result<Pixels>>,
+    ready: VecDeque<Result<Classification>>,
+}
+
+impl Classifications<'_> {
+    /// Classifies the next batch.
+    fn fill(&mut self) -> Result<()> {
+        let (mut pictures, mut broken) = (Vec::with_capacity(BATCH_SIZE), Vec::new());
+        for loaded in self.workers.by_ref().take(BATCH_SIZE) {
+            let (picture, error) = match loaded.flatten() {
+                Ok(picture) => (Some(picture), None),
+                Err(error) => (None, Some(error)),
+            };
+            pictures.extend(picture);
+            broken.push(error);
+        }
+        if pictures.is_empty() {
+            self.ready.extend(broken.into_iter().flatten().map(Err));
+            return Ok(());
+        }
+        let (classifier, count) = (self.classifier, pictures.len());
+        let (probabilities, logits) = classifier.forward(pictures)?;
+        let rows = probabilities.chunks(probabilities.len() / count);
+        let mut rows = rows.zip(logits.chunks(logits.len() / count));
+        let results = broken.into_iter().filter_map(|broken| match broken {
+            Some(error) => Some(Err(error)),
+            None => rows.next().map(|(probabilities, logits)| {
+                Ok(classifier.classification(probabilities, logits))
+            }),
+        });
+        self.ready.extend(results);
+        Ok(())
+    }
+}
+
+impl Iterator for Classifications<'_> {
+    type Item = Result<Classification>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ready.is_empty()
+            && let Err(error) = self.fill()
+        {
+            self.workers.stop();
+            return Some(Err(error));
+        }
+        self.ready.pop_front()
+    }
+}
+
+impl fmt::Debug for Classifications<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Classifications, {} of them ready", self.ready.len())
+    }
+}

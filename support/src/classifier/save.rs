@@ -1,0 +1,147 @@
+//! Writing a model file.
+
+use std::path::Path;
+
+use image::RgbImage;
+
+use super::info::{
+    Architecture, Backbone, HeadLayer, Input, ModelInfo, Optimizer, Resize, TrainingSettings,
+};
+use crate::model::Sequential;
+use crate::model::weights::{self, Metadata, ORIGIN};
+use crate::pipeline::Batches;
+use crate::training::{Compiled, Evaluation, History};
+use crate::{Error, Result};
+
+/// How far what `map` makes of a picture may be from what the file says, in units of the network's
+/// input, of which a grey level is about 1/128 or more. Other ways to the same values round otherwise.
+const TOLERANCE: f32 = 1e-3;
+
+/// What a model file tells about the training besides what the model itself knows.
+#[derive(Clone, Debug)]
+pub struct TrainingRecord {
+    batches: Batches,
+    history: History,
+    evaluation: Option<Evaluation>,
+}
+
+impl TrainingRecord {
+    /// Starts a record with the batches that were trained on: they know the classes.
+    #[must_use]
+    pub fn new(train_batches: &Batches) -> Self {
+        Self {
+            batches: train_batches.clone(),
+            history: History::default(),
+            evaluation: None,
+        }
+    }
+
+    /// Adds the epochs of a phase of training, behind those of the phases before.
+    #[must_use]
+    pub fn history(mut self, history: &History) -> Self {
+        self.history = self.history.then(history);
+        self
+    }
+
+    /// Tells what [`evaluate`](Sequential::evaluate) found on pictures that were not trained on.
+    #[must_use]
+    pub fn evaluation(mut self, evaluation: &Evaluation) -> Self {
+        self.evaluation = Some(*evaluation);
+        self
+    }
+}
+
+impl Sequential<Compiled> {
+    /// Saves the model as a [model file](crate::classifier): safetensors of all weights, under the names
+    /// that [`save_weights`](Self::save_weights) gives them, with all that a
+    /// [`Classifier`](super::Classifier) needs. It appears whole or not at all.
+    /// [`load_weights`](Self::load_weights) reads it too.
+    ///
+    /// # Errors
+    /// `Io` when the file cannot be written. `Argument` when the classes do not fit the model, or it
+    /// takes pictures otherwise than the file can tell: not square, or made by a function given to `map`
+    /// that does not what [`Weights::format`](crate::model::Weights::format) does.
+    pub fn save(&self, path: impl AsRef<Path>, record: &TrainingRecord) -> Result<()> {
+        let path = path.as_ref();
+        let info = self.info(record)?;
+        let refused = |reason| Error::ModelFile {
+            path: path.into(),
+            reason,
+        };
+        info.check(self.base().output_shape()).map_err(refused)?;
+        let mut texts = Metadata::from([(ORIGIN.into(), self.base().weights().to_string())]);
+        info.write(&mut texts).map_err(refused)?;
+        let variables = self.variables();
+        let tensors = variables.map(|variable| (variable.name().to_owned(), variable.value()));
+        weights::write(path, tensors, texts)
+    }
+
+    fn info(&self, record: &TrainingRecord) -> Result<ModelInfo> {
+        let batches = &record.batches;
+        self.check(batches, "save, the training batches")?;
+        let hyperparameters = self.compiled.optimizer().describe().into_iter();
+        let hyperparameters = hyperparameters
+            .filter_map(|(name, value)| Some((name.replace(' ', "_"), value.as_f64()?)));
+        Ok(ModelInfo {
+            classes: batches.classes().to_vec(),
+            input: self.input(batches)?,
+            backbone: Backbone {
+                architecture: Architecture::MobileNetV2,
+                alpha: self.base().alpha(),
+                weights: self.base().weights(),
+            },
+            head: self.top().iter().map(HeadLayer::of).collect(),
+            loss: self.compiled.loss(),
+            training: TrainingSettings {
+                optimizer: Optimizer {
+                    name: "RMSprop".into(),
+                    hyperparameters: hyperparameters.collect(),
+                },
+                examples: batches.examples(),
+                batch_size: batches.size(),
+                seed: batches.seed(),
+                augmented: batches.is_augmented(),
+            },
+            history: record.history.clone(),
+            evaluation: record.evaluation,
+        })
+    }
+
+    /// Returns how pictures were made for the model, once that was tried on one.
+    fn input(&self, batches: &Batches) -> Result<Input> {
+        let [_, height, width] = self.base().input_shape();
+        if height != width {
+            return Err(Error::Argument {
+                name: "save, the model's pictures",
+                expected: "as high as wide".into(),
+                got: format!("{height} x {width} pixels"),
+            });
+        }
+        let weights = self.base().weights();
+        let input = Input {
+            size: width as u32,
+            resize: Resize::Bilinear,
+            mean: weights.mean(),
+            deviation: weights.deviation(),
+        };
+        // Neither cropping nor antialiasing leaves noise as it is.
+        let noise = RgbImage::from_fn(500, 375, |x, y| {
+            let hash = (x * 73 + y * 179 + 1).wrapping_mul(2_654_435_761);
+            image::Rgb([24, 16, 8].map(|shift| (hash >> shift) as u8))
+        });
+        let (expected, got) = (input.format(&noise), batches.format(noise)?);
+        let same_size = expected.dimensions() == got.dimensions();
+        let (expected, got) = (expected.into_values(), got.into_values());
+        let mut pairs = expected.iter().zip(&got);
+        if same_size && pairs.all(|(expected, got)| (expected - got).abs() <= TOLERANCE) {
+            return Ok(input);
+        }
+        Err(Error::Argument {
+            name: "save, the training batches",
+            expected: format!("pictures as `Weights::format(image, {width})` makes them for {weights}"),
+            got: "pictures made otherwise by the function given to `map`, which the file cannot tell; \
+                  `save_weights` saves the weights alone"
+                .into(),
+        })
+    }
+}

@@ -1,0 +1,745 @@
+//! Model files: what is saved comes back, as Keras and TorchScript too, and what is no model file is
+//! refused. The reference is `tests/reference/model_file.py`'s. Needs no weights.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+mod small_set;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{assert_close, formula, keras_file, picture, shapes, tensors};
+use image::RgbImage;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+use small_set::{batches, pictures};
+use support::classifier::{Classification, Classifier, HeadLayer, TrainingRecord};
+use support::dataset::pictures_in;
+use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential};
+use support::pipeline::{Batches, Pixels};
+use support::settings::BrokenPictures;
+use support::training::{Compiled, EpochLog, Evaluation, History, Loss, RmsProp};
+use support::{Error, Result};
+use tch::{CModule, Device, Tensor};
+use tempfile::TempDir;
+
+const CLASSES: [&str; 3] = ["cats", "dogs", "owls"];
+const SIZE: u32 = 96;
+
+/// A backbone of alpha 0.35 with the formula's weights.
+fn base(image_shape: [i64; 3]) -> MobileNetV2 {
+    let folder = tempfile::tempdir().unwrap();
+    let file = keras_file(&folder, &shapes("model_file.safetensors", "shapes"));
+    MobileNetV2::from_file(file, image_shape, Device::Cpu).unwrap()
+}
+
+/// The model of `tests/reference/model_file.py`.
+fn model() -> Sequential<Compiled> {
+    let head = Dense::new(1280, 3);
+    for variable in head.variables() {
+        let values = match variable.name() {
+            "dense/kernel" => Tensor::from_slice(&formula("dense/kernel", &[1280, 3], 1280))
+                .reshape([1280, 3])
+                .tr(),
+            name => Tensor::from_slice(&formula(name, &[3], 0)),
+        };
+        let _assigned = tch::no_grad(|| variable.value().shallow_clone().copy_(&values));
+    }
+    Sequential::new(base([3, 96, 96]))
+        .push(GlobalAveragePooling2d)
+        .push(Dropout::new(0.2).seed(5))
+        .push(head)
+        .compile(RmsProp::new(1e-4), Loss::SparseCategoricalCrossentropy)
+        .unwrap()
+}
+
+/// A folder of pictures of three classes, and batches of those to train on.
+fn set() -> (TempDir, Batches) {
+    let folder = pictures(&CLASSES, 3);
+    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    (folder, train)
+}
+
+fn history(losses: &[f64]) -> History {
+    let epochs = losses.iter().map(|&loss| EpochLog {
+        loss,
+        accuracy: 0.5,
+        val_loss: None,
+        val_accuracy: None,
+        seconds: 1.5,
+    });
+    History {
+        epochs: epochs.collect(),
+    }
+}
+
+/// Saves a model; returns a folder with `model.safetensors`.
+fn saved(model: &Sequential<Compiled>, batches: &Batches) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    model.save(&path, &TrainingRecord::new(batches)).unwrap();
+    (folder, path)
+}
+
+fn load(path: &Path) -> Result<Classifier> {
+    Classifier::load_on(path, Device::Cpu)
+}
+
+fn logits(found: &[Classification]) -> Tensor {
+    let logits: Vec<f32> = found
+        .iter()
+        .flat_map(|found| found.logits.clone())
+        .collect();
+    Tensor::from_slice(&logits).reshape([found.len() as i64, -1])
+}
+
+/// The inputs of `tests/reference/model_file.py`, `[3, 3, 96, 96]`.
+fn images() -> Tensor {
+    let images = (0..3).map(|n| {
+        let pixels = Pixels::from(&picture(n, SIZE))
+            .scale(1. / 127.5)
+            .offset(-1.);
+        Tensor::from_slice(&pixels.into_values()).reshape([96, 96, 3])
+    });
+    Tensor::stack(&images.collect::<Vec<_>>(), 0).permute([0, 3, 1, 2])
+}
+
+#[test]
+fn a_saved_model_has_the_logits_of_keras() {
+    let (_pictures, train) = set();
+    let (_folder, path) = saved(&model(), &train);
+    let classifier = load(&path).unwrap();
+    let pictures = (0..3).map(|n| picture(n, SIZE));
+    let found: Result<Vec<_>> = classifier.predict_all(pictures).collect();
+    let found = found.unwrap();
+    let expected = &tensors("model_file.safetensors")["logits"];
+    assert_close("logits", &logits(&found), expected, 1e-4);
+    let probabilities = expected.softmax(1, None);
+    for (n, found) in found.iter().enumerate() {
+        assert_eq!((found.class.as_str(), found.index), ("cats", 0));
+        assert_eq!(found.probability, found.probabilities[0]);
+        let of = Tensor::from_slice(&found.probabilities);
+        assert_close("probabilities", &of, &probabilities.get(n as i64), 1e-4);
+    }
+    assert_eq!(
+        found[0].to_string(),
+        format!("cats, {:.1} %", 100. * found[0].probability)
+    );
+}
+
+#[test]
+fn all_that_is_saved_comes_back() {
+    let (_pictures, train) = set();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let evaluation = Evaluation {
+        loss: f64::NAN,
+        accuracy: 0.75,
+    };
+    let record = TrainingRecord::new(&train)
+        .history(&history(&[0.7, 0.5]))
+        .history(&history(&[0.25]))
+        .evaluation(&evaluation);
+    model().save(&path, &record).unwrap();
+    let files: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(files.len(), 1, "a temporary file was left: {files:?}");
+
+    let classifier = load(&path).unwrap();
+    assert_eq!(classifier.classes(), CLASSES);
+    assert_eq!(classifier.input_size(), SIZE);
+    assert_eq!(classifier.history(), &history(&[0.7, 0.5, 0.25]));
+    assert_eq!(classifier.evaluation().unwrap().accuracy, 0.75);
+    assert!(classifier.evaluation().unwrap().loss.is_nan());
+    let info = classifier.info();
+    assert_eq!(
+        (info.backbone.alpha, info.backbone.weights.name()),
+        (0.35, "keras")
+    );
+    assert_eq!(
+        (info.input.mean, info.input.deviation),
+        ([0.5; 3], [0.5; 3])
+    );
+    let dense = HeadLayer::Dense {
+        name: "dense".into(),
+        inputs: 1280,
+        units: 3,
+    };
+    let dropout = HeadLayer::Dropout { rate: 0.2, seed: 5 };
+    assert_eq!(
+        info.head,
+        [HeadLayer::GlobalAveragePooling2D, dropout, dense]
+    );
+    assert_eq!(info.loss, Loss::SparseCategoricalCrossentropy);
+    let training = &info.training;
+    assert_eq!(training.optimizer.name, "RMSprop");
+    assert_eq!(training.optimizer.hyperparameters["learning_rate"], 1e-4);
+    assert_eq!(
+        (training.batch_size, training.seed, training.augmented),
+        (5, 3, false)
+    );
+    assert_eq!(training.examples, train.examples());
+
+    let error = MobileNetV2::from_file(&path, [3, 96, 96], Device::Cpu)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.ends_with("dense/bias does not belong to this network"),
+        "{error}"
+    );
+    // The model itself can be trained again, and its weights go where `save_weights`' go.
+    let mut other = self::model();
+    let _changed = tch::no_grad(|| {
+        other
+            .variables()
+            .last()
+            .unwrap()
+            .value()
+            .shallow_clone()
+            .fill_(9.)
+    });
+    other.load_weights(&path).unwrap();
+    let again = classifier.into_model();
+    assert_eq!(
+        again.trainable_variables().len(),
+        other.trainable_variables().len()
+    );
+    let expected = model().forward(&images()).unwrap();
+    assert_close("logits", &other.forward(&images()).unwrap(), &expected, 0.);
+    assert_close("logits", &again.forward(&images()).unwrap(), &expected, 0.);
+}
+
+#[test]
+fn a_classifier_predicts_what_the_model_predicts() {
+    let (folder, train) = set();
+    let model = Sequential::new(base([3, 96, 96]))
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1280, 2).seed(2))
+        .push(Dense::new(2, 3).seed(3))
+        .compile(RmsProp::new(1e-3), Loss::SparseCategoricalCrossentropy)
+        .unwrap();
+    let (_saved, path) = saved(&model, &train);
+    let classifier = load(&path).unwrap();
+    let expected = model.predictions(&train).unwrap();
+    let root = folder.path().join("train");
+    let paths: Vec<PathBuf> = pictures_in(folder.path()).unwrap();
+    assert_eq!(paths.len(), 18);
+    assert!(paths.is_sorted());
+    for example in expected.examples() {
+        let path = root.join(example.id.strip_prefix("train/").unwrap_or(&example.id));
+        let found = classifier.predict(&path).unwrap();
+        assert_eq!(found.index, example.predicted);
+        let (found, expected) = (&found.probabilities, &example.probabilities);
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_model_of_one_logit_tells_two_classes_apart() {
+    let folder = pictures(&["cats", "dogs"], 2);
+    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let model = Sequential::new(base([3, 96, 96]))
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1280, 1))
+        .compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)
+        .unwrap();
+    let (_saved, path) = saved(&model, &train);
+    let found = load(&path).unwrap().predict(picture(0, SIZE)).unwrap();
+    let dog = 1. / (1. + f64::from(-found.logits[0]).exp());
+    assert_eq!(found.logits.len(), 1);
+    assert!((found.probabilities[1] - dog).abs() < 1e-12);
+    assert_eq!(
+        found.class,
+        if found.logits[0] > 0. { "dogs" } else { "cats" }
+    );
+}
+
+#[test]
+fn pictures_come_from_anywhere_and_a_broken_one_is_an_error_in_its_place() {
+    let (folder, train) = set();
+    let (_saved, path) = saved(&model(), &train);
+    let classifier = load(&path).unwrap();
+    let good = folder.path().join("train/dogs/0.png");
+    let broken = folder.path().join("broken.jpg");
+    fs::write(&broken, b"not a picture").unwrap();
+    let expected = classifier.predict(good.as_path()).unwrap();
+    assert_eq!(
+        classifier.predict(fs::read(&good).unwrap()).unwrap(),
+        expected
+    );
+    assert_eq!(
+        classifier
+            .predict(&image::open(&good).unwrap().into_rgb8())
+            .unwrap(),
+        expected
+    );
+
+    // More than a batch, and whole batches of which nothing can be read.
+    let missing = folder.path().join("none.png");
+    let paths: Vec<&Path> = (0..101)
+        .map(|n| match n {
+            0..40 | 77 => broken.as_path(),
+            50 => missing.as_path(),
+            _ => good.as_path(),
+        })
+        .collect();
+    let found: Vec<_> = classifier.predict_all(paths.iter().copied()).collect();
+    assert_eq!(found.len(), paths.len());
+    for (path, found) in paths.iter().zip(&found) {
+        match found {
+            Ok(found) => {
+                assert_eq!((*path, found.index), (good.as_path(), expected.index));
+                assert!((found.probability - expected.probability).abs() < 1e-6);
+            }
+            Err(Error::Picture { name, .. }) => {
+                assert_eq!(
+                    (*path, name.as_str()),
+                    (broken.as_path(), broken.to_str().unwrap())
+                );
+            }
+            Err(Error::Io { path: of, .. }) => {
+                assert_eq!((*path, of), (missing.as_path(), &missing))
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(classifier.predict_all(Vec::<PathBuf>::new()).count(), 0);
+
+    let error = classifier.predict(&broken).unwrap_err().to_string();
+    assert!(error.contains("broken.jpg: not a JPEG"), "{error}");
+    let error = classifier
+        .predict(RgbImage::new(0, 7))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("no pixels"), "{error}");
+    let dot = classifier
+        .predict(RgbImage::from_pixel(1, 1, image::Rgb([9, 99, 199])))
+        .unwrap();
+    assert!((dot.probabilities.iter().sum::<f64>() - 1.).abs() < 1e-12);
+    let error = classifier.predict(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+type Tensors = Vec<(String, Vec<usize>, Vec<u8>)>;
+type Texts = HashMap<String, String>;
+
+/// Returns the reason for which a file is refused after it was changed.
+fn refusal(path: &Path, change: impl FnOnce(&mut Tensors, &mut Texts)) -> String {
+    let bytes = fs::read(path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let mut texts = header.metadata().clone().unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file.iter();
+    let tensors =
+        tensors.map(|(name, view)| (name.into(), view.shape().to_vec(), view.data().to_vec()));
+    let mut tensors: Tensors = tensors.collect();
+    change(&mut tensors, &mut texts);
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (
+            name,
+            TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap(),
+        )
+    });
+    let changed = path.with_file_name("changed.safetensors");
+    fs::write(
+        &changed,
+        safetensors::serialize(views, Some(texts)).unwrap(),
+    )
+    .unwrap();
+    refused(&changed)
+}
+
+fn refused(path: &Path) -> String {
+    match load(path).unwrap_err() {
+        Error::ModelFile {
+            path: named,
+            reason,
+        } => {
+            assert_eq!(named, path);
+            reason
+        }
+        error => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_file_that_does_not_fit_is_refused_with_what_was_expected() {
+    let (_pictures, train) = set();
+    let (_folder, path) = &saved(&model(), &train);
+    let edited = |pointer: &str, value: Value| {
+        refusal(path, |_, texts| {
+            let mut info: Value = serde_json::from_str(&texts["model"]).unwrap();
+            *info.pointer_mut(pointer).unwrap() = value;
+            texts.insert("model".into(), info.to_string());
+        })
+    };
+    for (pointer, value, reason) in [
+        ("/version", json!(2), "version 2, and 1 is expected"),
+        (
+            "/classes",
+            json!(["cats", "dogs"]),
+            "names of the 3 classes that the head tells apart, got 2",
+        ),
+        (
+            "/classes",
+            json!([]),
+            "names of the 3 classes that the head tells apart, got 0",
+        ),
+        (
+            "/classes",
+            json!(["cats", "dogs", "cats"]),
+            "two classes are named cats",
+        ),
+        ("/classes", json!("cats"), "expected a sequence"),
+        (
+            "/loss",
+            json!("binary_crossentropy"),
+            "shape [1] for BinaryCrossentropy",
+        ),
+        ("/loss", json!("hinge"), "unknown variant `hinge`"),
+        (
+            "/backbone/architecture",
+            json!("ResNet50"),
+            "unknown variant `ResNet50`",
+        ),
+        ("/backbone/weights", json!("mine"), "unknown variant `mine`"),
+        (
+            "/backbone/alpha",
+            json!(0.36),
+            "MobileNetV2 alpha: expected one of",
+        ),
+        (
+            "/backbone/alpha",
+            json!(1.0),
+            "Conv1/kernel: expected shape [32, 3, 3, 3], got [16, 3, 3, 3]",
+        ),
+        ("/input/size", json!(100), "multiples of 32"),
+        ("/input/size", json!(0), "multiples of 32"),
+        (
+            "/input/size",
+            json!(4_000_000_000_u32),
+            "at most 4096 pixels to a side",
+        ),
+        (
+            "/input/resize",
+            json!("bicubic"),
+            "unknown variant `bicubic`",
+        ),
+        ("/input/deviation", json!([0, 1, 1]), "are no scaling"),
+        ("/head/1/rate", json!(1.5), "Dropout, the rate"),
+        (
+            "/head/2/units",
+            json!(7),
+            "dense/kernel: expected shape [7, 1280], got [3, 1280]",
+        ),
+        ("/head/2/inputs", json!(640), "does not take shape [1280]"),
+        ("/head/2/name", json!("other"), "other/kernel is missing"),
+        (
+            "/head/0/class_name",
+            json!("Flatten"),
+            "unknown variant `Flatten`",
+        ),
+        (
+            "/head",
+            json!([]),
+            "SparseCategoricalCrossentropy, got [1280, 3, 3]",
+        ),
+    ] {
+        let found = if pointer == "/head/2/units" {
+            // As many classes as the head then has.
+            refusal(path, |_, texts| {
+                let mut info: Value = serde_json::from_str(&texts["model"]).unwrap();
+                info["head"][2]["units"] = value.clone();
+                info["classes"] = json!(["a", "b", "c", "d", "e", "f", "g"]);
+                texts.insert("model".into(), info.to_string());
+            })
+        } else {
+            edited(pointer, value.clone())
+        };
+        assert!(found.contains(reason), "{pointer} {value}: {found}");
+    }
+    let text = |text: &str| {
+        refusal(path, |_, texts| {
+            texts.insert("model".into(), text.into());
+        })
+    };
+    for (json, reason) in [
+        ("", "its text \"model\": EOF"),
+        ("{", "its text \"model\": EOF"),
+        ("{}", "missing field `version`"),
+        (r#"{"version":1}"#, "missing field `classes`"),
+        (r#"{"version":1,"classes":[]}"#, "missing field `input`"),
+    ] {
+        let found = text(json);
+        assert!(found.contains(reason), "{json}: {found}");
+    }
+    let tensor = |change: fn(&mut Tensors)| refusal(path, |tensors, _| change(tensors));
+    let missing = tensor(|tensors| tensors.retain(|(name, ..)| name != "bn_Conv1/beta"));
+    assert_eq!(missing, "bn_Conv1/beta is missing");
+    let other = tensor(|tensors| {
+        let (_, shape, _) = tensors
+            .iter_mut()
+            .find(|(name, ..)| name == "dense/bias")
+            .unwrap();
+        *shape = vec![3, 1];
+    });
+    assert_eq!(other, "dense/bias: expected shape [3], got [3, 1]");
+    let more = tensor(|tensors| tensors.push(("dense_1/bias".into(), vec![1], vec![0; 4])));
+    assert_eq!(more, "dense_1/bias does not belong to this network");
+}
+
+#[test]
+fn a_file_that_is_no_model_file_is_refused() {
+    let (_pictures, train) = set();
+    let (folder, path) = saved(&model(), &train);
+    let other = folder.path().join("other");
+    model().save_weights(&other).unwrap();
+    let reason = refused(&other);
+    assert!(
+        reason.contains("it holds tensors, and not what they are the weights of"),
+        "{reason}"
+    );
+    let whole = fs::read(&path).unwrap();
+    for bytes in [
+        b"".as_slice(),
+        b"hello",
+        &whole[..7],
+        &whole[..5000],
+        &whole[..whole.len() - 1],
+    ] {
+        fs::write(&other, bytes).unwrap();
+        let reason = refused(&other);
+        assert!(
+            reason.contains("damaged safetensors file"),
+            "{}: {reason}",
+            bytes.len()
+        );
+    }
+    let error = load(&folder.path().join("none")).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+#[test]
+fn a_model_that_the_file_cannot_describe_is_not_saved() {
+    let (pictures, train) = set();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let refusal = |model: &Sequential<Compiled>, batches: &Batches| {
+        let error = model
+            .save(&path, &TrainingRecord::new(batches))
+            .unwrap_err();
+        assert!(!path.exists());
+        error.to_string()
+    };
+    let two_classes = small_set::pictures(&["cats", "dogs"], 2);
+    let (two_classes, _) = batches(two_classes.path(), BrokenPictures::Stop);
+    let error = refusal(&model(), &two_classes);
+    assert!(
+        error.contains("examples of 3 classes, got 4 examples of 2"),
+        "{error}"
+    );
+
+    let mut settings = support::settings::Settings::from_env().unwrap();
+    settings.dataset = Some(pictures.path().to_str().unwrap().into());
+    let dataset = support::dataset::ImageDataset::load(&settings).unwrap();
+    let [raw, ..] = dataset.split([1, 0, 0]).unwrap();
+    let none = raw.take(0).map(|image| Pixels::from(image)).batch(1);
+    assert!(refusal(&model(), &none).contains("got 0 examples of 3 classes"));
+    let scaled = |pixels: Pixels| pixels.scale(1. / 127.5).offset(-1.).resize(SIZE, SIZE);
+    let unscaled = raw.map(|image| Pixels::from(image).resize(SIZE, SIZE));
+    let larger = raw.map(|image| {
+        Pixels::from(image)
+            .scale(1. / 127.5)
+            .offset(-1.)
+            .resize(128, 128)
+    });
+    let filtered = raw.map(move |image| {
+        let filter = image::imageops::FilterType::Triangle;
+        scaled(Pixels::from(&image::imageops::resize(
+            image, 128, 128, filter,
+        )))
+    });
+    let panicking = raw.map(|_| -> Pixels { panic!("cropped away") });
+    for (batches, reason) in [
+        (unscaled, "made otherwise"),
+        (larger, "made otherwise"),
+        (filtered, "made otherwise"),
+        (panicking, "cropped away"),
+    ] {
+        let error = refusal(&model(), &batches.batch(4));
+        assert!(error.contains(reason), "{error}");
+    }
+
+    let oblong = Sequential::new(base([3, 96, 128]))
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1280, 3))
+        .compile(RmsProp::new(1e-4), Loss::SparseCategoricalCrossentropy)
+        .unwrap();
+    let error = refusal(&oblong, &train);
+    assert!(error.contains("as high as wide, got 96 x 128"), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+    let (_pictures, train) = set();
+    let (folder, path) = saved(&model(), &train);
+    let before = fs::read(&path).unwrap();
+    let record = TrainingRecord::new(&train);
+    let error = model()
+        .save(folder.path().join("none/model"), &record)
+        .unwrap_err();
+    assert!(error.to_string().starts_with("cannot create "), "{error}");
+    // A folder stands where the file should.
+    let error = model().save(folder.path(), &record).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+    let names: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["model.safetensors"]);
+    assert!(fs::read(&path).unwrap() == before);
+    assert!(
+        !folder
+            .path()
+            .parent()
+            .unwrap()
+            .join("model.safetensors")
+            .exists()
+    );
+}
+
+#[test]
+fn torchscript_has_the_models_logits_for_any_number_of_pictures() {
+    let model = model();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    model.save_torchscript(&path).unwrap();
+    let script = CModule::load(&path).unwrap();
+    let images = images();
+    let expected = model.forward(&images).unwrap();
+    for count in [1, 3] {
+        let logits = script.forward_ts(&[images.narrow(0, 0, count)]).unwrap();
+        assert!(!logits.requires_grad());
+        assert_close("logits", &logits, &expected.narrow(0, 0, count), 1e-5);
+    }
+    // A head that does not fit ends the trace, and the next one works.
+    let unfit = Sequential::new(base([3, 96, 96])).push(Dense::new(1280, 1));
+    let error = unfit
+        .save_torchscript(folder.path().join("unfit.pt"))
+        .unwrap_err();
+    assert!(matches!(error, Error::Shape { .. }), "{error}");
+    model.save_torchscript(&path).unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_command_line_prints_a_table_or_json_and_names_what_it_cannot_read() {
+    let (folder, train) = set();
+    let (_saved, path) = saved(&model(), &train);
+    let broken = folder.path().join("broken.jpg");
+    fs::write(&broken, b"not a picture").unwrap();
+    let classify = |words: &[&Path]| {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(["run", "--quiet", "-p", "support", "--example", "classify"]);
+        command.args(if cfg!(debug_assertions) {
+            &[][..]
+        } else {
+            &["--release"]
+        });
+        let output = command.arg("--").args(words).output().unwrap();
+        let [out, err] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), out, err)
+    };
+    let dogs = folder.path().join("train/dogs");
+    let cat = folder.path().join("train/cats/1.png");
+    let (model, cat) = (path.as_path(), cat.as_path());
+    let (code, out, err) = classify(&[model, cat, &dogs]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 4, "{out}");
+    assert!(
+        lines[0].starts_with(cat.to_str().unwrap()) && lines[3].contains("dogs/2.png"),
+        "{out}"
+    );
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.ends_with(" %") && line.len() == lines[0].len()),
+        "{out}"
+    );
+
+    let (code, out, err) = classify(&["--json".as_ref(), model, &broken, cat]);
+    assert_eq!(code, Some(1));
+    assert!(
+        err.starts_with(&format!("{}: not a JPEG", broken.display())),
+        "{err}"
+    );
+    let found: Value = serde_json::from_str(&out).unwrap();
+    let expected = load(&path).unwrap().predict(cat).unwrap();
+    assert_eq!(found["path"], cat.to_str().unwrap());
+    assert_eq!(found["class"], expected.class);
+    let close = |found: &Value, expected: f64| (found.as_f64().unwrap() - expected).abs() < 1e-6;
+    assert!(close(&found["probability"], expected.probability), "{out}");
+    assert!(
+        close(&found["probabilities"]["owls"], expected.probabilities[2]),
+        "{out}"
+    );
+
+    for (words, code) in [
+        (&[][..], 2),
+        (&[model], 2),
+        (&["--x".as_ref(), model, cat], 2),
+        (&[cat, cat], 1),
+    ] {
+        let (found, out, err) = classify(words);
+        assert_eq!((found, out.as_str()), (Some(code), ""), "{err}");
+        assert_eq!(err.contains("usage: classify"), code == 2, "{err}");
+    }
+}
+
+/// Runs the script where there is a TensorFlow; elsewhere its result is held to the reference alone.
+#[test]
+fn the_script_makes_a_keras_model_of_the_same_logits() {
+    let has = "import importlib.util as u; exit(not (u.find_spec('tensorflow') and u.find_spec('keras')))";
+    let status = Command::new("python3").args(["-c", has]).status();
+    if !status.is_ok_and(|status| status.success()) {
+        eprintln!("python3 has no TensorFlow: not run");
+        return;
+    }
+    let (_pictures, train) = set();
+    let (folder, path) = saved(&model(), &train);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/to_keras.py");
+    let mut command = Command::new("python3");
+    command
+        .arg(script)
+        .args([&path, &folder.path().join("model.keras")]);
+    let classifier = load(&path).unwrap();
+    let mut expected = Vec::new();
+    for n in 0..3 {
+        // Pixels as they are, and one to be resized.
+        let file = folder.path().join(format!("{n}.png"));
+        picture(n, if n == 2 { 131 } else { SIZE })
+            .save(&file)
+            .unwrap();
+        expected.push(classifier.predict(&file).unwrap());
+        command.arg(file);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let lines = text.lines().filter(|line| line.starts_with('['));
+    let found: Vec<f32> = lines
+        .flat_map(|line| serde_json::from_str::<Vec<f32>>(line).unwrap())
+        .collect();
+    let found = Tensor::from_slice(&found).reshape([3, 3]);
+    assert_close("logits", &found, &logits(&expected), 1e-4);
+}
