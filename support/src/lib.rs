@@ -7,6 +7,7 @@
 //! | choose dataset, epochs, device, seed | [`Settings::from_env`](settings::Settings::from_env) |
 //! | load and split the pictures | [`ImageDataset::load`](dataset::ImageDataset::load), [`split`](dataset::ImageDataset::split) |
 //! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
+//! | check them | [`data_report`](data_report::data_report) |
 //! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |
 //! | flip and rotate | [`Augmentation`](pipeline::Augmentation), [`Dataset::augment`](pipeline::Dataset::augment), [`show_augmented`](pipeline::Dataset::show_augmented) |
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
@@ -19,12 +20,13 @@
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
 //! Modules, in the order that data flows; each uses only those above it: [`live`], [`assets`],
-//! [`dataset`], [`pipeline`], [`model`], [`training`], [`analysis`], [`plotting`], [`notebook`].
+//! [`dataset`], [`pipeline`], [`data_report`](mod@data_report), [`model`], [`training`], [`analysis`], [`plotting`], [`notebook`].
 //! Tensors are `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on
 //! bad input.
 
 pub mod analysis;
 pub mod assets;
+pub mod data_report;
 pub mod dataset;
 pub mod device;
 pub mod error;
@@ -49,6 +51,7 @@ pub mod prelude {
     pub use tch::{Device, Tensor};
 
     pub use crate::analysis::Predictions;
+    pub use crate::data_report::data_report;
     pub use crate::dataset::ImageDataset;
     pub use crate::device::device_report;
     pub use crate::model::{

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::Result;
 use crate::analysis::{ConfusionMatrix, Predictions, Report};
+use crate::data_report::DataReport;
 use crate::dataset::ImageDataset;
 use crate::device::DeviceReport;
 use crate::live::{Output, for_evcxr};
@@ -95,6 +96,7 @@ macro_rules! show_as_text {
 
 show_as_text!(
     ConfusionMatrix,
+    DataReport,
     DeviceReport,
     Evaluation,
     ImageDataset,
@@ -119,6 +121,7 @@ macro_rules! show_at_the_end {
 
 show_at_the_end!(
     ConfusionMatrix,
+    DataReport,
     DeviceReport,
     Evaluation,
     Figure,

@@ -39,6 +39,17 @@ pub struct Skipped {
     pub reason: String,
 }
 
+impl Skipped {
+    pub(crate) fn new(name: &str, error: &Error) -> Self {
+        let reason = match error {
+            Error::Picture { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        };
+        let name = name.to_owned();
+        Self { name, reason }
+    }
+}
+
 impl Dataset<RgbImage> {
     /// Makes a dataset of `examples`, whose labels are indices into `classes`.
     ///
@@ -218,16 +229,10 @@ impl<T> Dataset<T> {
 
     /// Makes what `map` makes of an example's picture; `None` if it was skipped.
     ///
-    /// A decoder that panics found a broken picture. A panic in the function given to `map` is
-    /// that function's error, whatever the settings say about broken pictures.
+    /// A panic in the function given to `map` is that function's error, whatever the settings say
+    /// about broken pictures.
     pub(super) fn load(&self, example: &Example) -> Result<Option<T>> {
-        let picture = catching(|| read(example)).unwrap_or_else(|panic| {
-            Err(Error::Picture {
-                name: example.id.clone(),
-                reason: format!("the decoder panicked: {panic}"),
-            })
-        });
-        match (picture, self.broken) {
+        match (read(example, |_| ()), self.broken) {
             (Ok(picture), _) => match catching(|| (self.map)(picture)) {
                 Ok(made) => Ok(Some(made)),
                 Err(panic) => Err(Error::Picture {
@@ -291,12 +296,9 @@ struct SkippedList(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl SkippedList {
     fn add(&self, name: &str, error: &Error) {
-        let reason = match error {
-            Error::Picture { reason, .. } => reason.clone(),
-            other => other.to_string(),
-        };
+        let Skipped { name, reason } = Skipped::new(name, error);
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.entry(name.to_owned()).or_insert(reason);
+        reasons.entry(name).or_insert(reason);
     }
 
     fn list(&self) -> Vec<Skipped> {
@@ -309,11 +311,23 @@ impl SkippedList {
     }
 }
 
-fn read(example: &Example) -> Result<RgbImage> {
-    match example.encoded_or_pixels()? {
-        Raw::Encoded(bytes) => decode(&example.id, &bytes),
-        Raw::Pixels(image) => Ok(image),
-    }
+/// Reads an example's picture, showing `look` how it is stored. A decoder that panics found a broken
+/// one.
+pub(crate) fn read(example: &Example, look: impl FnOnce(&Raw)) -> Result<RgbImage> {
+    let picture = catching(|| {
+        let raw = example.encoded_or_pixels()?;
+        look(&raw);
+        match raw {
+            Raw::Encoded(bytes) => decode(&example.id, &bytes),
+            Raw::Pixels(image) => Ok(image),
+        }
+    });
+    picture.unwrap_or_else(|panic| {
+        Err(Error::Picture {
+            name: example.id.clone(),
+            reason: format!("the decoder panicked: {panic}"),
+        })
+    })
 }
 
 /// Calls `f`; a panic becomes its message.

@@ -15,6 +15,7 @@ mod tests;
 
 pub use augmentation::Augmentation;
 pub use batches::{Batch, BatchIter, Batches};
+pub(crate) use dataset::read;
 pub use dataset::{Dataset, Skipped};
 pub use decode::decode;
 pub use pixels::Pixels;
