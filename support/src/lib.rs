@@ -14,6 +14,7 @@
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other weights: [`Weights`](model::Weights) |
 //! | freeze | [`set_trainable`](model::MobileNetV2::set_trainable), [`layers_mut`](model::MobileNetV2::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
+//! | choose a learning rate | [`Sequential::find_learning_rate`](model::Sequential::find_learning_rate) |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
@@ -60,5 +61,5 @@ pub mod prelude {
     pub use crate::notebook::{DisplayHandle, display};
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
     pub use crate::settings::Settings;
-    pub use crate::training::{Fit, History, Loss, RmsProp};
+    pub use crate::training::{Fit, History, LearningRateFinder, Loss, RmsProp};
 }

@@ -15,7 +15,7 @@ use crate::live::{Output, for_evcxr};
 use crate::model::Summary;
 use crate::plotting::Figure;
 use crate::settings::Settings;
-use crate::training::Evaluation;
+use crate::training::{Evaluation, LearningRates};
 
 /// A value that can be shown.
 pub trait Display {
@@ -100,6 +100,7 @@ show_as_text!(
     DeviceReport,
     Evaluation,
     ImageDataset,
+    LearningRates,
     Predictions,
     Report,
     Settings,
@@ -126,6 +127,7 @@ show_at_the_end!(
     Evaluation,
     Figure,
     ImageDataset,
+    LearningRates,
     Predictions,
     Report,
     Settings,

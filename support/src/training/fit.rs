@@ -121,13 +121,13 @@ impl<'a> Fit<'a> {
 }
 
 /// What an epoch runs over: what the frozen layers made of the pictures, or are still to make.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     batches: &'a Batches,
     frozen: Frozen,
 }
 
 /// What to train and what to validate on.
-type Sources<'a> = (Source<'a>, Option<Source<'a>>);
+pub(super) type Sources<'a> = (Source<'a>, Option<Source<'a>>);
 
 /// Returns a layer's output for pictures.
 type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
@@ -139,7 +139,10 @@ enum Frozen {
 
 impl<'a> Source<'a> {
     /// Returns the epoch's (output of the last frozen layer, labels), batch by batch.
-    fn epoch(&self, epoch: usize) -> Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + '_> {
+    pub(super) fn epoch(
+        &self,
+        epoch: usize,
+    ) -> Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + '_> {
         match &self.frozen {
             Frozen::Done(activations) => Box::new(activations.batches(&self.batches.order(epoch))),
             Frozen::ToDo(compute) => Box::new(self.batches.epoch(epoch).map(move |batch| {
@@ -202,7 +205,7 @@ impl Sequential<Compiled> {
     /// stops the run; `Shape` when the pictures do not fit the model; `Checkpoint` when there is one
     /// to continue from and it is damaged or of another run; `Io` when one cannot be saved.
     pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
-        self.check(batches, "fit, the training batches")?;
+        self.check_training(batches, "fit, the training batches")?;
         if let Some(validation) = fit.validation {
             self.check(validation, "fit, the validation batches")?;
         }
@@ -211,13 +214,6 @@ impl Sequential<Compiled> {
                 name: "fit, the number of epochs",
                 expected: format!("more than the initial epoch, {}", fit.initial_epoch),
                 got: fit.epochs.to_string(),
-            });
-        }
-        if self.trainable_variables().is_empty() {
-            return Err(Error::Argument {
-                name: "fit, the model",
-                expected: "at least one trainable variable".into(),
-                got: "all layers frozen".into(),
             });
         }
         let validation = fit.validation.map(Batches::unaugmented);
@@ -327,7 +323,7 @@ impl Sequential<Compiled> {
 
     /// Returns what to train and to validate on, the layers up to `done` being frozen; nothing once
     /// a stop is requested.
-    fn sources<'a>(
+    pub(super) fn sources<'a>(
         &self,
         done: usize,
         batches: &'a Batches,
@@ -442,7 +438,12 @@ impl Sequential<Compiled> {
         self.train_step(0, images, labels)
     }
 
-    fn train_step(&mut self, done: usize, input: &Tensor, labels: &Tensor) -> Result<Evaluation> {
+    pub(super) fn train_step(
+        &mut self,
+        done: usize,
+        input: &Tensor,
+        labels: &Tensor,
+    ) -> Result<Evaluation> {
         let logits = self.run(done, input, self.last(), self.compiled.step)?;
         let (loss, evaluation) = self.loss(&logits, labels)?;
         let (variables, compiled) = self.split_compiled();
@@ -483,6 +484,19 @@ impl Sequential<Compiled> {
             Ok((mean, Evaluation { loss, accuracy }))
         };
         evaluate().map_err(Error::torch("loss"))
+    }
+
+    /// Checks that there is something to train on the batches.
+    pub(super) fn check_training(&self, batches: &Batches, name: &'static str) -> Result<()> {
+        self.check(batches, name)?;
+        if self.trainable_variables().is_empty() {
+            return Err(Error::Argument {
+                name,
+                expected: "a model with at least one trainable variable".into(),
+                got: "all layers frozen".into(),
+            });
+        }
+        Ok(())
     }
 
     /// Checks that the batches can be evaluated.
