@@ -5,19 +5,10 @@ mod small_set;
 
 use std::fs;
 
-use small_set::{batches, model, pictures};
+use small_set::{batches, model, pictures, weights};
 use support::model::Sequential;
 use support::settings::BrokenPictures;
 use support::training::{Compiled, Fit, LearningRateFinder, Loss, RmsProp};
-
-/// Every variable's values, by name.
-fn weights(model: &Sequential<Compiled>) -> Vec<(String, Vec<f32>)> {
-    let values = |variable: &support::model::Variable| {
-        let values = Vec::try_from(variable.value().detach().reshape([-1])).unwrap();
-        (variable.name().to_owned(), values)
-    };
-    model.variables().map(values).collect()
-}
 
 #[test]
 fn the_model_is_as_before_and_a_rate_found_trains_it() {

@@ -8,6 +8,8 @@ use tch::Tensor;
 
 use super::activations::Activations;
 use super::checkpoint::{Checkpoints, Run};
+use super::early_stopping::{EarlyStopping, Verdict};
+use super::weights::TrainedWeights;
 use super::{Compiled, EpochLog, History};
 use crate::live::{Progress, Stop};
 use crate::model::{Sequential, TopLayer};
@@ -20,6 +22,7 @@ pub struct Fit<'a> {
     epochs: usize,
     initial_epoch: usize,
     validation: Option<&'a Batches>,
+    early_stopping: Option<EarlyStopping>,
     cache_activations: bool,
     activation_memory: usize,
     checkpoints: Option<PathBuf>,
@@ -46,6 +49,7 @@ impl<'a> Fit<'a> {
             epochs,
             initial_epoch: 0,
             validation: None,
+            early_stopping: None,
             cache_activations: true,
             activation_memory: 4 << 30,
             checkpoints: None,
@@ -68,6 +72,13 @@ impl<'a> Fit<'a> {
         self
     }
 
+    /// Ends the training early when the validation does not improve any more.
+    #[must_use]
+    pub fn early_stopping(mut self, early_stopping: EarlyStopping) -> Self {
+        self.early_stopping = Some(early_stopping);
+        self
+    }
+
     /// Computes what the frozen layers make of each picture once (`true`, the default) or in every
     /// epoch anew. The history is the same, up to rounding. Pictures that are augmented are
     /// computed in every epoch either way.
@@ -87,8 +98,8 @@ impl<'a> Fit<'a> {
     }
 
     /// Saves a checkpoint after each epoch in a folder, which holds nothing else: model, optimizer
-    /// and history, written whole or not at all. The last two are kept; those of an earlier run go
-    /// when the first is saved.
+    /// and history, written whole or not at all. The last two are kept, and the best one where its
+    /// weights are to be restored; those of an earlier run go when the first is saved.
     #[must_use]
     pub fn checkpoints(mut self, folder: impl Into<PathBuf>) -> Self {
         self.checkpoints = Some(folder.into());
@@ -117,6 +128,33 @@ impl<'a> Fit<'a> {
     pub fn on_epoch_end(mut self, call: impl FnMut(&History) -> Result<()> + 'a) -> Self {
         self.on_epoch_end = Some(Callback(Box::new(call)));
         self
+    }
+
+    fn judge(&self, epochs: &[EpochLog]) -> Verdict {
+        let early_stopping = self.early_stopping.as_ref();
+        let verdict = early_stopping.map(|early| early.judge(epochs, self.initial_epoch));
+        verdict.unwrap_or_default()
+    }
+
+    /// Returns the best epoch, counted from 1, where its weights are to be restored.
+    fn best(&self, epochs: &[EpochLog]) -> Option<usize> {
+        let restores = self
+            .early_stopping
+            .is_some_and(|early| early.restore_best_weights);
+        self.judge(epochs).best.filter(|_| restores)
+    }
+
+    /// Returns whether it is time to stop early, and says so.
+    fn ends_early(&self, epochs: &[EpochLog], progress: &mut Progress) -> bool {
+        let Verdict { wait, stop, .. } = self.judge(epochs);
+        if stop && let Some(early_stopping) = self.early_stopping {
+            progress.line(&format!(
+                "early stopping after epoch {}: {} has not improved for {wait} epochs",
+                self.initial_epoch + epochs.len(),
+                early_stopping.monitor.name(),
+            ));
+        }
+        stop
     }
 }
 
@@ -201,7 +239,7 @@ impl Sequential<Compiled> {
     ///
     /// # Errors
     /// `Argument` when the labels do not fit the loss, there is nothing to train (no example, no
-    /// epoch, no trainable variable) or nothing to validate on; `Picture` when a broken picture
+    /// epoch, no trainable variable) or nothing to validate on, also for early stopping; `Picture` when a broken picture
     /// stops the run; `Shape` when the pictures do not fit the model; `Checkpoint` when there is one
     /// to continue from and it is damaged or of another run; `Io` when one cannot be saved.
     pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
@@ -214,6 +252,13 @@ impl Sequential<Compiled> {
                 name: "fit, the number of epochs",
                 expected: format!("more than the initial epoch, {}", fit.initial_epoch),
                 got: fit.epochs.to_string(),
+            });
+        }
+        if fit.early_stopping.is_some() && fit.validation.is_none() {
+            return Err(Error::Argument {
+                name: "fit, the validation batches",
+                expected: "some, for early stopping".into(),
+                got: "none".into(),
             });
         }
         let validation = fit.validation.map(Batches::unaugmented);
@@ -229,6 +274,7 @@ impl Sequential<Compiled> {
             .map(|folder| Checkpoints::new(folder, self.describe(batches, &fit)));
         let mut history = History::default();
         let mut first_epoch = fit.initial_epoch;
+        let mut best = None;
         if let Some(checkpoints) = &checkpoints
             && fit.resume
             && let Some(restored) = checkpoints.restore(self, fit.epochs)?
@@ -239,16 +285,19 @@ impl Sequential<Compiled> {
             let (epoch, path) = (restored.epoch, restored.path.display());
             progress.line(&format!("continuing after epoch {epoch}, from {path}"));
             (history, first_epoch) = (restored.history, epoch);
+            if let Some(epoch) = fit.best(&history.epochs) {
+                best = Some((epoch, checkpoints.trained_weights(self, epoch)?));
+            }
         }
-        if first_epoch >= fit.epochs {
-            return Ok(history);
+        if first_epoch >= fit.epochs || fit.ends_early(&history.epochs, &mut progress) {
+            return self.finish(history, best, &mut progress);
         }
 
         let done = self.frozen_prefix();
         let sources = self.sources(done, batches, &fit, &mut progress, &mut stop)?;
         let Some((source, validation)) = sources else {
             progress.line("stopped before the first epoch");
-            return Ok(history);
+            return self.finish(history, best, &mut progress);
         };
         for epoch in first_epoch..fit.epochs {
             progress.line(&format!("Epoch {}/{}", epoch + 1, fit.epochs));
@@ -266,14 +315,15 @@ impl Sequential<Compiled> {
                         epoch + 1,
                         history.epochs.len(),
                     ));
-                    return Ok(history);
+                    return self.finish(history, best, &mut progress);
                 }
             }
             let train_seconds = start.elapsed().as_secs_f64();
             let validation = validation
                 .as_ref()
-                .map(|source| self.evaluate_source(done, source, |_, _| Ok(())))
-                .transpose()?;
+                .map(|source| self.evaluate_source(done, source, |_, _| true))
+                .transpose()?
+                .flatten();
 
             let Evaluation { loss, accuracy } = totals.mean();
             let log = EpochLog {
@@ -285,16 +335,43 @@ impl Sequential<Compiled> {
             };
             progress.line(&epoch_line(&log, steps, totals.examples, train_seconds));
             history.epochs.push(log);
+            let epochs = &history.epochs[..];
+            let best_now = fit.best(epochs);
+            if best_now == Some(epoch + 1) {
+                best = Some((epoch + 1, TrainedWeights::of(self)?));
+            }
             if let Some(checkpoints) = &checkpoints {
-                checkpoints.save(self, epoch + 1, &history)?;
+                // Of either checkpoint that may be continued from.
+                let best_before = fit.best(&epochs[..epochs.len() - 1]);
+                let kept: Vec<usize> = best_now.into_iter().chain(best_before).collect();
+                checkpoints.save(self, epoch + 1, &history, &kept)?;
             }
             if let Some(Callback(call)) = &mut fit.on_epoch_end {
                 call(&history)?;
+            }
+            if fit.ends_early(&history.epochs, &mut progress) {
+                break;
             }
         }
         report_skipped(&mut progress, batches, "training");
         if let Some(validation) = fit.validation {
             report_skipped(&mut progress, validation, "validation");
+        }
+        self.finish(history, best, &mut progress)
+    }
+
+    /// Restores the weights of the best epoch, if they are to be.
+    fn finish(
+        &mut self,
+        history: History,
+        best: Option<(usize, TrainedWeights)>,
+        progress: &mut Progress,
+    ) -> Result<History> {
+        if let Some((epoch, weights)) = best {
+            weights.give(self)?;
+            progress.line(&format!(
+                "restored the weights of epoch {epoch}, the best one"
+            ));
         }
         Ok(history)
     }
@@ -417,14 +494,14 @@ impl Sequential<Compiled> {
         let frozen = Frozen::ToDo(Box::new(self.inference(0, 0)?));
         let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
         let (start, steps) = (Instant::now(), batches.len());
-        self.evaluate_source(0, &Source { batches, frozen }, |step, totals| {
+        let mut done = 0;
+        let evaluation = self.evaluate_source(0, &Source { batches, frozen }, |step, totals| {
+            done = step;
             progress.show(|| state(step, steps, totals, start.elapsed()));
-            if !stop.requested() {
-                return Ok(());
-            }
-            Err(Error::Stopped {
-                operation: format!("evaluate, after batch {step} of {steps}"),
-            })
+            !stop.requested()
+        })?;
+        evaluation.ok_or_else(|| Error::Stopped {
+            operation: format!("evaluate, after batch {done} of {steps}"),
         })
     }
 
@@ -455,21 +532,24 @@ impl Sequential<Compiled> {
         Ok(evaluation)
     }
 
-    /// Evaluates, calling `after` with each batch's number and the sums so far.
+    /// Evaluates; returns nothing once `goes_on`, asked with each batch's number and the sums so far,
+    /// says no.
     fn evaluate_source(
         &self,
         done: usize,
         source: &Source<'_>,
-        mut after: impl FnMut(usize, &Totals) -> Result<()>,
-    ) -> Result<Evaluation> {
+        mut goes_on: impl FnMut(usize, &Totals) -> bool,
+    ) -> Result<Option<Evaluation>> {
         let rest = self.inference(done, self.last())?;
         let mut totals = Totals::default();
         for (step, batch) in (1..).zip(source.epoch(0)) {
             let (input, labels) = batch?;
             totals.add(self.loss(&rest(&input)?, &labels)?.1, labels.numel());
-            after(step, &totals)?;
+            if !goes_on(step, &totals) {
+                return Ok(None);
+            }
         }
-        Ok(totals.mean())
+        Ok(Some(totals.mean()))
     }
 
     /// Returns the mean loss of a batch twice: as the root of the backward pass, and as a number

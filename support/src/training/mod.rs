@@ -3,6 +3,7 @@
 
 mod activations;
 mod checkpoint;
+mod early_stopping;
 mod fit;
 mod history;
 mod learning_rate;
@@ -11,6 +12,7 @@ mod rms_prop;
 mod store;
 mod weights;
 
+pub use early_stopping::{EarlyStopping, Monitor};
 pub use fit::{Evaluation, Fit};
 pub use history::{EpochLog, History};
 pub use learning_rate::{LearningRateFinder, LearningRates};

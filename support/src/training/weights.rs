@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use super::Compiled;
 use crate::model::Sequential;
+use crate::model::weights::Contents;
 use crate::{Error, Result};
 
 /// The values of the trainable variables, in the model's order. Nothing but a training step changes
@@ -21,6 +22,25 @@ impl TrainedWeights {
         copies
             .map(Self)
             .map_err(Error::torch("copying the weights"))
+    }
+
+    /// Takes those of a file's contents that a model trains.
+    ///
+    /// # Errors
+    /// The name of one that is missing or of another shape.
+    pub(super) fn in_file(
+        model: &Sequential<Compiled>,
+        mut contents: Contents,
+    ) -> Result<Self, String> {
+        let variables = model.trainable_variables().into_iter();
+        let values = variables.map(|variable| {
+            let name = variable.name();
+            let found = contents.remove(name);
+            let found = found.ok_or_else(|| format!("{name} is missing"))?;
+            found.check(name, &variable.value().size())?;
+            found.tensor().map_err(|error| error.to_string())
+        });
+        values.collect::<Result<_, _>>().map(Self)
     }
 
     /// Gives them back to the model, of which the same variables are trainable still.
