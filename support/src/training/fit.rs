@@ -235,7 +235,8 @@ impl Sequential<Compiled> {
     /// Keras does.
     ///
     /// The same seed gives the same history on the same machine. The notebook's Stop button ends it
-    /// after the current step, with the history so far.
+    /// after the current step, or within the validation, with the history so far: an epoch whose
+    /// validation did not end is not in it.
     ///
     /// # Errors
     /// `Argument` when the labels do not fit the loss, there is nothing to train (no example, no
@@ -319,11 +320,23 @@ impl Sequential<Compiled> {
                 }
             }
             let train_seconds = start.elapsed().as_secs_f64();
-            let validation = validation
-                .as_ref()
-                .map(|source| self.evaluate_source(done, source, |_, _| true))
-                .transpose()?
-                .flatten();
+            let validated = validation.as_ref().map(|source| {
+                self.evaluate_source(done, source, |step, _| {
+                    let steps = source.batches.len();
+                    progress.show(|| format!("validation: {step}/{steps}"));
+                    step == steps || !stop.requested()
+                })
+            });
+            let validation = validated.transpose()?;
+            if validation == Some(None) {
+                progress.line(&format!(
+                    "stopped in the validation of epoch {}, which is trained; the history has the {} before",
+                    epoch + 1,
+                    history.epochs.len(),
+                ));
+                return self.finish(history, best, &mut progress);
+            }
+            let validation = validation.flatten();
 
             let Evaluation { loss, accuracy } = totals.mean();
             let log = EpochLog {
