@@ -7,12 +7,14 @@
 //! | choose dataset, epochs, device, seed | [`Settings::from_env`](settings::Settings::from_env) |
 //! | load and split the pictures | [`ImageDataset::load`](dataset::ImageDataset::load), [`split`](dataset::ImageDataset::split) |
 //! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
+//! | check them | [`data_report`](data_report::data_report) |
 //! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |
 //! | flip and rotate | [`Augmentation`](pipeline::Augmentation), [`Dataset::augment`](pipeline::Dataset::augment), [`show_augmented`](pipeline::Dataset::show_augmented) |
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other weights: [`Weights`](model::Weights) |
 //! | freeze | [`set_trainable`](model::MobileNetV2::set_trainable), [`layers_mut`](model::MobileNetV2::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
+//! | choose a learning rate | [`Sequential::find_learning_rate`](model::Sequential::find_learning_rate) |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
@@ -20,13 +22,15 @@
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
 //! Modules, in the order that data flows; each uses only those above it: [`live`], [`assets`],
-//! [`dataset`], [`pipeline`], [`model`], [`training`], [`analysis`], [`classifier`], [`plotting`], [`notebook`].
+//! [`dataset`], [`pipeline`], [`data_report`](mod@data_report), [`model`], [`training`], [`analysis`],
+//! [`classifier`], [`plotting`], [`notebook`].
 //! Tensors are `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on
 //! bad input.
 
 pub mod analysis;
 pub mod assets;
 pub mod classifier;
+pub mod data_report;
 pub mod dataset;
 pub mod device;
 pub mod error;
@@ -52,6 +56,7 @@ pub mod prelude {
 
     pub use crate::analysis::Predictions;
     pub use crate::classifier::{Classifier, TrainingRecord};
+    pub use crate::data_report::data_report;
     pub use crate::dataset::ImageDataset;
     pub use crate::device::device_report;
     pub use crate::model::{
@@ -60,5 +65,7 @@ pub mod prelude {
     pub use crate::notebook::{DisplayHandle, display};
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
     pub use crate::settings::Settings;
-    pub use crate::training::{Fit, History, Loss, RmsProp};
+    pub use crate::training::{
+        EarlyStopping, Fit, History, LearningRateFinder, Loss, Monitor, RmsProp,
+    };
 }

@@ -9,13 +9,14 @@ use base64::engine::general_purpose::STANDARD;
 use crate::Result;
 use crate::analysis::{ConfusionMatrix, Predictions, Report};
 use crate::classifier::Classification;
+use crate::data_report::DataReport;
 use crate::dataset::ImageDataset;
 use crate::device::DeviceReport;
 use crate::live::{Output, for_evcxr};
 use crate::model::Summary;
 use crate::plotting::Figure;
 use crate::settings::Settings;
-use crate::training::Evaluation;
+use crate::training::{Evaluation, LearningRates};
 
 /// A value that can be shown.
 pub trait Display {
@@ -97,9 +98,11 @@ macro_rules! show_as_text {
 show_as_text!(
     Classification,
     ConfusionMatrix,
+    DataReport,
     DeviceReport,
     Evaluation,
     ImageDataset,
+    LearningRates,
     Predictions,
     Report,
     Settings,
@@ -122,10 +125,12 @@ macro_rules! show_at_the_end {
 show_at_the_end!(
     Classification,
     ConfusionMatrix,
+    DataReport,
     DeviceReport,
     Evaluation,
     Figure,
     ImageDataset,
+    LearningRates,
     Predictions,
     Report,
     Settings,

@@ -6,19 +6,20 @@ mod small_set;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::Value;
-use small_set::{batches, model, pictures};
+use small_set::{batches, dataset, format, model, pictures, weights};
 use support::Error;
-use support::dataset::ImageDataset;
+use support::data_report::data_report;
 use support::notebook::{DisplayHandle, display};
-use support::pipeline::Pixels;
-use support::settings::{BrokenPictures, Settings};
-use support::training::Fit;
+use support::pipeline::{Dataset, Pixels};
+use support::settings::BrokenPictures;
+use support::training::{EarlyStopping, Evaluation, Fit, LearningRateFinder};
 
 /// Tells this program, by an environment variable, that it is the one under the bridge.
 const UNDER_BRIDGE: &str = "TRANSFER_TEST_UNDER_BRIDGE";
@@ -121,31 +122,105 @@ fn a_fit_is_shown_in_place_and_stops_with_its_history() {
 }
 
 #[test]
-fn an_evaluation_stops_with_an_error() {
+fn a_stop_within_the_validation_is_heard_there() {
+    const EXAMPLES: usize = 600;
     if let Some(folder) = std::env::var_os(UNDER_BRIDGE) {
-        let (train, _) = batches(&PathBuf::from(folder), BrokenPictures::Stop);
-        let model = model(155, 1e-4);
-        display(&support::device::device_report());
-        let evaluated = (0..1000).find_map(|_| model.evaluate(&train).err());
-        let error = evaluated.unwrap();
-        assert!(matches!(error, Error::Stopped { .. }), "{error}");
-        assert!(
-            error
-                .to_string()
-                .starts_with("stopped: evaluate, after batch "),
-            "{error}"
-        );
+        let folder = PathBuf::from(folder);
+        let (train, _) = batches(&folder, BrokenPictures::Stop);
+        // First: once Stop was pressed, everything stops.
+        let mut whole = model(155, 1e-4);
+        whole
+            .fit(&train, Fit::epochs(1).cache_activations(false))
+            .unwrap();
+        let [_, pictures, _] = dataset(&folder, BrokenPictures::Stop)
+            .split([8, 1, 1])
+            .unwrap();
+        let examples = pictures.examples().iter().cycle().take(EXAMPLES).cloned();
+        let classes = pictures.classes().to_vec();
+        let pictures = Dataset::new(examples.collect(), classes, 0, BrokenPictures::Stop);
+        let seen = AtomicUsize::new(0);
+        let validation = pictures.map(move |image| {
+            // Early in the validation of the second epoch.
+            if seen.fetch_add(1, Ordering::Relaxed) == EXAMPLES + 20 {
+                display(&Evaluation {
+                    loss: 77.,
+                    accuracy: 0.,
+                });
+            }
+            format(image)
+        });
+        let validation = validation.batch(1);
+        let early_stopping = EarlyStopping::new().patience(9).restore_best_weights(true);
+        let fit = Fit::epochs(3)
+            .validation(&validation)
+            .early_stopping(early_stopping);
+        let mut stopped = model(155, 1e-4);
+        let history = stopped.fit(&train, fit.cache_activations(false)).unwrap();
+        assert_eq!(history.epochs.len(), 1);
+        assert!(weights(&stopped) == weights(&whole), "the weights differ");
         return;
     }
-    under_bridge("an_evaluation_stops_with_an_error", "");
+    let (shown, _) = under_bridge(
+        "a_stop_within_the_validation_is_heard_there",
+        "loss: 77.0000",
+    );
+    let told = "\nstopped in the validation of epoch 2, which is trained; the history has the 1 before\n\
+                restored the weights of epoch 1, the best one";
+    assert!(shown.iter().any(|event| text(event).ends_with(told)));
+}
+
+/// What runs under the bridge, and what is then to be stopped.
+fn stops_with_an_error(test: &str, what: &str, run: impl Fn(&Path) -> support::Result<()>) {
+    if let Some(folder) = std::env::var_os(UNDER_BRIDGE) {
+        display(&support::device::device_report());
+        let error = (0..1000)
+            .find_map(|_| run(Path::new(&folder)).err())
+            .unwrap();
+        assert!(matches!(error, Error::Stopped { .. }), "{error}");
+        let start = format!("stopped: {what}, after ");
+        assert!(error.to_string().starts_with(&start), "{error}");
+        return;
+    }
+    under_bridge(test, "");
+}
+
+#[test]
+fn an_evaluation_stops_with_an_error() {
+    stops_with_an_error("an_evaluation_stops_with_an_error", "evaluate", |folder| {
+        let (train, _) = batches(folder, BrokenPictures::Stop);
+        model(155, 1e-4).evaluate(&train).map(|_| ())
+    });
+}
+
+#[test]
+fn a_data_report_stops_with_an_error() {
+    stops_with_an_error(
+        "a_data_report_stops_with_an_error",
+        "data_report",
+        |folder| {
+            let [train, validation, _] = dataset(folder, BrokenPictures::Stop).split([8, 1, 1])?;
+            data_report(&[("train", &train), ("validation", &validation)]).map(|_| ())
+        },
+    );
+}
+
+#[test]
+fn a_search_for_a_learning_rate_stops_with_an_error_and_the_model_as_before() {
+    let name = "a_search_for_a_learning_rate_stops_with_an_error_and_the_model_as_before";
+    stops_with_an_error(name, "find_learning_rate", |folder| {
+        let (train, _) = batches(folder, BrokenPictures::Stop);
+        let mut model = model(140, 1e-4);
+        let before = weights(&model);
+        let found = model.find_learning_rate(&train, LearningRateFinder::new());
+        assert!(weights(&model) == before, "the weights changed");
+        found.map(|_| ())
+    });
 }
 
 #[test]
 fn an_evaluation_that_is_done_leaves_nothing_of_its_progress() {
     if let Some(folder) = std::env::var_os(UNDER_BRIDGE) {
-        let mut settings = Settings::from_env().unwrap();
-        settings.dataset = folder.into_string().ok();
-        let dataset = ImageDataset::load(&settings).unwrap();
+        let dataset = dataset(Path::new(&folder), BrokenPictures::Stop);
         let [train, _, _] = dataset.split([8, 1, 1]).unwrap();
         let slow = train.map(|image| {
             thread::sleep(std::time::Duration::from_millis(1500));

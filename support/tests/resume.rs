@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use small_set::{augmented_batches, batches, model, pictures};
+use small_set::{augmented_batches, batches, model, pictures, weights};
 use support::Error;
 use support::model::{
     Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable,
@@ -20,15 +20,6 @@ use tch::Device;
 
 /// Layers frozen: training changes some of the base, too.
 const FROZEN: usize = 140;
-
-/// Every variable's values, by name.
-fn weights(model: &Sequential<Compiled>) -> Vec<(String, Vec<f32>)> {
-    let values = |variable: &support::model::Variable| {
-        let values = Vec::try_from(variable.value().detach().reshape([-1])).unwrap();
-        (variable.name().to_owned(), values)
-    };
-    model.variables().map(values).collect()
-}
 
 /// A history without the seconds.
 fn numbers(history: &History) -> Vec<[Option<f64>; 4]> {

@@ -39,6 +39,17 @@ pub struct Skipped {
     pub reason: String,
 }
 
+impl Skipped {
+    pub(crate) fn new(name: &str, error: &Error) -> Self {
+        let reason = match error {
+            Error::Picture { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        };
+        let name = name.to_owned();
+        Self { name, reason }
+    }
+}
+
 impl Dataset<RgbImage> {
     /// Makes a dataset of `examples`, whose labels are indices into `classes`.
     ///
@@ -218,10 +229,10 @@ impl<T> Dataset<T> {
 
     /// Makes what `map` makes of an example's picture; `None` if it was skipped.
     ///
-    /// A panic in the function given to `map` is
-    /// that function's error, whatever the settings say about broken pictures.
+    /// A panic in the function given to `map` is that function's error, whatever the settings say
+    /// about broken pictures.
     pub(super) fn load(&self, example: &Example) -> Result<Option<T>> {
-        match (readable(&example.id, || read(example)), self.broken) {
+        match (read(example, |_| ()), self.broken) {
             (Ok(picture), _) => self.format(&example.id, picture).map(Some),
             (Err(error), BrokenPictures::Skip) => {
                 self.skipped.add(&example.id, &error);
@@ -287,12 +298,9 @@ struct SkippedList(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl SkippedList {
     fn add(&self, name: &str, error: &Error) {
-        let reason = match error {
-            Error::Picture { reason, .. } => reason.clone(),
-            other => other.to_string(),
-        };
+        let Skipped { name, reason } = Skipped::new(name, error);
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.entry(name.to_owned()).or_insert(reason);
+        reasons.entry(name).or_insert(reason);
     }
 
     fn list(&self) -> Vec<Skipped> {
@@ -305,11 +313,16 @@ impl SkippedList {
     }
 }
 
-fn read(example: &Example) -> Result<RgbImage> {
-    match example.encoded_or_pixels()? {
-        Raw::Encoded(bytes) => decode(&example.id, &bytes),
-        Raw::Pixels(image) => Ok(image),
-    }
+/// Reads an example's picture, showing `look` how it is stored.
+pub(crate) fn read(example: &Example, look: impl FnOnce(&Raw)) -> Result<RgbImage> {
+    readable(&example.id, || {
+        let raw = example.encoded_or_pixels()?;
+        look(&raw);
+        match raw {
+            Raw::Encoded(bytes) => decode(&example.id, &bytes),
+            Raw::Pixels(image) => Ok(image),
+        }
+    })
 }
 
 /// Calls what reads a picture; a decoder that panics found a broken one.

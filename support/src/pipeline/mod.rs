@@ -16,7 +16,7 @@ mod tests;
 pub use augmentation::Augmentation;
 pub use batches::{Batch, BatchIter, Batches};
 pub(crate) use batches::{Workers, stack, threads};
-pub(crate) use dataset::readable;
 pub use dataset::{Dataset, Skipped};
+pub(crate) use dataset::{read, readable};
 pub use decode::decode;
 pub use pixels::Pixels;

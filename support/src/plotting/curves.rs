@@ -26,12 +26,13 @@ pub struct Curves<'a> {
 }
 
 /// Everything is drawn this much larger, then made smaller: plotters' thick lines are jagged.
-const OVERSAMPLING: u32 = 2;
+pub(super) const OVERSAMPLING: u32 = 2;
 
-// matplotlib's first three colours.
-const BLUE: RGBColor = RGBColor(31, 119, 180);
-const ORANGE: RGBColor = RGBColor(255, 127, 14);
-const GREEN: RGBColor = RGBColor(44, 160, 44);
+// matplotlib's first four colours.
+pub(super) const BLUE: RGBColor = RGBColor(31, 119, 180);
+pub(super) const ORANGE: RGBColor = RGBColor(255, 127, 14);
+pub(super) const GREEN: RGBColor = RGBColor(44, 160, 44);
+pub(super) const RED: RGBColor = RGBColor(214, 39, 40);
 
 /// Draws the tutorial's two panels: training and validation accuracy (from the lowest value to
 /// 1), and training and validation loss (0 to 1, or to the highest value above that).
@@ -196,7 +197,7 @@ impl Panel<'_> {
 }
 
 /// Returns how a curve looks in the legend.
-fn key(style: ShapeStyle) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
+pub(super) fn key(style: ShapeStyle) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
     let length = 32 * OVERSAMPLING as i32;
     move |(x, y)| PathElement::new([(x, y), (x + length, y)], style)
 }
@@ -216,7 +217,7 @@ fn pieces(curve: &[f64]) -> Vec<Vec<(f64, f64)>> {
 }
 
 /// Returns up to eleven round numbers from `low` to `high`, at least `least` apart.
-fn ticks(low: f64, high: f64, least: f64) -> Vec<f64> {
+pub(super) fn ticks(low: f64, high: f64, least: f64) -> Vec<f64> {
     let span = high - low;
     let step = (-12..=308)
         .flat_map(|exponent| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(exponent)))
@@ -230,9 +231,9 @@ fn ticks(low: f64, high: f64, least: f64) -> Vec<f64> {
 }
 
 /// An axis with ticks of our choice; plotters' own would put one at epoch 0.5.
-struct Axis {
-    range: Range<f64>,
-    ticks: Vec<f64>,
+pub(super) struct Axis {
+    pub(super) range: Range<f64>,
+    pub(super) ticks: Vec<f64>,
 }
 
 impl Ranged for Axis {

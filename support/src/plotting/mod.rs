@@ -8,6 +8,7 @@ mod curves;
 mod explanations;
 mod grid;
 mod history;
+mod learning_rates;
 
 use std::fmt;
 use std::path::Path;

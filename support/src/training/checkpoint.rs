@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::weights::TrainedWeights;
 use super::{Compiled, History};
 use crate::model::Sequential;
 use crate::model::weights::{self, Contents, Metadata};
@@ -45,7 +46,8 @@ impl Checkpoints {
         Self { folder, run }
     }
 
-    /// Saves a checkpoint after `epoch` epochs; all but this and the one before it go.
+    /// Saves a checkpoint after `epoch` epochs; all but this, the one before it and those of the
+    /// epochs in `best` go.
     ///
     /// # Errors
     /// `Io` when it cannot be written; then those that were there still are.
@@ -54,6 +56,7 @@ impl Checkpoints {
         model: &Sequential<Compiled>,
         epoch: usize,
         history: &History,
+        best: &[usize],
     ) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
         let path = self.folder.join(file_name(epoch));
@@ -71,15 +74,15 @@ impl Checkpoints {
         let optimizer = model.compiled.optimizer.mean_squares();
         let optimizer = optimizer.map(|(name, value)| (format!("{OPTIMIZER}{name}"), value));
         weights::write(&path, variables.chain(optimizer), metadata)?;
-        self.prune(epoch)
+        self.prune(epoch, best)
     }
 
-    /// Removes what is neither this epoch's checkpoint nor the one before it: those of an earlier
-    /// run, and what a killed one left half written.
-    fn prune(&self, epoch: usize) -> Result<()> {
+    /// Removes what is neither this epoch's checkpoint nor the one before it nor one of the best: those
+    /// of an earlier run, and what a killed one left half written.
+    fn prune(&self, epoch: usize, best: &[usize]) -> Result<()> {
         let kept = epoch.saturating_sub(KEPT - 1)..=epoch;
         let mut found = self.found()?;
-        found.retain(|epoch, _| !kept.contains(epoch));
+        found.retain(|epoch, _| !kept.contains(epoch) && !best.contains(epoch));
         let entries = fs::read_dir(&self.folder).map_err(Error::io("read", &self.folder))?;
         let half_written = entries.filter_map(|entry| {
             let entry = entry.ok()?;
@@ -141,6 +144,31 @@ impl Checkpoints {
             Some(newest) => Err(newest),
             None => Ok(None),
         }
+    }
+
+    /// Returns the weights that an epoch trained.
+    ///
+    /// # Errors
+    /// `Checkpoint` when its checkpoint is not there, damaged or of another run.
+    pub(super) fn trained_weights(
+        &self,
+        model: &Sequential<Compiled>,
+        epoch: usize,
+    ) -> Result<TrainedWeights> {
+        let path = self.folder.join(file_name(epoch));
+        let weights = fs::read(&path).map_err(|error| error.to_string());
+        let weights = weights.and_then(|bytes| {
+            let (contents, run, _) = read(&bytes)?;
+            self.same_run(&run)?;
+            TrainedWeights::in_file(model, contents)
+        });
+        weights.map_err(|reason| {
+            let reason = format!(
+                "the best epoch's weights cannot be read: {reason}; go on without \
+                 `restore_best_weights`, or train anew with `checkpoints` in place of `resume`"
+            );
+            damaged(&path, reason)
+        })
     }
 
     fn same_run(&self, saved: &Run) -> Result<(), String> {

@@ -9,7 +9,9 @@ use tch::Tensor;
 
 use super::activations::Activations;
 use super::checkpoint::{Checkpoints, Run};
+use super::early_stopping::{EarlyStopping, Verdict};
 use super::history::number;
+use super::weights::TrainedWeights;
 use super::{Compiled, EpochLog, History};
 use crate::live::{Progress, Stop};
 use crate::model::{Sequential, TopLayer};
@@ -22,6 +24,7 @@ pub struct Fit<'a> {
     epochs: usize,
     initial_epoch: usize,
     validation: Option<&'a Batches>,
+    early_stopping: Option<EarlyStopping>,
     cache_activations: bool,
     activation_memory: usize,
     checkpoints: Option<PathBuf>,
@@ -48,6 +51,7 @@ impl<'a> Fit<'a> {
             epochs,
             initial_epoch: 0,
             validation: None,
+            early_stopping: None,
             cache_activations: true,
             activation_memory: 4 << 30,
             checkpoints: None,
@@ -70,6 +74,13 @@ impl<'a> Fit<'a> {
         self
     }
 
+    /// Ends the training early when the validation does not improve any more.
+    #[must_use]
+    pub fn early_stopping(mut self, early_stopping: EarlyStopping) -> Self {
+        self.early_stopping = Some(early_stopping);
+        self
+    }
+
     /// Computes what the frozen layers make of each picture once (`true`, the default) or in every
     /// epoch anew. The history is the same, up to rounding. Pictures that are augmented are
     /// computed in every epoch either way.
@@ -89,8 +100,8 @@ impl<'a> Fit<'a> {
     }
 
     /// Saves a checkpoint after each epoch in a folder, which holds nothing else: model, optimizer
-    /// and history, written whole or not at all. The last two are kept; those of an earlier run go
-    /// when the first is saved.
+    /// and history, written whole or not at all. The last two are kept, and the best one where its
+    /// weights are to be restored; those of an earlier run go when the first is saved.
     #[must_use]
     pub fn checkpoints(mut self, folder: impl Into<PathBuf>) -> Self {
         self.checkpoints = Some(folder.into());
@@ -120,16 +131,43 @@ impl<'a> Fit<'a> {
         self.on_epoch_end = Some(Callback(Box::new(call)));
         self
     }
+
+    fn judge(&self, epochs: &[EpochLog]) -> Verdict {
+        let early_stopping = self.early_stopping.as_ref();
+        let verdict = early_stopping.map(|early| early.judge(epochs, self.initial_epoch));
+        verdict.unwrap_or_default()
+    }
+
+    /// Returns the best epoch, counted from 1, where its weights are to be restored.
+    fn best(&self, epochs: &[EpochLog]) -> Option<usize> {
+        let restores = self
+            .early_stopping
+            .is_some_and(|early| early.restore_best_weights);
+        self.judge(epochs).best.filter(|_| restores)
+    }
+
+    /// Returns whether it is time to stop early, and says so.
+    fn ends_early(&self, epochs: &[EpochLog], progress: &mut Progress) -> bool {
+        let Verdict { wait, stop, .. } = self.judge(epochs);
+        if stop && let Some(early_stopping) = self.early_stopping {
+            progress.line(&format!(
+                "early stopping after epoch {}: {} has not improved for {wait} epochs",
+                self.initial_epoch + epochs.len(),
+                early_stopping.monitor.name(),
+            ));
+        }
+        stop
+    }
 }
 
 /// What an epoch runs over: what the frozen layers made of the pictures, or are still to make.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     batches: &'a Batches,
     frozen: Frozen,
 }
 
 /// What to train and what to validate on.
-type Sources<'a> = (Source<'a>, Option<Source<'a>>);
+pub(super) type Sources<'a> = (Source<'a>, Option<Source<'a>>);
 
 /// Returns a layer's output for pictures.
 type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
@@ -141,7 +179,10 @@ enum Frozen {
 
 impl<'a> Source<'a> {
     /// Returns the epoch's (output of the last frozen layer, labels), batch by batch.
-    fn epoch(&self, epoch: usize) -> Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + '_> {
+    pub(super) fn epoch(
+        &self,
+        epoch: usize,
+    ) -> Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + '_> {
         match &self.frozen {
             Frozen::Done(activations) => Box::new(activations.batches(&self.batches.order(epoch))),
             Frozen::ToDo(compute) => Box::new(self.batches.epoch(epoch).map(move |batch| {
@@ -197,15 +238,16 @@ impl Sequential<Compiled> {
     /// Keras does.
     ///
     /// The same seed gives the same history on the same machine. The notebook's Stop button ends it
-    /// after the current step, with the history so far.
+    /// after the current step, or within the validation, with the history so far: an epoch whose
+    /// validation did not end is not in it.
     ///
     /// # Errors
     /// `Argument` when the labels do not fit the loss, there is nothing to train (no example, no
-    /// epoch, no trainable variable) or nothing to validate on; `Picture` when a broken picture
+    /// epoch, no trainable variable) or nothing to validate on, also for early stopping; `Picture` when a broken picture
     /// stops the run; `Shape` when the pictures do not fit the model; `Checkpoint` when there is one
     /// to continue from and it is damaged or of another run; `Io` when one cannot be saved.
     pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
-        self.check(batches, "fit, the training batches")?;
+        self.check_training(batches, "fit, the training batches")?;
         if let Some(validation) = fit.validation {
             self.check(validation, "fit, the validation batches")?;
         }
@@ -216,11 +258,11 @@ impl Sequential<Compiled> {
                 got: fit.epochs.to_string(),
             });
         }
-        if self.trainable_variables().is_empty() {
+        if fit.early_stopping.is_some() && fit.validation.is_none() {
             return Err(Error::Argument {
-                name: "fit, the model",
-                expected: "at least one trainable variable".into(),
-                got: "all layers frozen".into(),
+                name: "fit, the validation batches",
+                expected: "some, for early stopping".into(),
+                got: "none".into(),
             });
         }
         let validation = fit.validation.map(Batches::unaugmented);
@@ -236,6 +278,7 @@ impl Sequential<Compiled> {
             .map(|folder| Checkpoints::new(folder, self.describe(batches, &fit)));
         let mut history = History::default();
         let mut first_epoch = fit.initial_epoch;
+        let mut best = None;
         if let Some(checkpoints) = &checkpoints
             && fit.resume
             && let Some(restored) = checkpoints.restore(self, fit.epochs)?
@@ -246,16 +289,19 @@ impl Sequential<Compiled> {
             let (epoch, path) = (restored.epoch, restored.path.display());
             progress.line(&format!("continuing after epoch {epoch}, from {path}"));
             (history, first_epoch) = (restored.history, epoch);
+            if let Some(epoch) = fit.best(&history.epochs) {
+                best = Some((epoch, checkpoints.trained_weights(self, epoch)?));
+            }
         }
-        if first_epoch >= fit.epochs {
-            return Ok(history);
+        if first_epoch >= fit.epochs || fit.ends_early(&history.epochs, &mut progress) {
+            return self.finish(history, best, &mut progress);
         }
 
         let done = self.frozen_prefix();
         let sources = self.sources(done, batches, &fit, &mut progress, &mut stop)?;
         let Some((source, validation)) = sources else {
             progress.line("stopped before the first epoch");
-            return Ok(history);
+            return self.finish(history, best, &mut progress);
         };
         for epoch in first_epoch..fit.epochs {
             progress.line(&format!("Epoch {}/{}", epoch + 1, fit.epochs));
@@ -273,14 +319,27 @@ impl Sequential<Compiled> {
                         epoch + 1,
                         history.epochs.len(),
                     ));
-                    return Ok(history);
+                    return self.finish(history, best, &mut progress);
                 }
             }
             let train_seconds = start.elapsed().as_secs_f64();
-            let validation = validation
-                .as_ref()
-                .map(|source| self.evaluate_source(done, source, |_, _| Ok(())))
-                .transpose()?;
+            let validated = validation.as_ref().map(|source| {
+                self.evaluate_source(done, source, |step, _| {
+                    let steps = source.batches.len();
+                    progress.show(|| format!("validation: {step}/{steps}"));
+                    step == steps || !stop.requested()
+                })
+            });
+            let validation = validated.transpose()?;
+            if validation == Some(None) {
+                progress.line(&format!(
+                    "stopped in the validation of epoch {}, which is trained; the history has the {} before",
+                    epoch + 1,
+                    history.epochs.len(),
+                ));
+                return self.finish(history, best, &mut progress);
+            }
+            let validation = validation.flatten();
 
             let Evaluation { loss, accuracy } = totals.mean();
             let log = EpochLog {
@@ -292,16 +351,43 @@ impl Sequential<Compiled> {
             };
             progress.line(&epoch_line(&log, steps, totals.examples, train_seconds));
             history.epochs.push(log);
+            let epochs = &history.epochs[..];
+            let best_now = fit.best(epochs);
+            if best_now == Some(epoch + 1) {
+                best = Some((epoch + 1, TrainedWeights::of(self)?));
+            }
             if let Some(checkpoints) = &checkpoints {
-                checkpoints.save(self, epoch + 1, &history)?;
+                // Of either checkpoint that may be continued from.
+                let best_before = fit.best(&epochs[..epochs.len() - 1]);
+                let kept: Vec<usize> = best_now.into_iter().chain(best_before).collect();
+                checkpoints.save(self, epoch + 1, &history, &kept)?;
             }
             if let Some(Callback(call)) = &mut fit.on_epoch_end {
                 call(&history)?;
+            }
+            if fit.ends_early(&history.epochs, &mut progress) {
+                break;
             }
         }
         report_skipped(&mut progress, batches, "training");
         if let Some(validation) = fit.validation {
             report_skipped(&mut progress, validation, "validation");
+        }
+        self.finish(history, best, &mut progress)
+    }
+
+    /// Restores the weights of the best epoch, if they are to be.
+    fn finish(
+        &mut self,
+        history: History,
+        best: Option<(usize, TrainedWeights)>,
+        progress: &mut Progress,
+    ) -> Result<History> {
+        if let Some((epoch, weights)) = best {
+            weights.give(self)?;
+            progress.line(&format!(
+                "restored the weights of epoch {epoch}, the best one"
+            ));
         }
         Ok(history)
     }
@@ -330,7 +416,7 @@ impl Sequential<Compiled> {
 
     /// Returns what to train and to validate on, the layers up to `done` being frozen; nothing once
     /// a stop is requested.
-    fn sources<'a>(
+    pub(super) fn sources<'a>(
         &self,
         done: usize,
         batches: &'a Batches,
@@ -424,14 +510,14 @@ impl Sequential<Compiled> {
         let frozen = Frozen::ToDo(Box::new(self.inference(0, 0)?));
         let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
         let (start, steps) = (Instant::now(), batches.len());
-        self.evaluate_source(0, &Source { batches, frozen }, |step, totals| {
+        let mut done = 0;
+        let evaluation = self.evaluate_source(0, &Source { batches, frozen }, |step, totals| {
+            done = step;
             progress.show(|| state(step, steps, totals, start.elapsed()));
-            if !stop.requested() {
-                return Ok(());
-            }
-            Err(Error::Stopped {
-                operation: format!("evaluate, after batch {step} of {steps}"),
-            })
+            !stop.requested()
+        })?;
+        evaluation.ok_or_else(|| Error::Stopped {
+            operation: format!("evaluate, after batch {done} of {steps}"),
         })
     }
 
@@ -445,7 +531,12 @@ impl Sequential<Compiled> {
         self.train_step(0, images, labels)
     }
 
-    fn train_step(&mut self, done: usize, input: &Tensor, labels: &Tensor) -> Result<Evaluation> {
+    pub(super) fn train_step(
+        &mut self,
+        done: usize,
+        input: &Tensor,
+        labels: &Tensor,
+    ) -> Result<Evaluation> {
         let logits = self.run(done, input, self.last(), self.compiled.step)?;
         let (loss, evaluation) = self.loss(&logits, labels)?;
         let (variables, compiled) = self.split_compiled();
@@ -457,21 +548,24 @@ impl Sequential<Compiled> {
         Ok(evaluation)
     }
 
-    /// Evaluates, calling `after` with each batch's number and the sums so far.
+    /// Evaluates; returns nothing once `goes_on`, asked with each batch's number and the sums so far,
+    /// says no.
     fn evaluate_source(
         &self,
         done: usize,
         source: &Source<'_>,
-        mut after: impl FnMut(usize, &Totals) -> Result<()>,
-    ) -> Result<Evaluation> {
+        mut goes_on: impl FnMut(usize, &Totals) -> bool,
+    ) -> Result<Option<Evaluation>> {
         let rest = self.inference(done, self.last())?;
         let mut totals = Totals::default();
         for (step, batch) in (1..).zip(source.epoch(0)) {
             let (input, labels) = batch?;
             totals.add(self.loss(&rest(&input)?, &labels)?.1, labels.numel());
-            after(step, &totals)?;
+            if !goes_on(step, &totals) {
+                return Ok(None);
+            }
         }
-        Ok(totals.mean())
+        Ok(Some(totals.mean()))
     }
 
     /// Returns the mean loss of a batch twice: as the root of the backward pass, and as a number
@@ -486,6 +580,19 @@ impl Sequential<Compiled> {
             Ok((mean, Evaluation { loss, accuracy }))
         };
         evaluate().map_err(Error::torch("loss"))
+    }
+
+    /// Checks that there is something to train on the batches.
+    pub(super) fn check_training(&self, batches: &Batches, name: &'static str) -> Result<()> {
+        self.check(batches, name)?;
+        if self.trainable_variables().is_empty() {
+            return Err(Error::Argument {
+                name,
+                expected: "a model with at least one trainable variable".into(),
+                got: "all layers frozen".into(),
+            });
+        }
+        Ok(())
     }
 
     /// Checks that the batches can be evaluated.

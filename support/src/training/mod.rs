@@ -3,14 +3,19 @@
 
 mod activations;
 mod checkpoint;
+mod early_stopping;
 mod fit;
 mod history;
+mod learning_rate;
 mod loss;
 mod rms_prop;
 mod store;
+mod weights;
 
+pub use early_stopping::{EarlyStopping, Monitor};
 pub use fit::{Evaluation, Fit};
 pub use history::{EpochLog, History};
+pub use learning_rate::{LearningRateFinder, LearningRates};
 pub use loss::Loss;
 pub use rms_prop::RmsProp;
 
@@ -49,6 +54,14 @@ impl<C> Sequential<C> {
 }
 
 impl Compiled {
+    /// Returns one that goes on by itself.
+    fn copy(&self) -> Result<Self> {
+        Ok(Self {
+            optimizer: self.optimizer.copy()?,
+            ..*self
+        })
+    }
+
     /// Returns the loss that the model was compiled with.
     pub(crate) fn loss(&self) -> Loss {
         self.loss

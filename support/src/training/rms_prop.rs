@@ -51,6 +51,21 @@ impl RmsProp {
         })
     }
 
+    /// Returns one with the same state, which goes on by itself.
+    pub(super) fn copy(&self) -> Result<Self> {
+        let copy = |(name, value): (&String, &Tensor)| Ok((name.clone(), value.f_detach_copy()?));
+        let mean_squares: Result<_, TchError> = self.mean_squares.iter().map(copy).collect();
+        Ok(Self {
+            mean_squares: mean_squares.map_err(Error::torch("copying the optimizer's state"))?,
+            ..*self
+        })
+    }
+
+    /// Goes on with another learning rate.
+    pub(super) fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.learning_rate = learning_rate;
+    }
+
     /// Returns the hyper-parameters, by name.
     pub(crate) fn describe(&self) -> [(String, Value); 3] {
         [

@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use support::dataset::ImageDataset;
-use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable};
+use support::model::{
+    Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Variable,
+};
 use support::pipeline::{Augmentation, Batches, Pixels};
 use support::settings::{BrokenPictures, Limit, Settings};
 use support::training::{Compiled, Loss, RmsProp};
@@ -42,6 +44,22 @@ pub(crate) fn pictures(classes: &[&str], count: usize) -> TempDir {
     folder
 }
 
+pub(crate) fn dataset(folder: &Path, broken: BrokenPictures) -> ImageDataset {
+    let mut settings = Settings::from_env().unwrap();
+    settings.dataset = Some(folder.to_str().unwrap().into());
+    settings.limit = Limit::All;
+    settings.seed = 3;
+    settings.broken = broken;
+    ImageDataset::load(&settings).unwrap()
+}
+
+pub(crate) fn format(image: &image::RgbImage) -> Pixels {
+    Pixels::from(image)
+        .scale(1. / 127.5)
+        .offset(-1.)
+        .resize(96, 96)
+}
+
 pub(crate) fn batches(folder: &Path, broken: BrokenPictures) -> (Batches, Batches) {
     augmented_batches(folder, broken, Augmentation::new())
 }
@@ -51,19 +69,7 @@ pub(crate) fn augmented_batches(
     broken: BrokenPictures,
     augmentation: Augmentation,
 ) -> (Batches, Batches) {
-    let mut settings = Settings::from_env().unwrap();
-    settings.dataset = Some(folder.to_str().unwrap().into());
-    settings.limit = Limit::All;
-    settings.seed = 3;
-    settings.broken = broken;
-    let dataset = ImageDataset::load(&settings).unwrap();
-    let [train, validation, _] = dataset.split([8, 1, 1]).unwrap();
-    let format = |image: &image::RgbImage| {
-        Pixels::from(image)
-            .scale(1. / 127.5)
-            .offset(-1.)
-            .resize(96, 96)
-    };
+    let [train, validation, _] = dataset(folder, broken).split([8, 1, 1]).unwrap();
     (
         train
             .map(format)
@@ -91,4 +97,13 @@ pub(crate) fn model_on(
         .push(Dense::new(1280, 1).seed(1))
         .compile(RmsProp::new(learning_rate), Loss::BinaryCrossentropy)
         .unwrap()
+}
+
+/// Every variable's values, by name.
+pub(crate) fn weights(model: &Sequential<Compiled>) -> Vec<(String, Vec<f32>)> {
+    let values = |variable: &Variable| {
+        let values = Vec::try_from(variable.value().detach().reshape([-1])).unwrap();
+        (variable.name().to_owned(), values)
+    };
+    model.variables().map(values).collect()
 }

@@ -1,0 +1,506 @@
+//! What there is to know about pictures before a network sees them: how many there are of each
+//! class, how large they are, which cannot be read, and which are there twice.
+
+mod fingerprint;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use image::RgbImage;
+
+use crate::assets::hash;
+use crate::dataset::{Example, Raw};
+use crate::live::{Progress, Stop};
+use crate::pipeline::{Dataset, Skipped, read};
+use crate::text::thousands;
+use crate::{Error, Result};
+use fingerprint::{Fingerprint, MOST_BITS};
+
+/// A class with less than a fifth of the pictures of two is what
+/// [Google's course](https://developers.google.com/machine-learning/crash-course/overfitting/imbalanced-datasets)
+/// calls a moderate imbalance: 4 to 1.
+const UNBALANCED: usize = 4;
+
+/// Keras' MobileNetV2 takes no picture with a shorter side, in pixels.
+const TINY: u32 = 32;
+
+/// At most so many classes, pictures or pairs are listed in the text.
+const LISTED: usize = 20;
+
+/// What [`data_report`] found. It displays as a table, with warnings in words below.
+#[derive(Clone, Debug)]
+pub struct DataReport {
+    classes: Vec<String>,
+    parts: Vec<Part>,
+    widths: Vec<u32>,
+    heights: Vec<u32>,
+    tiny: usize,
+    formats: BTreeMap<String, usize>,
+    duplicates: Vec<Duplicate>,
+}
+
+/// One part of a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it was called.
+    pub name: String,
+    /// The number of pictures of each class, unreadable ones included.
+    pub counts: Vec<usize>,
+    /// The pictures that cannot be read.
+    pub unreadable: Vec<Skipped>,
+}
+
+/// The range of a size, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// The smallest.
+    pub smallest: u32,
+    /// The one in the middle, the larger of two.
+    pub median: u32,
+    /// The largest.
+    pub largest: u32,
+}
+
+/// A picture that looks like one before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Duplicate {
+    /// The picture.
+    pub picture: Place,
+    /// The one before it, of those in the same part the most similar.
+    pub original: Place,
+    /// How many of the 128 bits of their difference hashes differ: 0 to 16.
+    pub distance: u32,
+    /// Whether their files are the same, byte by byte.
+    pub same_file: bool,
+}
+
+/// Where a picture is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The index of its part in [`DataReport::parts`].
+    pub part: usize,
+    /// The example's id.
+    pub id: String,
+    /// Its class, an index into [`DataReport::classes`].
+    pub label: usize,
+}
+
+/// Reads every picture of the parts of a split, each under a name, and reports what they are like.
+///
+/// Pictures that were resized, recompressed or made a little brighter count as duplicates, those
+/// that were turned, mirrored or cropped do not. To find them takes time with the square of the
+/// number of pictures, a second for 25,000.
+///
+/// ```no_run
+/// # use support::prelude::*;
+/// # let dataset = ImageDataset::load(&Settings::from_env()?)?;
+/// let [train, validation, test] = dataset.split([8, 1, 1])?;
+/// data_report(&[("train", &train), ("validation", &validation), ("test", &test)])?
+/// # ; Ok::<(), support::Error>(())
+/// ```
+///
+/// # Errors
+/// `Argument` where there is no part, or the parts have different classes; `Stopped` by the
+/// notebook's Stop button. A picture that cannot be read is none.
+pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
+    let classes = parts.first().map_or(&[][..], |(_, part)| part.classes());
+    if classes.is_empty() || parts.iter().any(|(_, part)| part.classes() != classes) {
+        return Err(Error::Argument {
+            name: "data_report, the parts",
+            expected: "parts of one dataset".into(),
+            got: format!("{parts:?}"),
+        });
+    }
+    let examples: Vec<(usize, &Example)> = (0..)
+        .zip(parts)
+        .flat_map(|(at, (_, part))| part.examples().iter().map(move |example| (at, example)))
+        .collect();
+    let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
+    let looks = look_at_all(&examples, &mut progress, &mut stop)?;
+
+    let mut report = DataReport {
+        classes: classes.to_vec(),
+        parts: Vec::new(),
+        widths: Vec::new(),
+        heights: Vec::new(),
+        tiny: 0,
+        formats: BTreeMap::new(),
+        duplicates: Vec::new(),
+    };
+    report.parts.extend(parts.iter().map(|(name, _)| Part {
+        name: (*name).into(),
+        counts: vec![0; classes.len()],
+        unreadable: Vec::new(),
+    }));
+    let mut readable = Vec::new();
+    for (&(at, example), look) in examples.iter().zip(looks) {
+        let part = &mut report.parts[at];
+        part.counts[example.label] += 1;
+        match look {
+            Ok(look) => {
+                let (width, height) = look.size;
+                report.widths.push(width);
+                report.heights.push(height);
+                report.tiny += usize::from(width.min(height) < TINY);
+                *report.formats.entry(look.format.clone()).or_default() += 1;
+                readable.push((at, example, look));
+            }
+            Err(error) => part.unreadable.push(Skipped::new(&example.id, &error)),
+        }
+    }
+    report.widths.sort_unstable();
+    report.heights.sort_unstable();
+    report.duplicates = duplicates(&readable, &mut progress, &mut stop)?;
+    Ok(report)
+}
+
+/// What is kept of a picture.
+struct Look {
+    size: (u32, u32),
+    format: String,
+    digest: String,
+    fingerprint: Fingerprint,
+}
+
+fn look_at(example: &Example) -> Result<Look> {
+    let (mut format, mut digest) = (String::new(), String::new());
+    let picture = read(example, |raw| {
+        let bytes = match raw {
+            Raw::Encoded(bytes) => bytes,
+            Raw::Pixels(picture) => picture.as_raw(),
+        };
+        digest = hash(bytes);
+        format = match (raw, image::guess_format(bytes)) {
+            (Raw::Encoded(_), Ok(format)) => format!("{format:?}").to_uppercase(),
+            _ => "raw".into(),
+        };
+    })?;
+    Ok(Look {
+        size: picture.dimensions(),
+        format,
+        digest,
+        fingerprint: Fingerprint::of(&picture),
+    })
+}
+
+/// Looks at all pictures, on one thread per core.
+fn look_at_all(
+    examples: &[(usize, &Example)],
+    progress: &mut Progress,
+    stop: &mut Stop,
+) -> Result<Vec<Result<Look>>> {
+    let (start, next) = (Instant::now(), AtomicUsize::new(0));
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let mut looks: Vec<(usize, Result<Look>)> = Vec::with_capacity(examples.len());
+    thread::scope(|scope| {
+        let (result, results) = mpsc::channel();
+        for _ in 0..threads {
+            let (result, next) = (result.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((_, example)) = examples.get(at) else {
+                        break;
+                    };
+                    if result.send((at, look_at(example))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(result);
+        for look in results {
+            looks.push(look);
+            let (done, all) = (looks.len(), examples.len());
+            progress.show(|| {
+                let rate = done as f64 / start.elapsed().as_secs_f64();
+                format!("looked at {done}/{all} pictures - {rate:.0} img/s")
+            });
+            if stop.requested() {
+                return Err(stopped(format!("after {done} of {all} pictures")));
+            }
+        }
+        Ok(())
+    })?;
+    looks.sort_unstable_by_key(|(at, _)| *at);
+    Ok(looks.into_iter().map(|(_, look)| look).collect())
+}
+
+fn stopped(how_far: String) -> Error {
+    Error::Stopped {
+        operation: format!("data_report, {how_far}"),
+    }
+}
+
+/// Finds for each picture the most similar one before it in each part, if they look alike: few
+/// pairs even where all pictures are the same, and every part's own.
+fn duplicates(
+    pictures: &[(usize, &Example, Look)],
+    progress: &mut Progress,
+    stop: &mut Stop,
+) -> Result<Vec<Duplicate>> {
+    let place = |&(part, example, _): &(usize, &Example, Look)| Place {
+        part,
+        id: example.id.clone(),
+        label: example.label,
+    };
+    let mut found = Vec::new();
+    for (at, picture) in pictures.iter().enumerate() {
+        let mut closest = BTreeMap::new();
+        for before in &pictures[..at] {
+            if let Some(distance) = picture.2.fingerprint.distance(&before.2.fingerprint) {
+                let candidate = (distance, picture.2.digest != before.2.digest);
+                let best = closest.entry(before.0).or_insert((candidate, before));
+                if candidate < best.0 {
+                    *best = (candidate, before);
+                }
+            }
+        }
+        found.extend(
+            closest
+                .into_values()
+                .map(|((distance, differ), before)| Duplicate {
+                    picture: place(picture),
+                    original: place(before),
+                    distance,
+                    same_file: !differ,
+                }),
+        );
+        progress.show(|| format!("compared {at}/{} pictures", pictures.len()));
+        if stop.requested() {
+            return Err(stopped(format!("after comparing {at} pictures")));
+        }
+    }
+    Ok(found)
+}
+
+impl DataReport {
+    /// Returns the names of the classes, which labels are indices into.
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Returns the parts, as they were given.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Returns the range of the readable pictures' widths, where there are any.
+    #[must_use]
+    pub fn widths(&self) -> Option<Sizes> {
+        sizes(&self.widths)
+    }
+
+    /// Returns the range of the readable pictures' heights, where there are any.
+    #[must_use]
+    pub fn heights(&self) -> Option<Sizes> {
+        sizes(&self.heights)
+    }
+
+    /// Returns how many readable pictures there are of each format, by its name ("JPEG").
+    #[must_use]
+    pub fn formats(&self) -> &BTreeMap<String, usize> {
+        &self.formats
+    }
+
+    /// Returns the pictures that look like one before them, with the most similar one of each part.
+    #[must_use]
+    pub fn duplicates(&self) -> &[Duplicate] {
+        &self.duplicates
+    }
+
+    /// Returns what may spoil the training or its figures, in words.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for part in &self.parts {
+            let (name, counts) = (&part.name, &part.counts);
+            let Some(most) = (0..counts.len()).rev().max_by_key(|&class| counts[class]) else {
+                continue;
+            };
+            let Some(fewest) = (0..counts.len()).min_by_key(|&class| counts[class]) else {
+                continue;
+            };
+            let [many, few] = [most, fewest].map(|class| thousands(counts[class]));
+            let [most_of, fewest_of] = [most, fewest].map(|class| &self.classes[class]);
+            if counts[most] > 0 && counts[fewest] == 0 {
+                warnings.push(format!("{name} has no picture of {fewest_of}"));
+            } else if counts[most] > UNBALANCED * counts[fewest] {
+                let ratio = counts[most] as f64 / counts[fewest] as f64;
+                warnings.push(format!(
+                    "{name} is unbalanced: {many} pictures of {most_of}, {few} of {fewest_of} ({ratio:.1} \
+                     to 1); look at each class' recall, as the accuracy says little of rare ones"
+                ));
+            }
+            match part.unreadable.len() {
+                0 => {}
+                count => warnings.push(format!("{} cannot be read", pictures(count, name))),
+            }
+        }
+        if self.tiny > 0 {
+            let count = thousands(self.tiny);
+            warnings.push(format!(
+                "{count} of the pictures are less than {TINY} pixels wide or high: too little to see"
+            ));
+        }
+        for (at, part) in self.parts.iter().enumerate() {
+            for (before, original) in self.parts[..at].iter().enumerate() {
+                let shared = self.duplicates.iter().filter(|duplicate| {
+                    (duplicate.picture.part, duplicate.original.part) == (at, before)
+                });
+                match shared.count() {
+                    0 => {}
+                    count => warnings.push(format!(
+                        "{} are in {} as well: what is measured on {} looks better than it is",
+                        pictures(count, &part.name),
+                        original.name,
+                        part.name
+                    )),
+                }
+            }
+        }
+        let twice_labelled = |found: &&Duplicate| found.picture.label != found.original.label;
+        match self.duplicates.iter().filter(twice_labelled).count() {
+            0 => {}
+            count => warnings.push(format!(
+                "{} of the pictures look like one of another class",
+                thousands(count)
+            )),
+        }
+        warnings
+    }
+
+    /// Returns a place as a person looks for it.
+    fn describe(&self, place: &Place) -> String {
+        describe(&self.parts[place.part].name, &place.id)
+    }
+}
+
+/// Names a picture and its part, unless its name begins with that.
+fn describe(part: &str, id: &str) -> String {
+    match id.split_once('/') {
+        Some((folder, _)) if folder == part => id.into(),
+        _ => format!("{part} {id}"),
+    }
+}
+
+fn pictures(count: usize, part: &str) -> String {
+    format!("{} of the pictures of {part}", thousands(count))
+}
+
+fn sizes(sorted: &[u32]) -> Option<Sizes> {
+    Some(Sizes {
+        smallest: *sorted.first()?,
+        median: sorted[sorted.len() / 2],
+        largest: *sorted.last()?,
+    })
+}
+
+impl fmt::Display for DataReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sums = self.parts.iter().map(|part| part.counts.iter().sum());
+        let mut rows: Vec<(&str, Vec<usize>)> = Vec::new();
+        for (label, class) in self.classes.iter().enumerate().take(LISTED) {
+            let counts = self.parts.iter().map(|part| part.counts[label]);
+            rows.push((class, counts.collect()));
+        }
+        let more = format!("… of {} classes", thousands(self.classes.len()));
+        rows.push((
+            if self.classes.len() > LISTED {
+                &more
+            } else {
+                "all"
+            },
+            sums.collect(),
+        ));
+        let unreadable = self.parts.iter().map(|part| part.unreadable.len());
+        rows.push(("unreadable", unreadable.collect()));
+
+        let names = rows.iter().map(|(name, _)| name.chars().count());
+        let width = names.max().unwrap_or(0);
+        let columns = self
+            .parts
+            .iter()
+            .map(|part| part.name.chars().count().max(9));
+        let columns: Vec<usize> = columns.collect();
+        write!(f, "{:width$}", "pictures")?;
+        for (part, column) in self.parts.iter().zip(&columns) {
+            write!(f, "  {:>column$}", part.name)?;
+        }
+        for (name, counts) in rows {
+            write!(f, "\n{name:width$}")?;
+            for (count, column) in counts.into_iter().zip(&columns) {
+                write!(f, "  {:>column$}", thousands(count))?;
+            }
+        }
+
+        write!(
+            f,
+            "\n\n{:width$}  {:>9}  {:>9}  {:>9}",
+            "pixels", "smallest", "median", "largest"
+        )?;
+        for (name, sizes) in [("width", self.widths()), ("height", self.heights())] {
+            write!(f, "\n{name:width$}")?;
+            let sizes = sizes.map(|sizes| [sizes.smallest, sizes.median, sizes.largest]);
+            for size in sizes.into_iter().flatten() {
+                write!(f, "  {:>9}", thousands(size as usize))?;
+            }
+        }
+        let formats = self.formats.iter();
+        let formats = formats.map(|(format, count)| format!("{} {format}", thousands(*count)));
+        write!(f, "\n\nformats: {}", formats.collect::<Vec<_>>().join(", "))?;
+
+        let unreadable = self.parts.iter().flat_map(|part| {
+            let line = |skipped: &Skipped| {
+                format!(
+                    "{}: {}",
+                    describe(&part.name, &skipped.name),
+                    skipped.reason
+                )
+            };
+            part.unreadable.iter().map(line)
+        });
+        list(f, "unreadable", unreadable.collect())?;
+        // Those across parts first.
+        let mut duplicates: Vec<&Duplicate> = self.duplicates.iter().collect();
+        duplicates.sort_by_key(|found| found.picture.part == found.original.part);
+        let duplicates = duplicates.into_iter().map(|found| {
+            let [picture, original] =
+                [&found.picture, &found.original].map(|place| self.describe(place));
+            let how = match found.same_file {
+                true => "the same file".into(),
+                false => format!("{} of 128 bits differ", found.distance),
+            };
+            format!("{picture} = {original} ({how})")
+        });
+        let title =
+            format!("look alike (at most {MOST_BITS} of 128 bits of a difference hash differ)");
+        list(f, &title, duplicates.collect())?;
+        let warnings = self.warnings();
+        if warnings.is_empty() {
+            return write!(f, "\n\nno warnings");
+        }
+        list(f, "warnings", warnings)
+    }
+}
+
+/// Writes lines under a title, where there are any; not all of very many.
+fn list(f: &mut fmt::Formatter<'_>, title: &str, lines: Vec<String>) -> fmt::Result {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    write!(f, "\n\n{title}:")?;
+    for line in lines.iter().take(LISTED) {
+        write!(f, "\n  {line}")?;
+    }
+    match lines.len().saturating_sub(LISTED) {
+        0 => Ok(()),
+        more => write!(f, "\n  … and {} more", thousands(more)),
+    }
+}

@@ -1,0 +1,166 @@
+//! What is found in a folder of made pictures, and in real photos where there are some.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::picture;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{FilterType, resize};
+use image::{Rgb, RgbImage};
+use support::data_report::{DataReport, Duplicate, Sizes, data_report};
+use support::dataset::ImageDataset;
+use support::settings::{Limit, Settings};
+
+fn report(folder: &Path) -> DataReport {
+    let mut settings = Settings::from_env().unwrap();
+    settings.dataset = Some(folder.to_str().unwrap().into());
+    settings.limit = Limit::All;
+    let dataset = ImageDataset::load(&settings).unwrap();
+    let [train, validation, test] = dataset.split([8, 1, 1]).unwrap();
+    let parts = [
+        ("train", &train),
+        ("validation", &validation),
+        ("test", &test),
+    ];
+    data_report(&parts).unwrap()
+}
+
+/// A picture, its original, the bits that differ, and whether they are the same file.
+fn pair(found: &Duplicate) -> (&str, &str, u32, bool) {
+    let Duplicate {
+        picture,
+        original,
+        distance,
+        same_file,
+    } = found;
+    (&picture.id, &original.id, *distance, *same_file)
+}
+
+#[test]
+fn copies_broken_pictures_sizes_and_classes_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    };
+    for (part, numbers) in [("train", 0..3), ("validation", 3..4), ("test", 4..5)] {
+        for (class, first) in [("ants", 0), ("bees", 10)] {
+            for n in numbers.clone() {
+                picture(first + n, 160)
+                    .save(path(&format!("{part}/{class}/{n}.png")))
+                    .unwrap();
+            }
+        }
+    }
+    fs::copy(path("train/ants/0.png"), path("validation/ants/copy.png")).unwrap();
+    let smaller = resize(&picture(11, 160), 110, 90, FilterType::Lanczos3);
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, 40)
+        .encode_image(&smaller)
+        .unwrap();
+    // What a file holds counts, not its suffix; and the label is another one's.
+    fs::write(path("test/ants/smaller.png"), jpeg).unwrap();
+    fs::write(path("train/bees/broken.png"), b"no picture").unwrap();
+    RgbImage::from_pixel(1, 1, Rgb([9, 200, 3]))
+        .save(path("train/bees/dot.png"))
+        .unwrap();
+
+    let report = report(folder.path());
+    let counts: Vec<_> = report
+        .parts()
+        .iter()
+        .map(|part| part.counts.clone())
+        .collect();
+    assert_eq!(counts, [[3, 5], [2, 1], [2, 1]]);
+    let unreadable = &report.parts()[0].unreadable;
+    assert_eq!(unreadable[0].name, "train/bees/broken.png");
+    assert_eq!(
+        [unreadable.len(), report.parts()[1].unreadable.len()],
+        [1, 0]
+    );
+    let formats: Vec<_> = report
+        .formats()
+        .iter()
+        .map(|(name, count)| (name.as_str(), *count))
+        .collect();
+    assert_eq!(formats, [("JPEG", 1), ("PNG", 12)]);
+    let sizes = |smallest, median, largest| {
+        Some(Sizes {
+            smallest,
+            median,
+            largest,
+        })
+    };
+    assert_eq!(
+        [report.widths(), report.heights()],
+        [sizes(1, 160, 160), sizes(1, 160, 160)]
+    );
+
+    let [copy, smaller] = report.duplicates() else {
+        panic!("{:?}", report.duplicates())
+    };
+    assert_eq!(
+        pair(copy),
+        ("validation/ants/copy.png", "train/ants/0.png", 0, true)
+    );
+    let (picture, original, distance, same_file) = pair(smaller);
+    assert_eq!(
+        (picture, original, same_file),
+        ("test/ants/smaller.png", "train/bees/1.png", false)
+    );
+    assert!(distance <= 8, "{distance}");
+
+    let text = report.to_string();
+    for line in [
+        "pictures        train  validation       test",
+        "ants                3           2          2",
+        "unreadable          1           0          0",
+        "width               1        160        160",
+        "formats: 1 JPEG, 12 PNG",
+        "  train/bees/broken.png: not a JPEG, PNG, GIF, WebP or BMP file",
+        "  validation/ants/copy.png = train/ants/0.png (the same file)",
+        "  1 of the pictures of train cannot be read",
+        "  1 of the pictures are less than 32 pixels wide or high: too little to see",
+        "  1 of the pictures of test are in train as well: what is measured on test looks better than it is",
+        "  1 of the pictures look like one of another class",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    assert!(!text.contains("unbalanced"), "{text}");
+}
+
+#[test]
+fn classes_of_very_different_sizes_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, first, count) in [("ants", 0, 9), ("bees", 20, 1)] {
+        let class = folder.path().join(class);
+        fs::create_dir(&class).unwrap();
+        for n in first..first + count {
+            picture(n, 64).save(class.join(format!("{n}.png"))).unwrap();
+        }
+    }
+    let text = report(folder.path()).to_string();
+    let warning = "train is unbalanced: 8 pictures of ants, 1 of bees (8.0 to 1)";
+    assert!(text.contains(warning), "{text}");
+    assert!(text.contains("has no picture of bees"), "{text}");
+}
+
+#[test]
+fn of_real_photos_those_are_found_that_are_there_twice() {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
+    let root = std::env::var_os("TRANSFER_TEST_PHOTOS").unwrap_or_else(|| beside.into());
+    let root = Path::new(&root).join("cats_and_dogs_filtered");
+    if !root.is_dir() {
+        return;
+    }
+    let report = report(&root);
+    let pairs: Vec<_> = report.duplicates().iter().map(pair).collect();
+    let mut ids = [pairs[0].0, pairs[0].1];
+    ids.sort_unstable();
+    assert_eq!(ids, ["train/dogs/dog.180.jpg", "train/dogs/dog.74.jpg"]);
+    assert_eq!((pairs.len(), report.warnings().len()), (1, 0), "{report}");
+}
