@@ -64,7 +64,7 @@ pub mod prelude {
     };
     pub use crate::notebook::{DisplayHandle, display};
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
-    pub use crate::settings::Settings;
+    pub use crate::settings::{Limit, Settings};
     pub use crate::training::{
         EarlyStopping, Fit, History, LearningRateFinder, Loss, Monitor, RmsProp,
     };
