@@ -1,6 +1,6 @@
 //! What a model file says about its model, as JSON beside the weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -187,23 +187,17 @@ impl ModelInfo {
                 _ => return Err(format!("{layer:?} does not take shape {shape:?}")),
             };
         }
-        let classes = self
-            .loss
-            .classes(&shape)
-            .map_err(|error| error.to_string())?;
+        let classes = self.loss.classes(&shape);
+        let classes = classes.map_err(|error| error.to_string())?;
         let named = self.classes.len();
         if named != classes {
             return Err(format!(
                 "expected the names of the {classes} classes that the head tells apart, got {named}"
             ));
         }
-        match self
-            .classes
-            .iter()
-            .enumerate()
-            .find(|(i, class)| self.classes[..*i].contains(class))
-        {
-            Some((_, class)) => Err(format!("two classes are named {class}")),
+        let mut seen = BTreeSet::new();
+        match self.classes.iter().find(|class| !seen.insert(*class)) {
+            Some(class) => Err(format!("two classes are named {class}")),
             None => Ok(()),
         }
     }
@@ -222,23 +216,19 @@ impl Input {
 
     /// Returns `[channels, height, width]` of what the network takes.
     pub(super) fn shape(&self) -> Result<[i64; 3], String> {
-        let Self {
-            size,
-            mean,
-            deviation,
-            ..
-        } = self;
-        if *size > MAX_SIZE {
+        let (size, mean, deviation) = (self.size, self.mean, self.deviation);
+        if size > MAX_SIZE {
             return Err(format!(
                 "expected pictures of at most {MAX_SIZE} pixels to a side, got {size}"
             ));
         }
-        if deviation.contains(&0.) || mean.iter().chain(deviation).any(|value| !value.is_finite()) {
+        if deviation.contains(&0.) || !mean.iter().chain(&deviation).all(|value| value.is_finite())
+        {
             return Err(format!(
                 "mean {mean:?} and deviation {deviation:?} are no scaling"
             ));
         }
-        Ok([3, i64::from(*size), i64::from(*size)])
+        Ok([3, i64::from(size), i64::from(size)])
     }
 }
 

@@ -215,11 +215,10 @@ fn network(
             units,
         } = layer
         {
-            let kernel = format!("{name}/kernel");
+            let (kernel, shape) = (format!("{name}/kernel"), [*units as i64, *inputs as i64]);
             let found = contents.get(&kernel).ok_or(format!("{kernel} is missing"));
-            found
-                .and_then(|found| found.check(&kernel, &[*units as i64, *inputs as i64]))
-                .map_err(refused)?;
+            let fits = found.and_then(|found| found.check(&kernel, &shape));
+            fits.map_err(refused)?;
         }
         model = model.push(layer.layer());
     }
