@@ -320,23 +320,22 @@ impl DataReport {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for part in &self.parts {
-            let (name, counts) = (&part.name, &part.counts);
-            let Some(most) = (0..counts.len()).rev().max_by_key(|&class| counts[class]) else {
-                continue;
-            };
-            let Some(fewest) = (0..counts.len()).min_by_key(|&class| counts[class]) else {
-                continue;
-            };
-            let [many, few] = [most, fewest].map(|class| thousands(counts[class]));
-            let [most_of, fewest_of] = [most, fewest].map(|class| &self.classes[class]);
-            if counts[most] > 0 && counts[fewest] == 0 {
-                warnings.push(format!("{name} has no picture of {fewest_of}"));
-            } else if counts[most] > UNBALANCED * counts[fewest] {
-                let ratio = counts[most] as f64 / counts[fewest] as f64;
-                warnings.push(format!(
-                    "{name} is unbalanced: {many} pictures of {most_of}, {few} of {fewest_of} ({ratio:.1} \
-                     to 1); look at each class' recall, as the accuracy says little of rare ones"
-                ));
+            let name = &part.name;
+            let counts = part.counts.iter().zip(&self.classes);
+            let most = counts.clone().rev().max_by_key(|(count, _)| **count);
+            let fewest = counts.min_by_key(|(count, _)| **count);
+            if let (Some((&many, most)), Some((&few, fewest))) = (most, fewest) {
+                if many > 0 && few == 0 {
+                    warnings.push(format!("{name} has no picture of {fewest}"));
+                } else if many > UNBALANCED * few {
+                    warnings.push(format!(
+                        "{name} is unbalanced: {} pictures of {most}, {} of {fewest} ({:.1} to 1); \
+                         look at each class' recall, as the accuracy says little of rare ones",
+                        thousands(many),
+                        thousands(few),
+                        many as f64 / few as f64,
+                    ));
+                }
             }
             match part.unreadable.len() {
                 0 => {}
@@ -410,7 +409,7 @@ impl fmt::Display for DataReport {
             let counts = self.parts.iter().map(|part| part.counts[label]);
             rows.push((class, counts.collect()));
         }
-        let more = format!("… of {} classes", thousands(self.classes.len()));
+        let more = format!("all {} classes", thousands(self.classes.len()));
         rows.push((
             if self.classes.len() > LISTED {
                 &more

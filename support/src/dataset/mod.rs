@@ -18,7 +18,7 @@ use image::RgbImage;
 use crate::assets::Assets;
 use crate::assets::archive::Zip;
 use crate::settings::{BrokenPictures, DATASETS, Limit, Settings, check_dataset};
-use crate::text::thousands;
+use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
 pub use tree::pictures_in;
@@ -297,7 +297,7 @@ impl fmt::Display for ImageDataset {
             let counts: Vec<_> = counts
                 .map(|(class, count)| format!("{class} {}", thousands(count)))
                 .collect();
-            writeln!(f, "  {title:<10}  {}", counts.join(", "))?;
+            writeln!(f, "  {title:<10}  {}", listed(&counts))?;
         }
         write!(f, "{}", self.note)
     }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Instant;
 
 use image::Rgb;
 use tch::Device;
@@ -11,6 +13,7 @@ use super::*;
 use crate::assets::archive::testing::pack;
 use crate::assets::hash;
 use crate::assets::tests::{Server, entry, file, item, nowhere, package};
+use crate::pipeline::Pixels;
 
 /// A folder with an (undecodable) picture at each path; a path that ends in `/` is a folder.
 fn folder(paths: &[&str]) -> tempfile::TempDir {
@@ -171,7 +174,88 @@ fn a_folder_that_cannot_serve_is_refused_with_what_is_wrong() {
     );
     assert_eq!(
         refusal(&split),
-        "train/ holds the classes cats, dogs, validation/ holds cats: they have to be the same"
+        "train/ and validation/ have to hold the same classes, and only one of them holds dogs"
+    );
+    for above in ["photos", "train"] {
+        let paths = ["cats/1.jpg", "dogs/1.jpg"].map(|path| format!("{above}/{path}"));
+        let reason = refusal(&paths.each_ref().map(String::as_str));
+        let hint = format!("/{above} holds cats, dogs: if these are the classes, give that");
+        assert!(reason.ends_with(&hint), "{reason}");
+    }
+}
+
+#[test]
+fn ten_thousand_classes_are_listed_split_and_told_in_short() {
+    let names: Vec<String> = (0..10_000).map(|at| format!("{at:04}/1.png")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let root = folder(&names);
+    let start = Instant::now();
+    let set = load(root.path()).unwrap();
+    assert_eq!((set.classes().len(), set.len()), (10_000, 10_000));
+    let [train, validation, _] = set.split([8, 1, 1]).unwrap();
+    assert_eq!([train.len(), validation.len()], [10_000, 0]);
+    for text in [set.to_string(), format!("{train:?}")] {
+        assert!(
+            text.contains(", … and 9,980 more") && text.len() < 1000,
+            "{text}"
+        );
+    }
+    let batch = train.map(|image| Pixels::from(image)).batch(32).first();
+    let error = batch.unwrap_err().to_string();
+    assert!(
+        error.contains("none of 10000 pictures can be read; 0000/1.png: "),
+        "{error}"
+    );
+    let few = ImageDataset::load(&settings(Some(root.path()), Limit::Examples(9_999)));
+    let error = few.unwrap_err().to_string();
+    assert!(
+        error.contains("at least 10000, one example of each class"),
+        "{error}"
+    );
+    let seconds = start.elapsed().as_secs();
+    assert!(seconds < 30, "{seconds} s");
+}
+
+#[test]
+fn pictures_of_one_pixel_are_trained_on_and_those_that_cannot_be_opened_skipped() {
+    let root = folder(&["a/", "b/"]);
+    for (class, color) in [("a", 10), ("b", 200)] {
+        let path = root.path().join(class).join("dot.png");
+        RgbImage::from_pixel(1, 1, Rgb([color; 3]))
+            .save(path)
+            .unwrap();
+    }
+    let gone = root.path().join("gone");
+    std::os::unix::fs::symlink(gone, root.path().join("a/link.png")).unwrap();
+    let locked = root.path().join("b/locked.png");
+    fs::copy(root.path().join("b/dot.png"), &locked).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
+    // Root opens everything.
+    let lock_holds = fs::read(&locked).is_err();
+    let [train, ..] = load(root.path()).unwrap().split([1, 0, 0]).unwrap();
+    let batches = train.map(|image| Pixels::from(image).resize(2, 2)).batch(4);
+    let (images, labels) = batches.first().unwrap();
+    let count = if lock_holds { 2 } else { 3 };
+    assert_eq!(images.size(), [count, 3, 2, 2]);
+    for at in 0..count {
+        let expected = if labels.int64_value(&[at]) == 0 {
+            10.
+        } else {
+            200.
+        };
+        assert_eq!(images.get(at), images.get(at).full_like(expected));
+    }
+    let skipped = batches.skipped();
+    let names: Vec<&str> = skipped
+        .iter()
+        .map(|skipped| skipped.name.as_str())
+        .collect();
+    let expected: &[&str] = &["a/link.png", "b/locked.png"];
+    assert_eq!(names, expected[..4 - count as usize]);
+    assert!(
+        skipped[0].reason.starts_with("cannot read "),
+        "{}",
+        skipped[0].reason
     );
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::{Example, Examples, Found, Source};
 use crate::assets::archive::{Zip, picture_of_split};
+use crate::text::listed;
 use crate::{Error, Result};
 
 /// What counts as a picture; what a file really is shows when it is decoded.
@@ -142,8 +143,15 @@ impl Tree {
         match classes.as_slice() {
             [] => return Err(unfit(name, format!("there are no class folders; {LAYOUT}"))),
             [only] => {
-                let reason =
+                let mut reason =
                     format!("there is one class only, {only}; at least two are needed; {LAYOUT}");
+                let below = self.folders_in(&format!("{only}/"));
+                if below.len() > 1 {
+                    let below = listed(&below);
+                    reason += &format!(
+                        "; {name}/{only} holds {below}: if these are the classes, give that"
+                    );
+                }
                 return Err(unfit(name, reason));
             }
             _ => {}
@@ -151,9 +159,11 @@ impl Tree {
         for (root, _) in &roots[1..] {
             let found = self.folders_in(root);
             if found != classes {
-                let (expected, got) = (classes.join(", "), found.join(", "));
+                let [expected, got] = [&classes, &found].map(BTreeSet::from_iter);
+                let differ: Vec<_> = expected.symmetric_difference(&got).copied().collect();
                 let reason = format!(
-                    "{first} holds the classes {expected}, {root} holds {got}: they have to be the same"
+                    "{first} and {root} have to hold the same classes, and only one of them holds {}",
+                    listed(&differ)
                 );
                 return Err(unfit(name, reason));
             }

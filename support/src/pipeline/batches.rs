@@ -18,6 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Dataset, Pixels, Skipped};
 use crate::assets::hash;
+use crate::text::listed;
 use crate::{Error, Result};
 
 /// How many batches may lie ready, or be in the making, before they are asked for.
@@ -200,7 +201,7 @@ impl Batches {
 
     fn error(&self, reason: String) -> Error {
         Error::Dataset {
-            name: self.classes().join(", "),
+            name: listed(self.classes()),
             reason,
         }
     }

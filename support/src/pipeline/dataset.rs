@@ -13,6 +13,7 @@ use image::RgbImage;
 use super::{Augmentation, Batches, Pixels, decode};
 use crate::dataset::{Example, ImageDataset, Raw};
 use crate::settings::BrokenPictures;
+use crate::text::listed;
 use crate::{Error, Result};
 
 /// Labelled pictures, each made into a `T` when it is asked for.
@@ -273,7 +274,7 @@ impl<T> fmt::Debug for Dataset<T> {
             f,
             "Dataset of {} examples of {}",
             self.len(),
-            self.classes.join(", ")
+            listed(&self.classes)
         )
     }
 }

@@ -8,7 +8,8 @@ use super::{FONT, Figure, MAX_WIDTH, draw};
 use crate::training::LearningRates;
 use crate::{Error, Result};
 
-/// So many steps at the end are not drawn, as fastai does: a loss that diverges would hide the others.
+/// So many steps at the end are not drawn, as with fastai: a loss that diverges would hide the
+/// others.
 const LAST: usize = 5;
 
 const HEIGHT: u32 = MAX_WIDTH / 2;

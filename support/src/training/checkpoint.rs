@@ -77,8 +77,8 @@ impl Checkpoints {
         self.prune(epoch, best)
     }
 
-    /// Removes what is neither this epoch's checkpoint nor the one before it nor one of the best: those
-    /// of an earlier run, and what a killed one left half written.
+    /// Removes what is neither this epoch's checkpoint nor the one before it nor one of the best:
+    /// those of an earlier run, and what a killed one left half written.
     fn prune(&self, epoch: usize, best: &[usize]) -> Result<()> {
         let kept = epoch.saturating_sub(KEPT - 1)..=epoch;
         let mut found = self.found()?;

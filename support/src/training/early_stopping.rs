@@ -81,8 +81,8 @@ impl EarlyStopping {
         self
     }
 
-    /// Gives the model the weights of the best epoch in the end, whether all epochs were trained, the
-    /// patience ran out or the notebook's Stop button was pressed; not after an error. The
+    /// Gives the model the weights of the best epoch in the end, whether all epochs were trained,
+    /// the patience ran out or the notebook's Stop button was pressed; not after an error. The
     /// optimizer's state stays that of the last step.
     #[must_use]
     pub fn restore_best_weights(mut self, restore: bool) -> Self {

@@ -243,9 +243,10 @@ impl Sequential<Compiled> {
     ///
     /// # Errors
     /// `Argument` when the labels do not fit the loss, there is nothing to train (no example, no
-    /// epoch, no trainable variable) or nothing to validate on, also for early stopping; `Picture` when a broken picture
-    /// stops the run; `Shape` when the pictures do not fit the model; `Checkpoint` when there is one
-    /// to continue from and it is damaged or of another run; `Io` when one cannot be saved.
+    /// epoch, no trainable variable) or nothing to validate on, which early stopping needs; `Picture`
+    /// when a broken picture stops the run; `Shape` when the pictures do not fit the model;
+    /// `Checkpoint` when there is one to continue from and it, or the best one, is damaged or of
+    /// another run; `Io` when one cannot be saved.
     pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
         self.check_training(batches, "fit, the training batches")?;
         if let Some(validation) = fit.validation {
@@ -548,8 +549,8 @@ impl Sequential<Compiled> {
         Ok(evaluation)
     }
 
-    /// Evaluates; returns nothing once `goes_on`, asked with each batch's number and the sums so far,
-    /// says no.
+    /// Evaluates; returns nothing once `goes_on`, asked with each batch's number and the sums so
+    /// far, says no.
     fn evaluate_source(
         &self,
         done: usize,
