@@ -12,7 +12,7 @@ use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequen
 use support::pipeline::Augmentation;
 use support::settings::BrokenPictures;
 use support::training::{Fit, Loss, RmsProp};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 fn ids(predictions: &Predictions) -> Vec<&str> {
     let examples = predictions.examples().iter();
@@ -157,14 +157,17 @@ fn assert_explanations_are_class_activation_maps(classes: &[&str], loss: Loss, o
             false,
             Kind::Float,
         );
-        let map = sum
-            .relu()
-            .reshape([1, 1, 3, 3])
-            .upsample_bilinear2d([96, 96], false, None, None)
-            .reshape([96, 96]);
+        let map = sum.relu().reshape([3, 3]);
         let map = &map / map.max();
-        let deviation = (maps.get(index) - map).abs().max().double_value(&[]);
+        // These are the pixels that the features look at; the first two are 32 apart.
+        let centers = Tensor::from_slice(&[31i64, 63, 95]);
+        let large = maps.get(index);
+        let at_centers = large.index_select(0, &centers).index_select(1, &centers);
+        let deviation = (at_centers - &map).abs().max().double_value(&[]);
         assert!(deviation < 1e-3, "{example:?}: {deviation}");
+        let between = (map.double_value(&[0, 1]) + 3. * map.double_value(&[1, 1])) / 4.;
+        assert!((large.double_value(&[55, 63]) - between).abs() < 1e-3);
+        assert_eq!(large.get(0), large.get(31), "beyond the first");
     }
     let error = model.explain(&predictions.take(0)).unwrap_err();
     assert!(matches!(error, Error::Argument { .. }), "{error}");

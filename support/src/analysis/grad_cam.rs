@@ -22,6 +22,8 @@ pub struct Explanations {
     maps: Tensor,
     /// The pictures' height and width.
     size: [i64; 2],
+    /// Which pixel the first position looks at, and how many further the next one.
+    centers: (i64, i64),
 }
 
 impl Sequential<Compiled> {
@@ -64,6 +66,7 @@ impl Sequential<Compiled> {
             predictions: predictions.with(explained.into_iter()),
             maps: Tensor::f_cat(&maps, 0).map_err(Error::torch("explanations"))?,
             size: [height, width],
+            centers: self.base().centers(),
         })
     }
 
@@ -110,9 +113,9 @@ impl Explanations {
         &self.predictions
     }
 
-    /// Returns the maps, `[N, height, width]` as the pictures: bilinear between the base's features,
-    /// and each divided by its largest value. One that is 0 everywhere has nothing that speaks for
-    /// the class.
+    /// Returns the maps, `[N, height, width]` as the pictures: bilinear between the pixels that the
+    /// base's features look at, and each divided by its largest value. One that is 0 everywhere has
+    /// nothing that speaks for the class.
     ///
     /// # Errors
     /// `Torch` if there is no memory for them.
@@ -128,14 +131,74 @@ impl Explanations {
     }
 
     fn enlarged(&self, maps: &Tensor) -> Result<Tensor> {
+        let (first, step) = self.centers;
+        let [height, width] = self.size;
+        let [count, rows, columns] = <[i64; 3]>::try_from(maps.size()).unwrap_or_default();
+        // Each pixel's place among the positions, the first being -1 and the last 1.
+        let places = |pixels: i64, positions: i64| {
+            let scale = 2. / (step * (positions - 1).max(1)) as f64;
+            Tensor::f_arange(pixels, (Kind::Float, Device::Cpu))?
+                .f_sub_scalar(first)?
+                .f_mul_scalar(scale)?
+                .f_sub_scalar(1)
+        };
         let enlarged = || {
+            let x = places(width, columns)?.f_expand([height, width], false)?;
+            let y = places(height, rows)?.f_unsqueeze(1)?;
+            let y = y.f_expand([height, width], false)?;
+            let grid = Tensor::f_stack(&[x, y], -1)?.f_expand([count, height, width, 2], false)?;
+            let (bilinear, border, corners_are_centers) = (0, 1, true);
             let maps = maps
                 .f_unsqueeze(1)?
-                .f_upsample_bilinear2d(self.size, false, None, None)?
+                .f_grid_sampler(&grid, bilinear, border, corners_are_centers)?
                 .f_squeeze_dim(1)?;
             let largest = maps.f_amax(&[1i64, 2][..], true)?;
             maps.f_div(&largest.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)
         };
         enlarged().map_err(Error::torch("explanations"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{MobileNetV2, Weights};
+
+    /// All weights being alike, what a feature sees lies evenly around what it looks at.
+    #[test]
+    fn features_look_at_their_centers() {
+        const SIDE: i64 = 608;
+        for (weights, expected) in [(Weights::TfHub, (31, 32)), (Weights::Torchvision, (0, 32))] {
+            let shape = [3, SIDE, SIDE];
+            let mut network = MobileNetV2::frame(weights, 0.35, shape, Device::Cpu).unwrap();
+            network.set_trainable(false);
+            for variable in network.variables_mut() {
+                let shape = variable.value().size();
+                let inputs: i64 = shape.iter().skip(1).product();
+                let value = match variable.name().rsplit('/').next() {
+                    // Small, so that no ReLU6 cuts anything off.
+                    Some("kernel") => 0.5 / inputs as f64,
+                    Some("gamma" | "moving_variance") => 1.,
+                    _ => 0.,
+                };
+                let values = Tensor::full(&shape, value, (Kind::Float, Device::Cpu));
+                variable.assign(&values).unwrap();
+            }
+            let (first, step) = network.centers();
+            assert_eq!((first, step), expected);
+            let input = Tensor::ones([1, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
+            let input = input.set_requires_grad(true);
+            let features = Sequential::new(network).run(0, &input, 154, 0).unwrap();
+            let feature = features.i((0, 0, 9, 9));
+            let seen = Tensor::run_backward(&[feature], &[&input], false, false).remove(0);
+            let seen = seen.sum_dim_intlist([0i64, 1, 2].as_slice(), false, Kind::Double);
+            let center = (Tensor::arange(SIDE, (Kind::Double, Device::Cpu)) * &seen).sum(None);
+            let center = (center / seen.sum(None)).double_value(&[]);
+            let expected = (first + 9 * step) as f64;
+            assert!(
+                (center - expected).abs() < 0.01,
+                "{weights}: {center} instead of {expected}"
+            );
+        }
     }
 }

@@ -220,6 +220,28 @@ impl MobileNetV2 {
         self.layers[0].output_shape()
     }
 
+    /// Returns (first, step): in both directions, position `i` of the features looks at what lies around
+    /// pixel `first + step * i` of a picture. That is not the middle of the pixels that it stands for: the
+    /// convolutions of stride 2 pad at one end more than at the other.
+    pub(crate) fn centers(&self) -> (i64, i64) {
+        let (mut first, mut step, mut padding) = (0, 1, 0);
+        for layer in &self.layers {
+            let (stride, own_padding) = match layer.operation() {
+                Operation::ZeroPadding { before, .. } => {
+                    padding = before;
+                    continue;
+                }
+                Operation::Conv2d { stride } => (stride, 0),
+                Operation::DepthwiseConv2d { stride, padding } => (stride, padding),
+                _ => continue,
+            };
+            let kernel = layer.variables()[0].value().size()[2];
+            first += step * (kernel / 2 - own_padding - std::mem::take(&mut padding));
+            step *= stride;
+        }
+        (first, step)
+    }
+
     /// Returns `[channels, height, width]` of the features.
     #[must_use]
     pub fn output_shape(&self) -> [i64; 3] {
