@@ -1,6 +1,7 @@
 //! Predictions on a small folder of pictures made here. Needs the default weights.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
 mod small_set;
 
 use std::fs;
@@ -8,9 +9,10 @@ use std::fs;
 use small_set::{augmented_batches, batches, model, pictures};
 use support::Error;
 use support::analysis::{Prediction, Predictions};
-use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential};
+use support::dataset::ImageDataset;
+use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, Weights};
 use support::pipeline::Augmentation;
-use support::settings::BrokenPictures;
+use support::settings::{BrokenPictures, Settings};
 use support::training::{Fit, Loss, RmsProp};
 use tch::{Device, Kind, Tensor};
 
@@ -109,76 +111,75 @@ fn what_cannot_be_predicted_is_an_error() {
     }
 }
 
-/// With one dense layer behind the pooling, the gradient is the same everywhere: the layer's kernel,
-/// divided by the number of positions.
+/// Compares the explanations of three pictures with those of `tests/reference/layer_cam.py`: what speaks
+/// for class 1 if that is predicted, and what speaks against it if it is not.
 #[track_caller]
-fn assert_explanations_are_class_activation_maps(classes: &[&str], loss: Loss, outputs: usize) {
-    let folder = pictures(classes, 6);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
-    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
-    base.set_trainable(false);
-    let mut model = Sequential::new(base)
+fn assert_explanations_equal_the_references(loss: Loss, kernel: &Tensor, bias: &[f32], name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    for class in ["cats", "dogs"] {
+        fs::create_dir_all(folder.path().join(class)).unwrap();
+        for n in 0..3 {
+            let path = folder.path().join(format!("{class}/{n}.png"));
+            common::picture(n, 160).save(path).unwrap();
+        }
+    }
+    let mut settings = Settings::from_env().unwrap();
+    settings.dataset = Some(folder.path().to_str().unwrap().into());
+    let dataset = ImageDataset::load(&settings).unwrap();
+    let [all, _, _] = dataset.split([1, 0, 0]).unwrap();
+    let batches = all.map(|image| Weights::Torchvision.format(image, 160));
+
+    let shape = [3, 160, 160];
+    let base = MobileNetV2::with_weights(Weights::Torchvision, shape, Device::Cpu).unwrap();
+    let model = Sequential::new(base)
         .push(GlobalAveragePooling2d)
         .push(Dropout::new(0.5))
-        .push(Dense::new(1280, outputs).seed(1))
+        .push(Dense::new(1280, bias.len()))
         .compile(RmsProp::new(1e-3), loss)
         .unwrap();
-    model.fit(&train, Fit::epochs(20)).unwrap();
-    // In another order than the dataset's, some of them, of every class.
-    let count = train.examples() - 1;
-    let predictions = model.predictions(&train).unwrap().highest_loss(count);
-    for class in 0..classes.len() {
-        let mut examples = predictions.examples().iter();
-        assert!(examples.any(|example| example.predicted == class));
-    }
-    let explanations = model.explain(&predictions).unwrap();
-    assert_eq!(ids(explanations.predictions()), ids(&predictions));
+    let set = |name: &str, values: &Tensor| {
+        let variable = model.variables().find(|v| v.name() == name).unwrap();
+        tch::no_grad(|| variable.value().shallow_clone().copy_(values));
+    };
+    set("dense/kernel", kernel);
+    set("dense/bias", &Tensor::from_slice(bias));
+    let predictions = model.predictions(&batches.batch(4)).unwrap();
+    let explanations = model.explain(&predictions.highest_loss(5)).unwrap();
+    let predictions = explanations.predictions();
+    assert_eq!(predictions.len(), 5);
     let maps = explanations.maps().unwrap();
-    assert_eq!(maps.size(), [count as i64, 96, 96]);
+    assert_eq!(maps.size(), [5, 160, 160]);
 
-    let mut images = std::collections::HashMap::new();
-    for batch in train.epoch(0) {
-        let batch = batch.unwrap();
-        let of_batch = (0..).zip(batch.ids);
-        images.extend(of_batch.map(|(i, id)| (id, batch.images.get(i))));
-    }
-    let kernel = model.variables().find(|v| v.name() == "dense/kernel");
-    let kernel = kernel.unwrap().value().detach();
+    let reference = &common::tensors("layer_cam.safetensors")[name];
+    // These are the pixels that the features look at: torchvision pads on both sides.
+    let centers = Tensor::arange(10, (Kind::Int64, Device::Cpu)) * 16;
     for (index, example) in (0..).zip(predictions.examples()) {
-        let image = images[&example.id].unsqueeze(0);
-        let features = model.base().forward(&image).unwrap().get(0);
-        let weights = match (loss, example.predicted as i64) {
-            (Loss::BinaryCrossentropy, 0) => -kernel.select(0, 0),
-            (Loss::BinaryCrossentropy, _) => kernel.select(0, 0),
-            (Loss::SparseCategoricalCrossentropy, class) => kernel.select(0, class),
-        };
-        let sum = (features * weights.reshape([1280, 1, 1])).sum_dim_intlist(
-            [0i64].as_slice(),
-            false,
-            Kind::Float,
-        );
-        let map = sum.relu().reshape([3, 3]);
-        let map = &map / map.max();
-        // These are the pixels that the features look at; the first two are 32 apart.
-        let centers = Tensor::from_slice(&[31i64, 63, 95]);
+        assert_eq!(example.predicted, usize::from(name == "for"));
+        let n = ["0.png", "1.png", "2.png"].map(|file| example.id.ends_with(file));
+        let n = n.iter().position(|is| *is).unwrap() as i64;
         let large = maps.get(index);
-        let at_centers = large.index_select(0, &centers).index_select(1, &centers);
-        let deviation = (at_centers - &map).abs().max().double_value(&[]);
-        assert!(deviation < 1e-3, "{example:?}: {deviation}");
-        let between = (map.double_value(&[0, 1]) + 3. * map.double_value(&[1, 1])) / 4.;
-        assert!((large.double_value(&[55, 63]) - between).abs() < 1e-3);
-        assert_eq!(large.get(0), large.get(31), "beyond the first");
+        let map = large.index_select(0, &centers).index_select(1, &centers);
+        common::assert_close(&example.id, &map, &reference.get(n), 1e-3);
+        let between = (map.double_value(&[3, 5]) + 3. * map.double_value(&[4, 5])) / 4.;
+        assert!((large.double_value(&[60, 80]) - between).abs() < 1e-3);
+        assert_eq!(large.get(159), large.get(144), "beyond the last");
     }
     let error = model.explain(&predictions.take(0)).unwrap_err();
     assert!(matches!(error, Error::Argument { .. }), "{error}");
 }
 
 #[test]
-fn an_explanation_is_the_class_activation_map_of_what_was_predicted() {
-    let [cats, dogs, newts] = ["cats", "dogs", "newts"];
-    assert_explanations_are_class_activation_maps(&[cats, dogs], Loss::BinaryCrossentropy, 1);
-    let sparse = Loss::SparseCategoricalCrossentropy;
-    assert_explanations_are_class_activation_maps(&[cats, dogs, newts], sparse, 3);
+fn explanations_equal_pytorch_grad_cams() {
+    let kernel = Tensor::arange(1280, (Kind::Float, Device::Cpu)).sin() / 10;
+    let (binary, sparse) = (
+        Loss::BinaryCrossentropy,
+        Loss::SparseCategoricalCrossentropy,
+    );
+    assert_explanations_equal_the_references(binary, &kernel.unsqueeze(0), &[0.], "for");
+    assert_explanations_equal_the_references(binary, &kernel.unsqueeze(0), &[-9.], "against");
+    let kernel = Tensor::stack(&[-&kernel, kernel.shallow_clone()], 0);
+    assert_explanations_equal_the_references(sparse, &kernel, &[0., 0.], "for");
+    assert_explanations_equal_the_references(sparse, &kernel, &[9., -9.], "against");
 }
 
 #[test]

@@ -2,12 +2,12 @@
 //! from them, and where in the pictures they come from. How they are drawn is [`plotting`](crate::plotting)'s affair.
 
 mod confusion;
-mod grad_cam;
+mod explanations;
 mod predictions;
 mod report;
 
 pub use confusion::ConfusionMatrix;
-pub use grad_cam::Explanations;
+pub use explanations::Explanations;
 pub use predictions::{Prediction, Predictions};
 pub(crate) use predictions::{highest, probabilities};
 pub use report::{Report, Scores};

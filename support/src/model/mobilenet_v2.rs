@@ -220,12 +220,12 @@ impl MobileNetV2 {
         self.layers[0].output_shape()
     }
 
-    /// Returns (first, step): in both directions, position `i` of the features looks at what lies around
-    /// pixel `first + step * i` of a picture. That is not the middle of the pixels that it stands for: the
-    /// convolutions of stride 2 pad at one end more than at the other.
-    pub(crate) fn centers(&self) -> (i64, i64) {
+    /// Returns (first, step): in both directions, position `i` of a layer's output looks at what lies
+    /// around pixel `first + step * i` of a picture. That is not the middle of the pixels that it stands
+    /// for: the convolutions of stride 2 pad at one end more than at the other.
+    pub(crate) fn centers(&self, layer: usize) -> (i64, i64) {
         let (mut first, mut step, mut padding) = (0, 1, 0);
-        for layer in &self.layers {
+        for layer in &self.layers[..=layer] {
             let (stride, own_padding) = match layer.operation() {
                 Operation::ZeroPadding { before, .. } => {
                     padding = before;

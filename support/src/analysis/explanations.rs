@@ -1,4 +1,4 @@
-//! Where in a picture a model sees the class that it predicts: [Grad-CAM](https://arxiv.org/abs/1610.02391).
+//! Where in a picture a model sees the class that it predicts, by gradients: Grad-CAM and what came of it.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -11,14 +11,21 @@ use crate::model::{Sequential, TopLayer};
 use crate::training::Compiled;
 use crate::{Error, Result};
 
-/// How much each part of each picture speaks for the predicted class.
+/// The share of a map's positions below its largest value. A few others, where padding makes features
+/// large, would make all the rest look small.
+const BELOW_LARGEST: f64 = 0.97;
+
+/// How much each part of each picture speaks for the predicted class: [Grad-CAM][grad-cam] in the form
+/// of [LayerCAM][layer-cam], which weights each position of a feature by its own gradient. That allows
+/// for a layer whose positions are half as far apart as those of the base's last one, 10x10 for pictures
+/// of 160x160: the last such layer is taken.
 ///
-/// With global average pooling and one dense layer on top, it is also what
-/// [class activation mapping](https://arxiv.org/abs/1512.04150) gives.
+/// [grad-cam]: https://arxiv.org/abs/1610.02391
+/// [layer-cam]: https://doi.org/10.1109/TIP.2021.3089943
 #[derive(Debug)]
 pub struct Explanations {
     predictions: Predictions,
-    /// `[N, H / 32, W / 32]`, not negative.
+    /// `[N, H / 16, W / 16]`, not negative.
     maps: Tensor,
     /// The pictures' height and width.
     size: [i64; 2],
@@ -27,8 +34,8 @@ pub struct Explanations {
 }
 
 impl Sequential<Compiled> {
-    /// Returns where in its picture each prediction comes from: the features of the base, each
-    /// weighted by its mean effect on the predicted class' logit, where they add up to more than 0.
+    /// Returns where in its picture each prediction comes from: the features of a layer, each weighted at
+    /// each position by its effect on the predicted class' logit where that is positive, added up.
     ///
     /// # Errors
     /// `Argument` if there is no prediction, or they are of another number of classes; `Shape` when the pictures do not fit the model;
@@ -41,7 +48,8 @@ impl Sequential<Compiled> {
             .iter()
             .map(|prediction| (prediction.id.as_str(), prediction))
             .collect();
-        let features = self.inference(0, self.base().layers().len() - 1)?;
+        let layer = self.explained_layer();
+        let features = self.inference(0, layer)?;
         let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
         let (start, steps) = (Instant::now(), batches.len());
         let (mut explained, mut maps) = (Vec::new(), Vec::new());
@@ -49,7 +57,7 @@ impl Sequential<Compiled> {
             let batch = batch?;
             let found = batch.ids.iter().filter_map(|id| by_id.get(id.as_str()));
             let found: Vec<&Prediction> = found.copied().collect();
-            maps.push(self.grad_cam(&features(&batch.images)?, &found)?);
+            maps.push(self.layer_cam(layer, &features(&batch.images)?, &found)?);
             explained.extend(found);
             progress.show(|| {
                 let rate = explained.len() as f64 / start.elapsed().as_secs_f64();
@@ -66,22 +74,36 @@ impl Sequential<Compiled> {
             predictions: predictions.with(explained.into_iter()),
             maps: Tensor::f_cat(&maps, 0).map_err(Error::torch("explanations"))?,
             size: [height, width],
-            centers: self.base().centers(),
+            centers: self.base().centers(layer),
         })
     }
 
-    /// Returns the maps `[N, h, w]` of features `[N, C, h, w]`.
-    fn grad_cam(&self, features: &Tensor, predictions: &[&Prediction]) -> Result<Tensor> {
+    /// Returns the last layer of the base with twice the positions of its output in either direction.
+    fn explained_layer(&self) -> usize {
+        let [_, height, _] = self.base().output_shape();
+        let layers = self.base().layers();
+        let finer = |index: &usize| {
+            layers[*index].output_shape()[1] == 2 * height && self.base().is_cut(*index)
+        };
+        (0..layers.len()).rev().find(finer).unwrap_or_default()
+    }
+
+    /// Returns the maps `[N, h, w]` of a layer's features `[N, C, h, w]`.
+    fn layer_cam(
+        &self,
+        layer: usize,
+        features: &Tensor,
+        predictions: &[&Prediction],
+    ) -> Result<Tensor> {
         let features = features.detach().set_requires_grad(true);
         let forward = |input: Tensor, layer: &TopLayer| match layer {
             TopLayer::GlobalAveragePooling2d(layer) => layer.forward(&input),
             TopLayer::Dropout(_) => Ok(input),
             TopLayer::Dense(layer) => layer.forward_recorded(&input),
         };
-        let logits = self
-            .top()
-            .iter()
-            .try_fold(features.shallow_clone(), forward)?;
+        let last_of_base = self.base().layers().len() - 1;
+        let output = self.run(layer, &features, last_of_base, 0)?;
+        let logits = self.top().iter().try_fold(output, forward)?;
         let predicted = predictions.iter().map(|p| p.predicted as i64);
         let predicted = Tensor::from_slice(&predicted.collect::<Vec<_>>());
         let maps = || -> Result<Tensor, TchError> {
@@ -95,12 +117,17 @@ impl Sequential<Compiled> {
             let score = scores.f_sum(Kind::Float)?;
             let gradients = Tensor::f_run_backward(&[score], &[&features], false, false)?;
             let _no_grad = tch::no_grad_guard();
-            let weights = gradients[0].f_mean_dim(&[2i64, 3][..], true, Kind::Float)?;
-            features
-                .f_mul(&weights)?
+            let maps = features
+                .f_mul(&gradients[0].f_relu()?)?
                 .f_sum_dim_intlist(&[1i64][..], false, Kind::Float)?
-                .f_relu()?
-                .f_to_device(Device::Cpu)
+                .f_to_device(Device::Cpu)?;
+            let largest = maps.f_reshape([maps.size()[0], -1])?.f_quantile_scalar(
+                BELOW_LARGEST,
+                1,
+                true,
+                "linear",
+            )?;
+            maps.f_minimum(&largest.f_unsqueeze(2)?)
         };
         maps().map_err(Error::torch("explanations"))
     }
@@ -184,7 +211,7 @@ mod tests {
                 let values = Tensor::full(&shape, value, (Kind::Float, Device::Cpu));
                 variable.assign(&values).unwrap();
             }
-            let (first, step) = network.centers();
+            let (first, step) = network.centers(154);
             assert_eq!((first, step), expected);
             let input = Tensor::ones([1, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
             let input = input.set_requires_grad(true);
