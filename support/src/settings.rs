@@ -44,8 +44,8 @@ pub struct Settings {
     pub broken: BrokenPictures,
     /// Where fetched pictures and weights lie (`TRANSFER_DATA`).
     pub data_dir: PathBuf,
-    /// Where the notebooks' checkpoints go, a folder in it for each phase of training
-    /// (`TRANSFER_CHECKPOINTS`).
+    /// Where the notebooks' checkpoints go, a folder in it for each phase of training, and their model
+    /// files (`TRANSFER_CHECKPOINTS`).
     pub checkpoints: PathBuf,
     /// The values as loaded, in the order of [`Settings::rows`], and whether each was given.
     loaded: Vec<(String, bool)>,

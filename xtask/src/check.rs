@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::environment::Python;
 use crate::execute::Execution;
-use crate::notebook::Notebook;
-use crate::process::run;
+use crate::notebook::{Notebook, epochs};
+use crate::process::{output, run};
 use crate::report;
 use crate::setup::Ready;
 
@@ -191,6 +191,9 @@ pub(crate) fn notebooks(ready: &Ready) -> anyhow::Result<()> {
             cell_limit: Some(CELL_LIMIT),
         };
         let fresh = Notebook::read(&execution.run(&ready.python)?)?;
+        if notebook.ends_with("transfer_learning.ipynb") {
+            the_program_comes_to_the_same(ready, &settings, &fresh)?;
+        }
         let differences = saved.differences(&fresh);
         if !differences.is_empty() {
             bail!(
@@ -207,6 +210,31 @@ pub(crate) fn notebooks(ready: &Ready) -> anyhow::Result<()> {
             ),
         );
     }
+    Ok(())
+}
+
+/// The tutorial as a program trains as the notebook does, to the last digit that is printed.
+fn the_program_comes_to_the_same(
+    ready: &Ready,
+    settings: &[(&str, &str)],
+    notebook: &Notebook,
+) -> anyhow::Result<()> {
+    let figures = ready.checkout.output().join("program");
+    let mut program = ready.checkout.cargo(&["run", "--quiet", "-p", "support"]);
+    program.args(["--example", "transfer_learning", "--"]);
+    program.arg(&figures).envs(settings.iter().copied());
+    program.envs(crate::settings::absolute_paths()?);
+    let epochs = epochs(&output(&mut program)?);
+    ensure!(
+        !epochs.is_empty() && epochs == notebook.epochs(),
+        "the program's epochs are not the notebook's:\n{}\n{}",
+        epochs.join("\n"),
+        notebook.epochs().join("\n")
+    );
+    report::done(
+        "checked",
+        format!("{} epochs of the program are the notebook's", epochs.len()),
+    );
     Ok(())
 }
 

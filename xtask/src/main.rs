@@ -23,7 +23,8 @@ const COMMANDS: &str = "\
 cargo xtask COMMAND
 
   setup         prepares everything: Python environment, evcxr, kernel, weights, pictures
-  run           set-up, then runs notebooks/transfer_learning.ipynb and saves it with a web page
+  run [NAME]    set-up, then runs notebooks/NAME.ipynb, or transfer_learning.ipynb, and saves it with a
+                web page
   lab [ARGS]    set-up, then opens JupyterLab; ARGS go to `jupyter lab`
   test          set-up, then formatting, lints, tests, docs and the notebook checks
   bench [ARGS]  times the tutorial beside Keras and PyTorch; `bench --help` lists ARGS
@@ -44,7 +45,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ("setup", []) => setup::setup().map(drop),
-        ("run", []) => run::run(),
+        ("run", []) => run::run("transfer_learning"),
+        ("run", [name]) => run::run(name),
         ("lab", rest) => run::lab(rest),
         ("test", []) => test::test(),
         ("bench", rest) => bench::bench(rest),

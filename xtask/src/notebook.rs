@@ -178,12 +178,51 @@ impl Notebook {
         self.code().filter(|cell| cell.is_deterministic()).count()
     }
 
+    /// Returns what each epoch reached, without the times.
+    pub(crate) fn epochs(&self) -> Vec<String> {
+        self.code().flat_map(|cell| epochs(&cell.text())).collect()
+    }
+
+    /// Returns where this notebook's code, or the order of its cells, is not that of another one.
+    #[cfg(test)]
+    fn other_code(&self, other: &Self) -> Vec<String> {
+        let shape = |notebook: &Self| -> Vec<String> {
+            let cells = notebook.cells.iter();
+            cells
+                .map(|cell| match cell.is_code() {
+                    true => cell.source.to_string(),
+                    false => cell.cell_type.clone(),
+                })
+                .collect()
+        };
+        let (these, others) = (shape(self), shape(other));
+        let longest = these.len().max(others.len());
+        (0..longest)
+            .filter(|&index| these.get(index) != others.get(index))
+            .map(|index| {
+                format!(
+                    "cell {index}: {:?}, {:?}",
+                    these.get(index),
+                    others.get(index)
+                )
+            })
+            .collect()
+    }
+
     /// Returns the last epoch of each cell that trains.
     pub(crate) fn training_results(&self) -> Vec<Epoch> {
         self.code()
             .filter_map(|cell| cell.text().lines().filter_map(Epoch::parse).next_back())
             .collect()
     }
+}
+
+/// Returns what each epoch in a program's output reached, without the times.
+pub(crate) fn epochs(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| Epoch::parse(line).is_some());
+    lines
+        .filter_map(|line| Some(line[line.find("loss: ")?..].to_owned()))
+        .collect()
 }
 
 /// The accuracies at the end of an epoch.
@@ -245,6 +284,32 @@ mod tests {
 
     fn notebook(cells: &[Value]) -> Notebook {
         serde_json::from_value(json!({"cells": cells, "nbformat": 4})).unwrap()
+    }
+
+    #[test]
+    fn the_chinese_notebook_has_the_same_code() {
+        let read = |name: &str| {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../notebooks");
+            Notebook::read(&folder.join(name)).unwrap()
+        };
+        let english = read("transfer_learning.ipynb");
+        let chinese = read("transfer_learning.zh.ipynb");
+        assert_eq!(chinese.other_code(&english), Vec::<String>::new());
+        let other = [code(1, "let a = 1;", json!([]), &[])];
+        assert!(!notebook(&other).other_code(&english).is_empty());
+    }
+
+    #[test]
+    fn epochs_are_compared_without_their_times() {
+        let line =
+            "63/63 - 9s 150ms/step - 98 img/s - loss: 0.16 - accuracy: 0.94 - val_accuracy: 0.95";
+        let text = format!("Epoch 1/1\n{line}\ninitial loss: 0.9 - accuracy: 0.5\n");
+        let epoch = "loss: 0.16 - accuracy: 0.94 - val_accuracy: 0.95";
+        assert_eq!(epochs(&text), [epoch]);
+        assert_eq!(
+            notebook(&[code(1, "fit", printed(&text), &[])]).epochs(),
+            [epoch]
+        );
     }
 
     #[test]

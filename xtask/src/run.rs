@@ -1,17 +1,24 @@
-//! `run` and `lab`: the notebook, without a browser and with one.
+//! `run` and `lab`: the notebooks, without a browser and with one.
 
 use std::time::Instant;
+
+use anyhow::ensure;
 
 use crate::execute::{Execution, web_page};
 use crate::notebook::Notebook;
 use crate::process::run as run_command;
 use crate::{report, settings, setup};
 
-/// Runs the tutorial's notebook and says where the result is and what it reached.
-pub(crate) fn run() -> anyhow::Result<()> {
+/// Runs a notebook and says where the result is and what each training reached.
+pub(crate) fn run(name: &str) -> anyhow::Result<()> {
     let ready = setup::setup()?;
     let start = Instant::now();
-    let notebook = ready.checkout.join("notebooks/transfer_learning.ipynb");
+    let name = name.strip_suffix(".ipynb").unwrap_or(name);
+    let notebook = ready
+        .checkout
+        .join("notebooks")
+        .join(format!("{name}.ipynb"));
+    ensure!(notebook.is_file(), "there is no {}", notebook.display());
     let output = ready.checkout.output();
     println!("\nrunning {}", notebook.display());
     let executed = Execution {
@@ -24,7 +31,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let page = web_page(&ready.python, &executed)?;
     println!();
     for (number, result) in (1..).zip(Notebook::read(&executed)?.training_results()) {
-        report::done(&format!("phase {number}"), result);
+        report::done(&format!("training {number}"), result);
     }
     report::done("time", report::duration(start.elapsed()));
     report::done("notebook", executed.display());
