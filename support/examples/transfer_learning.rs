@@ -4,8 +4,9 @@
 //! cargo run --release -p support --example transfer_learning -- [FOLDER]
 //! ```
 //!
-//! It reads the same `TRANSFER_*` settings, comes to the same numbers, and saves the figures that
-//! the notebook shows inline in a folder, `target/transfer_learning` unless another is named.
+//! It reads the same `TRANSFER_*` settings and comes to the same numbers. The figures that the notebook
+//! shows inline, and the model file, go into a folder, `target/transfer_learning` unless another is
+//! named.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -96,19 +97,50 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?;
 
     // Evaluation
-    println!("test {}", model.evaluate(&test_batches)?);
-    let predictions = model.predictions(&test_batches)?;
-    println!(
-        "{}\n{}",
-        predictions.confusion_matrix(),
-        predictions.report()
-    );
-    save(predictions.show()?, "predictions.png")?;
-    save(
-        predictions.confusion_matrix().show()?,
-        "confusion_matrix.png",
+    let unseen_batches = if test_batches.is_empty() {
+        &validation_batches
+    } else {
+        &test_batches
+    };
+    let evaluation = model.evaluate(unseen_batches)?;
+    println!("{evaluation}");
+    let predictions = model.predictions(unseen_batches)?;
+    save(predictions.spread(9).show()?, "predictions.png")?;
+    let matrix = predictions.confusion_matrix();
+    println!("{matrix}\n{}", predictions.report());
+    save(matrix.show()?, "confusion_matrix.png")?;
+    save(predictions.highest_loss(9).show()?, "highest_loss.png")?;
+    let explanations = model.explain(&predictions.spread(9))?;
+    save(explanations.show()?, "explanations.png")?;
+
+    // Augmentation and dropout
+    let augmentation = Augmentation::new()
+        .random_flip_horizontal()
+        .random_rotation(0.2)
+        .color_jitter(0.2, 0.2, 0.2);
+    let augmented_train = train.augment(augmentation)?;
+    save(augmented_train.show_augmented()?, "augmentation.png")?;
+    let augmented_batches = augmented_train
+        .shuffle(SHUFFLE_BUFFER_SIZE)
+        .batch(settings.batch_size);
+    let mut augmented_base = MobileNetV2::pretrained(IMG_SHAPE, settings.device)?;
+    augmented_base.set_trainable(false);
+    let mut augmented_model = Sequential::new(augmented_base)
+        .push(GlobalAveragePooling2d)
+        .push(Dropout::new(0.2).seed(settings.seed))
+        .push(Dense::new(1280, 1).seed(settings.seed))
+        .compile(RmsProp::new(BASE_LEARNING_RATE), Loss::BinaryCrossentropy)?;
+    augmented_model.fit(
+        &augmented_batches,
+        Fit::epochs(settings.epochs).validation(&validation_batches),
     )?;
-    let worst = predictions.highest_loss(9);
-    save(model.explain(&worst)?.show()?, "highest_loss.png")?;
+
+    // The model file
+    let model_file = folder.join("model.safetensors");
+    let record = TrainingRecord::new(&train_batches)
+        .history(&history)
+        .evaluation(&evaluation);
+    model.save(&model_file, &record)?;
+    println!("saved {}", model_file.display());
     Ok(())
 }

@@ -215,7 +215,12 @@ impl Weights {
         let output = if self.reordered {
             fused::convolution(input, kernel, bias, geometry, convolution.relu6)?
         } else {
-            convolution.clamp(convolve(&convolution.pad(input)?, kernel, bias, geometry)?)?
+            convolution.clamp(convolve(
+                &convolution.pad(input)?,
+                kernel,
+                Some(bias),
+                geometry,
+            )?)?
         };
         add(output, residual)
     }

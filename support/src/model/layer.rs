@@ -294,22 +294,19 @@ impl Layer {
                     channels,
                 )
             }
-            Operation::BatchNormalization { epsilon } => input.f_batch_norm(
-                Some(variable(0)),
-                Some(variable(1)),
-                Some(variable(2)),
-                Some(variable(3)),
-                false,
-                0.,
-                epsilon,
-                false,
-            ),
+            Operation::BatchNormalization { epsilon } => self.normalize(input, epsilon),
             Operation::Relu6 => input.f_clamp(0., 6.),
             Operation::Add => second
                 .ok_or_else(|| TchError::Shape("an addition of one input".into()))
                 .and_then(|second| input.f_add(second)),
         };
         output.map_err(Error::torch(format!("layer {}", self.name)))
+    }
+
+    /// Does the work of a batch normalization.
+    pub(super) fn normalize(&self, input: &Tensor, epsilon: f64) -> Result<Tensor, TchError> {
+        let [gamma, beta, mean, variance] = [0, 1, 2, 3].map(|i| Some(self.variables[i].value()));
+        input.f_batch_norm(gamma, beta, mean, variance, false, 0., epsilon, false)
     }
 }
 

@@ -140,8 +140,15 @@ impl Convolution {
 
     /// Returns the convolution's output, recorded for a backward pass.
     fn run(self, layers: &[Layer], input: &Tensor) -> Result<Tensor, TchError> {
+        let padded = self.pad(input)?;
+        if input.device() != Device::Cpu {
+            // Small batches keep a GPU waiting for the next kernel: these are the fewest.
+            let kernel = layers[self.layer].variables()[0].value();
+            let output = convolve(&padded, kernel, None, self.geometry)?;
+            return self.clamp(layers[self.layer + 1].normalize(&output, self.epsilon)?);
+        }
         let (kernel, bias) = self.folded(layers)?;
-        self.clamp(convolve(&self.pad(input)?, &kernel, &bias, self.geometry)?)
+        self.clamp(convolve(&padded, &kernel, Some(&bias), self.geometry)?)
     }
 
     /// Does what is left of the work of the padding layer before it.
@@ -240,18 +247,11 @@ pub(super) fn add(mut output: Tensor, residual: Option<&Tensor>) -> Result<Tenso
 pub(super) fn convolve(
     input: &Tensor,
     kernel: &Tensor,
-    bias: &Tensor,
+    bias: Option<&Tensor>,
     geometry: Geometry,
 ) -> Result<Tensor, TchError> {
     let (strides, paddings) = ([geometry.stride; 2], [geometry.padding; 2]);
-    input.f_conv2d(
-        kernel,
-        Some(bias),
-        strides,
-        paddings,
-        [1, 1],
-        geometry.groups,
-    )
+    input.f_conv2d(kernel, bias, strides, paddings, [1, 1], geometry.groups)
 }
 
 /// Returns the same `[N, C, H, W]` tensor on `device`, with its memory in N, H, W, C order, for

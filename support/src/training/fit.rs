@@ -209,6 +209,25 @@ impl fmt::Display for Evaluation {
     }
 }
 
+/// A batch's loss, where it was computed.
+struct BatchLoss {
+    /// The root of the backward pass.
+    mean: Tensor,
+    correct: Tensor,
+    examples: i64,
+}
+
+impl BatchLoss {
+    fn read(&self) -> Result<Evaluation> {
+        let read = || {
+            let accuracy = self.correct.f_int64_value(&[])? as f64 / self.examples as f64;
+            let loss = self.mean.f_double_value(&[])?;
+            Ok(Evaluation { loss, accuracy })
+        };
+        read().map_err(Error::torch("loss"))
+    }
+}
+
 /// Sums over the examples seen so far.
 #[derive(Default)]
 struct Totals {
@@ -539,14 +558,15 @@ impl Sequential<Compiled> {
         labels: &Tensor,
     ) -> Result<Evaluation> {
         let logits = self.run(done, input, self.last(), self.compiled.step)?;
-        let (loss, evaluation) = self.loss(&logits, labels)?;
+        let loss = self.loss(&logits, labels)?;
         let (variables, compiled) = self.split_compiled();
         let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
-        let gradients = Tensor::f_run_backward(&[loss], &values, false, false)
+        let gradients = Tensor::f_run_backward(&[&loss.mean], &values, false, false)
             .map_err(Error::torch("backward pass"))?;
         compiled.optimizer.step(&variables, &gradients)?;
         compiled.step += 1;
-        Ok(evaluation)
+        // Only now: a GPU is waited for.
+        loss.read()
     }
 
     /// Evaluates; returns nothing once `goes_on`, asked with each batch's number and the sums so
@@ -561,7 +581,7 @@ impl Sequential<Compiled> {
         let mut totals = Totals::default();
         for (step, batch) in (1..).zip(source.epoch(0)) {
             let (input, labels) = batch?;
-            totals.add(self.loss(&rest(&input)?, &labels)?.1, labels.numel());
+            totals.add(self.loss(&rest(&input)?, &labels)?.read()?, labels.numel());
             if !goes_on(step, &totals) {
                 return Ok(None);
             }
@@ -569,16 +589,16 @@ impl Sequential<Compiled> {
         Ok(Some(totals.mean()))
     }
 
-    /// Returns the mean loss of a batch twice: as the root of the backward pass, and as a number
-    /// beside the accuracy.
-    fn loss(&self, logits: &Tensor, labels: &Tensor) -> Result<(Tensor, Evaluation)> {
+    /// Returns the mean loss of a batch, and how many of its examples are classified right.
+    fn loss(&self, logits: &Tensor, labels: &Tensor) -> Result<BatchLoss> {
         let loss = self.compiled.loss;
         let evaluate = || {
             let labels = labels.f_to_device(logits.device())?;
-            let mean = loss.mean(logits, &labels)?;
-            let accuracy = loss.correct(logits, &labels)? as f64 / logits.size()[0] as f64;
-            let loss = mean.f_double_value(&[])?;
-            Ok((mean, Evaluation { loss, accuracy }))
+            Ok(BatchLoss {
+                mean: loss.mean(logits, &labels)?,
+                correct: loss.correct(logits, &labels)?,
+                examples: logits.size()[0],
+            })
         };
         evaluate().map_err(Error::torch("loss"))
     }
@@ -611,12 +631,21 @@ impl Sequential<Compiled> {
     }
 }
 
+/// Formats the time of a step as Keras does.
+fn step_time(seconds: f64) -> String {
+    match seconds {
+        1.0.. => format!("{seconds:.0}s"),
+        1e-3.. => format!("{:.0}ms", 1e3 * seconds),
+        _ => format!("{:.0}us", 1e6 * seconds),
+    }
+}
+
 /// Formats an epoch as Keras does.
 fn epoch_line(log: &EpochLog, steps: usize, examples: usize, train_seconds: f64) -> String {
     let mut line = format!(
-        "{steps}/{steps} - {:.0}s {:.0}ms/step - {:.0} img/s - loss: {:.4} - accuracy: {:.4}",
+        "{steps}/{steps} - {:.0}s {}/step - {:.0} img/s - loss: {:.4} - accuracy: {:.4}",
         log.seconds,
-        1e3 * train_seconds / steps as f64,
+        step_time(train_seconds / steps as f64),
         examples as f64 / train_seconds,
         log.loss,
         log.accuracy,
@@ -725,5 +754,7 @@ mod tests {
             "63/63 - 9s 149ms/step - 213 img/s - loss: 0.1634 - accuracy: 0.9420 \
              - val_loss: 0.1520 - val_accuracy: 0.9530"
         );
+        let times = [2.4, 0.15, 0.000_312].map(step_time);
+        assert_eq!(times, ["2s", "150ms", "312us"]);
     }
 }

@@ -93,18 +93,15 @@ impl Loss {
         }
     }
 
-    /// Returns how many of the `N` examples are classified right.
-    pub(super) fn correct(self, logits: &Tensor, labels: &Tensor) -> Result<i64, TchError> {
+    /// Returns how many of the `N` examples are classified right, a scalar.
+    pub(super) fn correct(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
         let predicted = match self {
             Self::BinaryCrossentropy => {
                 logits.f_gt(0.)?.f_to_kind(Kind::Int64)?.f_squeeze_dim(1)?
             }
             Self::SparseCategoricalCrossentropy => logits.f_argmax(1, false)?,
         };
-        predicted
-            .f_eq_tensor(labels)?
-            .f_sum(Kind::Int64)?
-            .f_int64_value(&[])
+        predicted.f_eq_tensor(labels)?.f_sum(Kind::Int64)
     }
 }
 
@@ -145,7 +142,7 @@ mod tests {
             let gradients = Tensor::run_backward(&[&mean], &[&logits], false, false);
             assert_close(&gradients[0], of("gradient"));
             let correct = loss.correct(&logits, of("labels")).unwrap();
-            let accuracy = correct as f64 / logits.size()[0] as f64;
+            let accuracy = correct.int64_value(&[]) as f64 / logits.size()[0] as f64;
             assert!((accuracy - of("accuracy").double_value(&[])).abs() < 1e-6);
             assert!(accuracy > 0. && accuracy < 1., "{accuracy}");
             let probabilities = loss.probabilities(&logits.detach()).unwrap();

@@ -2,7 +2,6 @@
 //! optimizers keep theirs out of reach.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use serde_json::Value;
 use tch::{TchError, Tensor};
@@ -25,6 +24,8 @@ pub struct RmsProp {
     epsilon: f64,
     /// `v`, by variable.
     mean_squares: BTreeMap<String, Tensor>,
+    /// The state of the variables of the last step, which are named, in one tensor.
+    joined: Option<(Vec<String>, Tensor)>,
 }
 
 impl RmsProp {
@@ -36,6 +37,7 @@ impl RmsProp {
             rho: 0.9,
             epsilon: 1e-7,
             mean_squares: BTreeMap::new(),
+            joined: None,
         }
     }
 
@@ -57,6 +59,7 @@ impl RmsProp {
         let mean_squares: Result<_, TchError> = self.mean_squares.iter().map(copy).collect();
         Ok(Self {
             mean_squares: mean_squares.map_err(Error::torch("copying the optimizer's state"))?,
+            joined: None,
             ..*self
         })
     }
@@ -84,33 +87,73 @@ impl RmsProp {
     /// Replaces the state.
     pub(super) fn set_mean_squares(&mut self, mean_squares: BTreeMap<String, Tensor>) {
         self.mean_squares = mean_squares;
+        self.joined = None;
     }
 
     /// Changes each variable by one step along its gradient.
     pub(super) fn step(&mut self, variables: &[&Variable], gradients: &[Tensor]) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        for (variable, gradient) in variables.iter().zip(gradients) {
-            self.update(variable, gradient)
-                .map_err(Error::torch(format!("updating {}", variable.name())))?;
+        self.update(variables, gradients)
+            .map_err(Error::torch("updating the variables"))
+    }
+
+    fn update(&mut self, variables: &[&Variable], gradients: &[Tensor]) -> Result<(), TchError> {
+        let gradient = joined(gradients)?;
+        let mut mean_square = self.joined_mean_squares(variables)?;
+        // v + (1 - rho) * (g^2 - v)
+        let _updated = mean_square.f_lerp_(&gradient.f_square()?, 1. - self.rho)?;
+        let scale = mean_square.f_sqrt()?.f_add_scalar_(self.epsilon)?;
+        let change = gradient.f_div(&scale)?.f_mul_scalar_(self.learning_rate)?;
+        for (variable, change) in variables.iter().zip(parts(&change, variables)) {
+            let _updated = variable.value().shallow_clone().f_sub_(&change?)?;
         }
         Ok(())
     }
 
-    fn update(&mut self, variable: &Variable, gradient: &Tensor) -> Result<(), TchError> {
-        let mut square = gradient.f_square()?;
-        let mean_square = match self.mean_squares.entry(variable.name().into()) {
-            Entry::Occupied(entry) => {
-                let mean_square = entry.into_mut();
-                // v + (1 - rho) * (g^2 - v)
-                let _updated = mean_square.f_lerp_(&square, 1. - self.rho)?;
-                mean_square
-            }
-            Entry::Vacant(entry) => entry.insert(square.f_mul_scalar_(1. - self.rho)?),
-        };
-        let scale = mean_square.f_sqrt()?.f_add_scalar_(self.epsilon)?;
-        let mut change = gradient.f_div(&scale)?;
-        let change = change.f_mul_scalar_(self.learning_rate)?;
-        let _updated = variable.value().shallow_clone().f_sub_(&change)?;
-        Ok(())
+    /// Returns the state of these variables in one tensor, of which `mean_squares` then holds parts:
+    /// one operation for all is quicker than many small ones, on a GPU above all.
+    fn joined_mean_squares(&mut self, variables: &[&Variable]) -> Result<Tensor, TchError> {
+        if let Some((names, joined)) = &self.joined
+            && names
+                .iter()
+                .eq(variables.iter().map(|variable| variable.name()))
+        {
+            return Ok(joined.shallow_clone());
+        }
+        let values = variables.iter().map(|variable| {
+            let known = self.mean_squares.get(variable.name());
+            known.map_or_else(
+                || variable.value().detach().f_zeros_like(),
+                |known| Ok(known.shallow_clone()),
+            )
+        });
+        let joined = joined(&values.collect::<Result<Vec<_>, _>>()?)?;
+        let names: Vec<String> = variables.iter().map(|v| v.name().to_owned()).collect();
+        for (name, part) in names.iter().zip(parts(&joined, variables)) {
+            self.mean_squares.insert(name.clone(), part?);
+        }
+        self.joined = Some((names, joined.shallow_clone()));
+        Ok(joined)
     }
+}
+
+/// Returns all values, one tensor's after the other's.
+fn joined(tensors: &[Tensor]) -> Result<Tensor, TchError> {
+    let flat: Result<Vec<_>, _> = tensors.iter().map(|part| part.f_reshape([-1])).collect();
+    Tensor::f_cat(&flat?, 0)
+}
+
+/// Returns the parts of a joined tensor, each in the shape of its variable.
+fn parts<'a>(
+    joined: &'a Tensor,
+    variables: &'a [&Variable],
+) -> impl Iterator<Item = Result<Tensor, TchError>> + 'a {
+    let mut start = 0;
+    variables.iter().map(move |variable| {
+        let shape = variable.value().size();
+        let length = shape.iter().product();
+        let part = joined.f_narrow(0, start, length)?.f_view(&shape[..]);
+        start += length;
+        part
+    })
 }
