@@ -53,18 +53,21 @@ fn misused() -> ExitCode {
     ExitCode::from(2)
 }
 
+/// Returns what is wrong with a picture whose path is printed already.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Picture { reason, .. } => reason.clone(),
+        error => error
+            .source()
+            .map_or(error.to_string(), ToString::to_string),
+    }
+}
+
 /// Prints what each picture is; returns whether all could be read.
 fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> {
     let classifier = Classifier::load(model)?;
     let mut all_read = true;
-    let mut failed = |path: &Path, error: &Error| {
-        // The path stands before it.
-        let reason = match error {
-            Error::Picture { reason, .. } => reason.clone(),
-            error => error
-                .source()
-                .map_or(error.to_string(), ToString::to_string),
-        };
+    let mut failed = |path: &Path, reason: &str| {
         eprintln!("{}: {reason}", path.display());
         all_read = false;
     };
@@ -75,8 +78,11 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
             continue;
         }
         match pictures_in(&path) {
+            Ok(pictures) if pictures.is_empty() => {
+                failed(&path, "there is no picture in it");
+            }
             Ok(pictures) => paths.extend(pictures),
-            Err(error) => failed(&path, &error),
+            Err(error) => failed(&path, &reason(&error)),
         }
     }
     let width = |texts: &mut dyn Iterator<Item = String>| {
@@ -98,7 +104,7 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
                 )
             }
             Err(error) => {
-                failed(path, &error);
+                failed(path, &reason(&error));
                 continue;
             }
         };

@@ -13,7 +13,11 @@ use std::env;
 use support::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let path = env::args_os().nth(1).ok_or("expected: features FILE")?;
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let path = match &arguments[..] {
+        [path] if !path.starts_with('-') => path,
+        _ => return Err("usage: features FILE".into()),
+    };
     let settings = Settings::from_env()?;
     let dataset = ImageDataset::load(&settings)?;
     println!("{dataset}");

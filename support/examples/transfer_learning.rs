@@ -6,7 +6,7 @@
 //!
 //! It reads the same `TRANSFER_*` settings and comes to the same numbers. The figures that the notebook
 //! shows inline, and the model file, go into a folder, `target/transfer_learning` unless another is
-//! named.
+//! named, in place of those of a run before.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -29,8 +29,12 @@ fn format_example(image: &RgbImage) -> Pixels {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let folder = env::args_os().nth(1).map(PathBuf::from);
-    let folder = folder.unwrap_or_else(|| "target/transfer_learning".into());
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let folder = match &arguments[..] {
+        [] => PathBuf::from("target/transfer_learning"),
+        [folder] if !folder.starts_with('-') => folder.into(),
+        _ => return Err("usage: transfer_learning [FOLDER]".into()),
+    };
     fs::create_dir_all(&folder)?;
     let save = |figure: Figure, name: &str| -> support::Result<()> {
         let path = folder.join(name);

@@ -53,8 +53,8 @@ def to_keras(path):
         input_shape=shape, alpha=backbone["alpha"], include_top=False, weights=None
     )
     scaling = keras.layers.Rescaling(
-        [1 / (255 * deviation) for deviation in source["deviation"]],
-        [-mean / deviation for mean, deviation in zip(source["mean"], source["deviation"])],
+        [1 / (255 * std) for std in source["std"]],
+        [-mean / std for mean, std in zip(source["mean"], source["std"])],
     )
     head = []
     for layer in info["head"]:

@@ -9,9 +9,10 @@ use std::fs;
 use small_set::{augmented_batches, batches, model, pictures};
 use support::Error;
 use support::analysis::{Prediction, Predictions};
+use support::data_report::data_report;
 use support::dataset::ImageDataset;
 use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, Weights};
-use support::pipeline::Augmentation;
+use support::pipeline::{Augmentation, Dataset, Pixels};
 use support::settings::{BrokenPictures, Settings};
 use support::training::{Fit, Loss, RmsProp};
 use tch::{Device, Kind, Tensor};
@@ -105,10 +106,22 @@ fn what_cannot_be_predicted_is_an_error() {
     let folder = pictures(&["cats", "dogs", "newts"], 1);
     let (three_classes, _) = batches(folder.path(), BrokenPictures::Stop);
     let model = model(155, 1e-4);
-    for batches in [three_classes.take(0), three_classes] {
+    let dataset = small_set::dataset(folder.path(), BrokenPictures::Stop);
+    let examples = dataset.split_examples([8, 1, 1]).unwrap();
+    let two = ["cats", "dogs"].map(str::to_owned).to_vec();
+    let beyond = Dataset::new(examples.concat(), two, 0, BrokenPictures::Stop);
+    let beyond_batches = beyond
+        .map(|image| Pixels::from(image).resize(96, 96))
+        .batch(4);
+    for batches in [three_classes.take(0), three_classes, beyond_batches] {
         let error = model.predictions(&batches).unwrap_err();
         assert!(matches!(error, Error::Argument { .. }), "{error}");
     }
+    let error = data_report(&[("all", &beyond)]).unwrap_err().to_string();
+    assert!(
+        error.contains("labels that are indices of 2 classes, got 2 for "),
+        "{error}"
+    );
 }
 
 /// Compares the explanations of three pictures with those of `tests/reference/layer_cam.py`: what speaks

@@ -158,10 +158,7 @@ fn all_that_is_saved_comes_back() {
         (info.backbone.alpha, info.backbone.weights.name()),
         (0.35, "keras")
     );
-    assert_eq!(
-        (info.input.mean, info.input.deviation),
-        ([0.5; 3], [0.5; 3])
-    );
+    assert_eq!((info.input.mean, info.input.std), ([0.5; 3], [0.5; 3]));
     let dense = HeadLayer::Dense {
         name: "dense".into(),
         inputs: 1280,
@@ -383,7 +380,7 @@ const REFUSED: &str = r#"
 /input/size | 0 | multiples of 32
 /input/size | 4000000000 | at most 4096 pixels to a side
 /input/resize | "bicubic" | unknown variant `bicubic`
-/input/deviation | [0, 1, 1] | are no scaling
+/input/std | [0, 1, 1] | are no scaling
 /head/1/rate | 1.5 | Dropout, the rate
 /head/2/inputs | 640 | does not take shape [1280]
 /head/2/name | "other" | other/kernel is missing
@@ -635,6 +632,15 @@ fn the_command_line_prints_a_table_or_json_and_names_what_it_cannot_read() {
     assert!(
         close(&found["probabilities"]["owls"], expected.probabilities[2]),
         "{out}"
+    );
+
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let (code, out, err) = classify(&[model, &empty]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert_eq!(
+        err,
+        format!("{}: there is no picture in it\n", empty.display())
     );
 
     for (words, code) in [

@@ -1,19 +1,18 @@
 //! Where in a picture a model sees the class that it predicts, by gradients: Grad-CAM and what came of it.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
-use tch::{Device, IndexOp, Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::{Prediction, Predictions};
-use crate::live::{Progress, Stop};
+use crate::live::Task;
 use crate::model::{Sequential, TopLayer};
 use crate::training::Compiled;
 use crate::{Error, Result};
 
-/// The share of a map's positions below its largest value. A few others, where padding makes features
-/// large, would make all the rest look small.
-const BELOW_LARGEST: f64 = 0.97;
+/// Values above this quantile of a map are cut off: at some borders padding makes features so large that
+/// all the rest would look small.
+const CLIP_QUANTILE: f64 = 0.97;
 
 /// How much each part of each picture speaks for the predicted class: [Grad-CAM][grad-cam] in the form
 /// of [LayerCAM][layer-cam], which weights each position of a feature by its own gradient. That allows
@@ -50,8 +49,7 @@ impl Sequential<Compiled> {
             .collect();
         let layer = self.explained_layer();
         let features = self.inference(0, layer)?;
-        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
-        let (start, steps) = (Instant::now(), batches.len());
+        let mut task = Task::begin("explain", "batch", batches.len());
         let (mut explained, mut maps) = (Vec::new(), Vec::new());
         for (step, batch) in (1..).zip(batches.epoch(0)) {
             let batch = batch?;
@@ -59,15 +57,7 @@ impl Sequential<Compiled> {
             let found: Vec<&Prediction> = found.copied().collect();
             maps.push(self.layer_cam(layer, &features(&batch.images)?, &found)?);
             explained.extend(found);
-            progress.show(|| {
-                let rate = explained.len() as f64 / start.elapsed().as_secs_f64();
-                format!("explanations: {step}/{steps} - {rate:.0} img/s")
-            });
-            if stop.requested() {
-                return Err(Error::Stopped {
-                    operation: format!("explain, after batch {step} of {steps}"),
-                });
-            }
+            task.done(step, explained.len())?;
         }
         let [_, height, width] = self.base().input_shape();
         Ok(Explanations {
@@ -95,7 +85,10 @@ impl Sequential<Compiled> {
         features: &Tensor,
         predictions: &[&Prediction],
     ) -> Result<Tensor> {
-        let features = features.detach().set_requires_grad(true);
+        let features = features
+            .f_detach()
+            .and_then(|features| features.f_set_requires_grad(true))
+            .map_err(Error::torch("explanations"))?;
         let forward = |input: Tensor, layer: &TopLayer| match layer {
             TopLayer::GlobalAveragePooling2d(layer) => layer.forward(&input),
             TopLayer::Dropout(_) => Ok(input),
@@ -122,7 +115,7 @@ impl Sequential<Compiled> {
                 .f_sum_dim_intlist(&[1i64][..], false, Kind::Float)?
                 .f_to_device(Device::Cpu)?;
             let largest = maps.f_reshape([maps.size()[0], -1])?.f_quantile_scalar(
-                BELOW_LARGEST,
+                CLIP_QUANTILE,
                 1,
                 true,
                 "linear",
@@ -141,8 +134,8 @@ impl Explanations {
     }
 
     /// Returns the maps, `[N, height, width]` as the pictures: bilinear between the pixels that the
-    /// base's features look at, and each divided by its largest value. One that is 0 everywhere has
-    /// nothing that speaks for the class.
+    /// base's features look at, cut off at the 97 % quantile of its positions and divided by the largest
+    /// value that is left. One that is 0 everywhere has nothing that speaks for the class.
     ///
     /// # Errors
     /// `Torch` if there is no memory for them.
@@ -153,8 +146,11 @@ impl Explanations {
     /// Returns the map of one picture, row by row.
     pub(crate) fn map(&self, index: usize) -> Result<Vec<f32>> {
         let index = index as i64;
-        let map = self.enlarged(&self.maps.i(index..index + 1))?;
-        Vec::try_from(map.reshape(-1)).map_err(Error::torch("explanations"))
+        let map = self.maps.f_narrow(0, index, 1);
+        let map = self.enlarged(&map.map_err(Error::torch("explanations"))?)?;
+        map.f_reshape([-1])
+            .and_then(|map| Vec::try_from(&map))
+            .map_err(Error::torch("explanations"))
     }
 
     fn enlarged(&self, maps: &Tensor) -> Result<Tensor> {
@@ -188,6 +184,8 @@ impl Explanations {
 
 #[cfg(test)]
 mod tests {
+    use tch::IndexOp as _;
+
     use super::*;
     use crate::model::{MobileNetV2, Weights};
 

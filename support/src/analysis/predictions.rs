@@ -1,12 +1,11 @@
 //! What a model predicts, example by example.
 
 use std::fmt;
-use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
 use super::{ConfusionMatrix, Report};
-use crate::live::{Progress, Stop};
+use crate::live::Task;
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches, Pixels};
 use crate::training::{Compiled, Loss};
@@ -34,10 +33,11 @@ impl Prediction {
         self.predicted == self.label
     }
 
-    /// Returns the most probable class' probability.
+    /// Returns the predicted class' probability, NaN if there is none.
     #[must_use]
     pub fn confidence(&self) -> f64 {
-        self.probabilities[self.predicted]
+        let confidence = self.probabilities.get(self.predicted);
+        confidence.copied().unwrap_or(f64::NAN)
     }
 }
 
@@ -57,28 +57,19 @@ impl Sequential<Compiled> {
     /// are not among them.
     ///
     /// # Errors
-    /// As [`evaluate`](Self::evaluate); `Argument` for a label without a class.
+    /// As [`evaluate`](Self::evaluate).
     pub fn predictions(&self, batches: &Batches) -> Result<Predictions> {
         self.check(batches, "predictions, the batches")?;
         let batches = batches.unaugmented().unshuffled();
         let forward = self.inference(0, self.last())?;
-        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
-        let (start, steps) = (Instant::now(), batches.len());
+        let mut task = Task::begin("predictions", "batch", batches.len());
         let classes = batches.classes().len();
         let mut predictions = Vec::with_capacity(batches.examples());
         for (step, batch) in (1..).zip(batches.epoch(0)) {
             let batch = batch?;
             let logits = forward(&batch.images)?;
             predictions.extend(self.judge(&logits, batch, classes)?);
-            progress.show(|| {
-                let rate = predictions.len() as f64 / start.elapsed().as_secs_f64();
-                format!("predictions: {step}/{steps} - {rate:.0} img/s")
-            });
-            if stop.requested() {
-                return Err(Error::Stopped {
-                    operation: format!("predictions, after batch {step} of {steps}"),
-                });
-            }
+            task.done(step, predictions.len())?;
         }
         Ok(Predictions {
             batches,
@@ -88,30 +79,18 @@ impl Sequential<Compiled> {
 
     /// Makes predictions of a batch's logits.
     fn judge(&self, logits: &Tensor, batch: Batch, classes: usize) -> Result<Vec<Prediction>> {
-        let losses = self.compiled.losses(logits, &batch.labels)?;
-        let rows = probabilities(self.compiled.loss(), logits)?;
+        let mut losses = self.compiled.losses(logits, &batch.labels)?.into_iter();
+        let all = probabilities(self.compiled.loss(), logits)?;
         let labels = Vec::<i64>::try_from(&batch.labels).map_err(Error::torch("labels"))?;
-        let rows = rows.chunks(classes).zip(losses);
-        let examples = batch.ids.into_iter().zip(labels).zip(rows);
-        examples
-            .map(|((id, label), (probabilities, loss))| {
-                let label = usize::try_from(label)
-                    .ok()
-                    .filter(|label| *label < classes)
-                    .ok_or_else(|| Error::Argument {
-                        name: "predictions, the labels",
-                        expected: format!("indices of {classes} classes"),
-                        got: format!("{label} for {id}"),
-                    })?;
-                Ok(Prediction {
-                    id,
-                    label,
-                    predicted: highest(probabilities),
-                    probabilities: probabilities.to_vec(),
-                    loss,
-                })
-            })
-            .collect()
+        let examples = batch.ids.into_iter().zip(labels).zip(all.chunks(classes));
+        let predictions = examples.map(|((id, label), probabilities)| Prediction {
+            id,
+            label: label as usize,
+            predicted: argmax(probabilities),
+            probabilities: probabilities.to_vec(),
+            loss: losses.next().unwrap_or(f64::NAN),
+        });
+        Ok(predictions.collect())
     }
 }
 
@@ -129,7 +108,7 @@ pub(crate) fn probabilities(loss: Loss, logits: &Tensor) -> Result<Vec<f64>> {
 }
 
 /// Returns the index of the highest value, of equal ones the first.
-pub(crate) fn highest(values: &[f64]) -> usize {
+pub(crate) fn argmax(values: &[f64]) -> usize {
     (1..values.len()).fold(0, |best, index| {
         if values[index] > values[best] {
             index

@@ -43,7 +43,7 @@ pub struct ModelInfo {
 }
 
 /// How a picture becomes the network's input: resized, then each sample, as a number from 0 to 1, less
-/// `mean` and divided by `deviation`.
+/// `mean` and divided by `std`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Input {
     /// Pixels to a side.
@@ -53,7 +53,7 @@ pub struct Input {
     /// Red, green, blue.
     pub mean: [f32; 3],
     /// Red, green, blue.
-    pub deviation: [f32; 3],
+    pub std: [f32; 3],
 }
 
 /// How pictures are resized.
@@ -211,22 +211,19 @@ impl Input {
         Pixels::from(image)
             .scale(1.0 / 255.0)
             .resize(self.size, self.size)
-            .normalize(self.mean, self.deviation)
+            .normalize(self.mean, self.std)
     }
 
     /// Returns `[channels, height, width]` of what the network takes.
     pub(super) fn shape(&self) -> Result<[i64; 3], String> {
-        let (size, mean, deviation) = (self.size, self.mean, self.deviation);
+        let (size, mean, std) = (self.size, self.mean, self.std);
         if size > MAX_SIZE {
             return Err(format!(
                 "expected pictures of at most {MAX_SIZE} pixels to a side, got {size}"
             ));
         }
-        if deviation.contains(&0.) || !mean.iter().chain(&deviation).all(|value| value.is_finite())
-        {
-            return Err(format!(
-                "mean {mean:?} and deviation {deviation:?} are no scaling"
-            ));
+        if std.contains(&0.) || !mean.iter().chain(&std).all(|value| value.is_finite()) {
+            return Err(format!("mean {mean:?} and std {std:?} are no scaling"));
         }
         Ok([3, i64::from(size), i64::from(size)])
     }

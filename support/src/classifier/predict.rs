@@ -9,7 +9,7 @@ use tch::Device;
 
 use super::info::{HeadLayer, ModelInfo};
 use super::picture::Picture;
-use crate::analysis::{highest, probabilities};
+use crate::analysis::{argmax, probabilities};
 use crate::model::weights::{self, Contents};
 use crate::model::{MobileNetV2, Sequential, TopLayer};
 use crate::pipeline::{Pixels, Workers, stack, threads};
@@ -137,7 +137,8 @@ impl Classifier {
 
     /// Classifies many pictures, which are read on other threads while the network is at work: an
     /// iterator over what [`predict`](Self::predict) gives for each, in their order. One that cannot be
-    /// read is an error in its place; after an error of libtorch nothing follows.
+    /// read is an error in its place; after an error of libtorch nothing follows. What `pictures` gives is
+    /// held in memory from the start: paths are small, pictures are not.
     ///
     /// ```no_run
     /// # use support::{classifier::Classifier, dataset::pictures_in};
@@ -180,7 +181,7 @@ impl Classifier {
     }
 
     fn classification(&self, probabilities: &[f64], logits: &[f32]) -> Classification {
-        let index = highest(probabilities);
+        let index = argmax(probabilities);
         Classification {
             class: self.info.classes[index].clone(),
             index,

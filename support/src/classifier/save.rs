@@ -60,7 +60,9 @@ impl Sequential<Compiled> {
     /// # Errors
     /// `Io` when the file cannot be written. `Argument` when the classes do not fit the model, or it
     /// takes pictures otherwise than the file can tell: not square, or made by a function given to `map`
-    /// that does not what [`Weights::format`](crate::model::Weights::format) does.
+    /// that does not what [`Weights::format`](crate::model::Weights::format) does; `Picture` when that
+    /// function panics. `ModelFile` when the file could not be loaded again: two classes of one name,
+    /// layers that do not fit each other, pictures of more than 4096 pixels to a side.
     pub fn save(&self, path: impl AsRef<Path>, record: &TrainingRecord) -> Result<()> {
         let path = path.as_ref();
         let info = self.info(record)?;
@@ -69,6 +71,7 @@ impl Sequential<Compiled> {
             reason,
         };
         info.check(self.base().output_shape()).map_err(refused)?;
+        info.input.shape().map_err(refused)?;
         let mut texts = Metadata::from([(ORIGIN.into(), self.base().weights().to_string())]);
         info.write(&mut texts).map_err(refused)?;
         let variables = self.variables();
@@ -122,7 +125,7 @@ impl Sequential<Compiled> {
             size: width as u32,
             resize: Resize::Bilinear,
             mean: weights.mean(),
-            deviation: weights.deviation(),
+            std: weights.std(),
         };
         // Neither cropping nor antialiasing leaves noise as it is.
         let noise = RgbImage::from_fn(500, 375, |x, y| {

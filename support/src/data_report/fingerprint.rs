@@ -7,7 +7,7 @@ use image::{RgbImage, imageops};
 /// Of 3000 photos no two different ones differed in less than 24 bits, while 300 of them that were
 /// saved again, at JPEG quality 10, at half the size, squeezed to 160 x 160 or 64 pixels wide,
 /// differed from themselves in at most 15.
-pub(super) const MOST_BITS: u32 = 16;
+pub(super) const MAX_HAMMING: u32 = 16;
 
 /// At most so far, of 255, are the samples of their thumbnails apart on average: flat pictures of
 /// any colour have the same bits. The same photos, saved again, were at most 6 apart, and at most 32
@@ -44,7 +44,7 @@ impl Fingerprint {
     pub(super) fn distance(&self, other: &Self) -> Option<u32> {
         let distance = (self.bits ^ other.bits).count_ones();
         // Most pairs end here.
-        if distance > MOST_BITS {
+        if distance > MAX_HAMMING {
             return None;
         }
         let pairs = self.thumbnail.iter().zip(&other.thumbnail);

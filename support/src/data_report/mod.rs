@@ -5,25 +5,24 @@ mod fingerprint;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Instant;
 
 use image::RgbImage;
 
 use crate::assets::hash;
 use crate::dataset::{Example, Raw};
-use crate::live::{Progress, Stop};
-use crate::pipeline::{Dataset, Skipped, read};
+use crate::live::Task;
+use crate::pipeline::{Dataset, Skipped, Workers, read, threads};
 use crate::text::thousands;
 use crate::{Error, Result};
-use fingerprint::{Fingerprint, MOST_BITS};
+use fingerprint::{Fingerprint, MAX_HAMMING};
 
 /// A class with less than a fifth of the pictures of two is what
 /// [Google's course](https://developers.google.com/machine-learning/crash-course/overfitting/imbalanced-datasets)
 /// calls a moderate imbalance: 4 to 1.
 const UNBALANCED: usize = 4;
+
+/// How many pictures each thread may be ahead.
+const AHEAD: usize = 16;
 
 /// Keras' MobileNetV2 takes no picture with a shorter side, in pixels.
 const TINY: u32 = 32;
@@ -104,7 +103,7 @@ pub struct Place {
 /// ```
 ///
 /// # Errors
-/// `Argument` where there is no part, or the parts have different classes; `Stopped` by the
+/// `Argument` where there is no part, the parts have different classes, or a label has none; `Stopped` by the
 /// notebook's Stop button. A picture that cannot be read is none.
 pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
     let classes = parts.first().map_or(&[][..], |(_, part)| part.classes());
@@ -115,12 +114,20 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
             got: format!("{parts:?}"),
         });
     }
+    for (_, part) in parts {
+        part.check_labels("data_report, the parts")?;
+    }
     let examples: Vec<(usize, &Example)> = (0..)
         .zip(parts)
         .flat_map(|(at, (_, part))| part.examples().iter().map(move |example| (at, example)))
         .collect();
-    let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
-    let looks = look_at_all(&examples, &mut progress, &mut stop)?;
+    let all: Vec<Example> = examples
+        .iter()
+        .map(|&(_, example)| example.clone())
+        .collect();
+    let (order, threads) = ((0..all.len()).collect(), threads());
+    let inspected = Workers::start(move |at| inspect(&all[at]), order, threads, AHEAD * threads);
+    let mut task = Task::begin("data_report", "picture", examples.len());
 
     let mut report = DataReport {
         classes: classes.to_vec(),
@@ -137,36 +144,37 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
         unreadable: Vec::new(),
     }));
     let mut readable = Vec::new();
-    for (&(at, example), look) in examples.iter().zip(looks) {
+    for (done, (&(at, example), inspected)) in (1..).zip(examples.iter().zip(inspected)) {
         let part = &mut report.parts[at];
         part.counts[example.label] += 1;
-        match look {
-            Ok(look) => {
-                let (width, height) = look.size;
+        match inspected.flatten() {
+            Ok(picture) => {
+                let (width, height) = picture.size;
                 report.widths.push(width);
                 report.heights.push(height);
                 report.tiny += usize::from(width.min(height) < TINY);
-                *report.formats.entry(look.format.clone()).or_default() += 1;
-                readable.push((at, example, look));
+                *report.formats.entry(picture.format.clone()).or_default() += 1;
+                readable.push((at, example, picture));
             }
             Err(error) => part.unreadable.push(Skipped::new(&example.id, &error)),
         }
+        task.done(done, done)?;
     }
     report.widths.sort_unstable();
     report.heights.sort_unstable();
-    report.duplicates = duplicates(&readable, &mut progress, &mut stop)?;
+    report.duplicates = duplicates(&readable)?;
     Ok(report)
 }
 
 /// What is kept of a picture.
-struct Look {
+struct Inspected {
     size: (u32, u32),
     format: String,
     digest: String,
     fingerprint: Fingerprint,
 }
 
-fn look_at(example: &Example) -> Result<Look> {
+fn inspect(example: &Example) -> Result<Inspected> {
     let (mut format, mut digest) = (String::new(), String::new());
     let picture = read(example, |raw| {
         let bytes = match raw {
@@ -179,7 +187,7 @@ fn look_at(example: &Example) -> Result<Look> {
             _ => "raw".into(),
         };
     })?;
-    Ok(Look {
+    Ok(Inspected {
         size: picture.dimensions(),
         format,
         digest,
@@ -187,63 +195,11 @@ fn look_at(example: &Example) -> Result<Look> {
     })
 }
 
-/// Looks at all pictures, on one thread per core.
-fn look_at_all(
-    examples: &[(usize, &Example)],
-    progress: &mut Progress,
-    stop: &mut Stop,
-) -> Result<Vec<Result<Look>>> {
-    let (start, next) = (Instant::now(), AtomicUsize::new(0));
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let mut looks: Vec<(usize, Result<Look>)> = Vec::with_capacity(examples.len());
-    thread::scope(|scope| {
-        let (result, results) = mpsc::channel();
-        for _ in 0..threads {
-            let (result, next) = (result.clone(), &next);
-            scope.spawn(move || {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((_, example)) = examples.get(at) else {
-                        break;
-                    };
-                    if result.send((at, look_at(example))).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(result);
-        for look in results {
-            looks.push(look);
-            let (done, all) = (looks.len(), examples.len());
-            progress.show(|| {
-                let rate = done as f64 / start.elapsed().as_secs_f64();
-                format!("looked at {done}/{all} pictures - {rate:.0} img/s")
-            });
-            if stop.requested() {
-                return Err(stopped(format!("after {done} of {all} pictures")));
-            }
-        }
-        Ok(())
-    })?;
-    looks.sort_unstable_by_key(|(at, _)| *at);
-    Ok(looks.into_iter().map(|(_, look)| look).collect())
-}
-
-fn stopped(how_far: String) -> Error {
-    Error::Stopped {
-        operation: format!("data_report, {how_far}"),
-    }
-}
-
 /// Finds for each picture the most similar one before it in each part, if they look alike: few
 /// pairs even where all pictures are the same, and every part's own.
-fn duplicates(
-    pictures: &[(usize, &Example, Look)],
-    progress: &mut Progress,
-    stop: &mut Stop,
-) -> Result<Vec<Duplicate>> {
-    let place = |&(part, example, _): &(usize, &Example, Look)| Place {
+fn duplicates(pictures: &[(usize, &Example, Inspected)]) -> Result<Vec<Duplicate>> {
+    let mut task = Task::begin("data_report, comparing", "picture", pictures.len());
+    let place = |&(part, example, _): &(usize, &Example, Inspected)| Place {
         part,
         id: example.id.clone(),
         label: example.label,
@@ -270,10 +226,7 @@ fn duplicates(
                     same_file: !differ,
                 }),
         );
-        progress.show(|| format!("compared {at}/{} pictures", pictures.len()));
-        if stop.requested() {
-            return Err(stopped(format!("after comparing {at} pictures")));
-        }
+        task.done(at + 1, at + 1)?;
     }
     Ok(found)
 }
@@ -479,7 +432,7 @@ impl fmt::Display for DataReport {
             format!("{picture} = {original} ({how})")
         });
         let title =
-            format!("look alike (at most {MOST_BITS} of 128 bits of a difference hash differ)");
+            format!("look alike (at most {MAX_HAMMING} of 128 bits of a difference hash differ)");
         list(f, &title, duplicates.collect())?;
         let warnings = self.warnings();
         if warnings.is_empty() {

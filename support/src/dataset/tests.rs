@@ -751,3 +751,13 @@ fn a_zip_of_the_real_photos_has_the_recorded_digest_and_the_same_examples_as_the
     };
     assert_eq!(from_zip, read(&train[0]).1);
 }
+
+#[test]
+fn pictures_with_names_that_are_no_text_are_found() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let root = folder(&["b.png"]);
+    let path = root.path().join(std::ffi::OsStr::from_bytes(b"a\xff.jpg"));
+    fs::write(&path, "picture").unwrap();
+    let found = pictures_in(root.path()).unwrap();
+    assert_eq!(found, [path, root.path().join("b.png")]);
+}

@@ -50,8 +50,11 @@ pub(super) fn read_folder(root: &Path) -> Result<Found> {
 pub fn pictures_in(root: &Path) -> Result<Vec<PathBuf>> {
     let mut pictures = walk(root)?.pictures;
     pictures.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let paths = pictures.into_iter();
-    Ok(paths.map(|(relative, _)| root.join(relative)).collect())
+    let path = |(_, source)| match source {
+        Source::File(path) => Some(path.to_path_buf()),
+        _ => None,
+    };
+    Ok(pictures.into_iter().filter_map(path).collect())
 }
 
 fn walk(root: &Path) -> Result<Tree> {

@@ -8,7 +8,9 @@ mod bridge;
 mod output;
 mod progress;
 mod stop;
+mod task;
 
 pub(crate) use output::{Output, for_evcxr};
 pub(crate) use progress::Progress;
 pub use stop::Stop;
+pub(crate) use task::Task;

@@ -228,7 +228,7 @@ impl From<Dense> for TopLayer {
 }
 
 impl TopLayer {
-    /// Returns a layer that shares this one's variables.
+    /// Returns the layer with its values as they are, shared and never trained.
     pub(crate) fn detached(&self) -> Self {
         match self {
             Self::GlobalAveragePooling2d(layer) => (*layer).into(),

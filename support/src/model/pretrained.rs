@@ -60,14 +60,14 @@ pub(super) struct Conventions {
     pub(super) epsilon: f64,
     /// Each channel's, of samples from 0 to 1.
     mean: [f32; 3],
-    deviation: [f32; 3],
+    std: [f32; 3],
 }
 
 const TENSORFLOW: Conventions = Conventions {
     padding: (0, 1),
     epsilon: 1e-3,
     mean: [0.5; 3],
-    deviation: [0.5; 3],
+    std: [0.5; 3],
 };
 
 /// `IMAGENET_DEFAULT_MEAN` and `_STD` in timm's `data/constants.py`, torchvision's the same.
@@ -75,7 +75,7 @@ const PYTORCH: Conventions = Conventions {
     padding: (1, 1),
     epsilon: 1e-5,
     mean: [0.485, 0.456, 0.406],
-    deviation: [0.229, 0.224, 0.225],
+    std: [0.229, 0.224, 0.225],
 };
 
 impl Weights {
@@ -110,10 +110,10 @@ impl Weights {
         self.conventions().mean
     }
 
-    /// Returns each channel's standard deviation, by which the difference is divided.
+    /// Returns each channel's standard std, by which the difference is divided.
     #[must_use]
-    pub fn deviation(self) -> [f32; 3] {
-        self.conventions().deviation
+    pub fn std(self) -> [f32; 3] {
+        self.conventions().std
     }
 
     /// Returns a picture as the weights' network takes it: `size` x `size`, and the values as in
@@ -127,7 +127,7 @@ impl Weights {
         Pixels::from(image)
             .scale(1.0 / 255.0)
             .resize(size, size)
-            .normalize(self.mean(), self.deviation())
+            .normalize(self.mean(), self.std())
     }
 
     pub(super) fn conventions(self) -> &'static Conventions {

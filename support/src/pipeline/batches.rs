@@ -65,6 +65,11 @@ impl Batches {
         self.dataset.is_empty()
     }
 
+    /// Checks that every label has a class.
+    pub(crate) fn check_labels(&self, name: &'static str) -> Result<()> {
+        self.dataset.check_labels(name)
+    }
+
     /// Returns the number of examples, unreadable ones included.
     pub fn examples(&self) -> usize {
         self.dataset.len()

@@ -192,6 +192,22 @@ impl<T> Dataset<T> {
         }
     }
 
+    /// Checks that every label has a class.
+    pub(crate) fn check_labels(&self, name: &'static str) -> Result<()> {
+        let classes = self.classes.len();
+        let unknown = self
+            .examples
+            .iter()
+            .find(|example| example.label >= classes);
+        unknown.map_or(Ok(()), |example| {
+            Err(Error::Argument {
+                name,
+                expected: format!("labels that are indices of {classes} classes"),
+                got: format!("{} for {}", example.label, example.id),
+            })
+        })
+    }
+
     /// Returns the names of the classes, which labels are indices into.
     pub fn classes(&self) -> &[String] {
         &self.classes

@@ -55,9 +55,9 @@ impl Pixels {
     }
 
     /// Subtracts from every value its channel's mean, and divides it by the channel's standard
-    /// deviation, red green blue. Quicker after a photo has been resized than before.
-    pub fn normalize(self, mean: [f32; 3], deviation: [f32; 3]) -> Self {
-        let normalized = |rgb: [f32; 3]| std::array::from_fn(|c| (rgb[c] - mean[c]) / deviation[c]);
+    /// std, red green blue. Quicker after a photo has been resized than before.
+    pub fn normalize(self, mean: [f32; 3], std: [f32; 3]) -> Self {
+        let normalized = |rgb: [f32; 3]| std::array::from_fn(|c| (rgb[c] - mean[c]) / std[c]);
         let range = self.range.map(normalized);
         let pixels = self.change_all(|mut values| {
             for rgb in values.as_chunks_mut::<3>().0 {

@@ -377,7 +377,7 @@ impl Sequential<Compiled> {
                 best = Some((epoch + 1, TrainedWeights::of(self)?));
             }
             if let Some(checkpoints) = &checkpoints {
-                // Of either checkpoint that may be continued from.
+                // The best epoch as of this checkpoint and of the one before: `resume` may start from either.
                 let best_before = fit.best(&epochs[..epochs.len() - 1]);
                 let kept: Vec<usize> = best_now.into_iter().chain(best_before).collect();
                 checkpoints.save(self, epoch + 1, &history, &kept)?;
@@ -621,7 +621,7 @@ impl Sequential<Compiled> {
         let expected_classes = self.compiled.loss.classes(&self.output_shape())?;
         let (classes, examples) = (batches.classes().len(), batches.examples());
         if classes == expected_classes && examples > 0 {
-            return Ok(());
+            return batches.check_labels(name);
         }
         Err(Error::Argument {
             name,

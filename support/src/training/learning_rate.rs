@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::weights::TrainedWeights;
 use super::{Compiled, Fit};
-use crate::live::{Progress, Stop};
+use crate::live::Task;
 use crate::model::Sequential;
 use crate::pipeline::Batches;
 use crate::{Error, Result};
@@ -242,15 +242,12 @@ impl Sequential<Compiled> {
     }
 
     fn search(&mut self, batches: &Batches, finder: LearningRateFinder) -> Result<LearningRates> {
-        let (mut progress, mut stop) = (Progress::begin(), Stop::listen());
-        let stopped = |step: usize| Error::Stopped {
-            operation: format!("find_learning_rate, after step {step} of {}", finder.steps),
-        };
+        let mut task = Task::begin("find_learning_rate", "step", finder.steps);
         let done = self.frozen_prefix();
         // Worth it where pictures come again.
         let fit = Fit::epochs(1).cache_activations(batches.len() < finder.steps);
-        let sources = self.sources(done, batches, &fit, &mut progress, &mut stop)?;
-        let (source, _) = sources.ok_or_else(|| stopped(0))?;
+        let sources = self.sources(done, batches, &fit, &mut task.progress, &mut task.stop)?;
+        let (source, _) = sources.ok_or_else(|| task.stopped(0))?;
         let mut found = LearningRates::new(finder);
         let endless = (0..).flat_map(|epoch| source.epoch(epoch));
         for (step, batch) in (0..finder.steps).zip(endless) {
@@ -261,16 +258,9 @@ impl Sequential<Compiled> {
             if !found.add(loss) {
                 break;
             }
-            progress.show(|| {
-                let steps = finder.steps;
-                format!(
-                    "{}/{steps} - learning rate: {rate:.1e} - loss: {loss:.4}",
-                    step + 1
-                )
-            });
-            if stop.requested() {
-                return Err(stopped(step + 1));
-            }
+            task.done_with(step + 1, || {
+                format!("learning rate: {rate:.1e} - loss: {loss:.4}")
+            })?;
         }
         Ok(found)
     }

@@ -75,20 +75,31 @@ impl Loss {
 
     /// Returns the mean loss, a scalar, of logits `[N, outputs]` and class indices `[N]`.
     pub(super) fn mean(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+        self.reduced(logits, labels, Reduction::Mean)
+    }
+
+    /// Returns the loss of each of the `N` examples.
+    pub(super) fn each(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+        self.reduced(logits, labels, Reduction::None)?
+            .f_reshape([-1])
+    }
+
+    fn reduced(
+        self,
+        logits: &Tensor,
+        labels: &Tensor,
+        reduction: Reduction,
+    ) -> Result<Tensor, TchError> {
         let no_weights = None::<&Tensor>;
         match self {
             Self::BinaryCrossentropy => {
                 let targets = labels.f_to_kind(Kind::Float)?.f_unsqueeze(1)?;
-                logits.f_binary_cross_entropy_with_logits(
-                    &targets,
-                    no_weights,
-                    no_weights,
-                    Reduction::Mean,
-                )
+                logits
+                    .f_binary_cross_entropy_with_logits(&targets, no_weights, no_weights, reduction)
             }
             Self::SparseCategoricalCrossentropy => {
                 // No label is left out, none smoothed.
-                logits.f_cross_entropy_loss(labels, no_weights, Reduction::Mean, -1, 0.)
+                logits.f_cross_entropy_loss(labels, no_weights, reduction, -1, 0.)
             }
         }
     }

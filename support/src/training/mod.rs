@@ -19,7 +19,7 @@ pub use learning_rate::{LearningRateFinder, LearningRates};
 pub use loss::Loss;
 pub use rms_prop::RmsProp;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::model::{Sequential, TopLayer};
 use crate::{Error, Result};
@@ -74,12 +74,10 @@ impl Compiled {
 
     /// Returns each example's loss for its logits `[N, units]` and class index `[N]`.
     pub(crate) fn losses(&self, logits: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
-        let of = |index: i64| {
-            let (logits, labels) = (logits.f_narrow(0, index, 1)?, labels.f_narrow(0, index, 1)?);
-            let labels = labels.f_to_device(logits.device())?;
-            self.loss.mean(&logits, &labels)?.f_double_value(&[])
-        };
-        let losses: Result<_, tch::TchError> = (0..logits.size()[0]).map(of).collect();
+        let losses = labels
+            .f_to_device(logits.device())
+            .and_then(|labels| self.loss.each(logits, &labels)?.f_to_kind(Kind::Double))
+            .and_then(|losses| Vec::try_from(&losses));
         losses.map_err(Error::torch("loss"))
     }
 }

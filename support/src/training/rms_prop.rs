@@ -24,8 +24,8 @@ pub struct RmsProp {
     epsilon: f64,
     /// `v`, by variable.
     mean_squares: BTreeMap<String, Tensor>,
-    /// The state of the variables of the last step, which are named, in one tensor.
-    joined: Option<(Vec<String>, Tensor)>,
+    /// The names of the variables of the last step, and their mean squares in one tensor.
+    flat: Option<(Vec<String>, Tensor)>,
 }
 
 impl RmsProp {
@@ -37,7 +37,7 @@ impl RmsProp {
             rho: 0.9,
             epsilon: 1e-7,
             mean_squares: BTreeMap::new(),
-            joined: None,
+            flat: None,
         }
     }
 
@@ -59,7 +59,7 @@ impl RmsProp {
         let mean_squares: Result<_, TchError> = self.mean_squares.iter().map(copy).collect();
         Ok(Self {
             mean_squares: mean_squares.map_err(Error::torch("copying the optimizer's state"))?,
-            joined: None,
+            flat: None,
             ..*self
         })
     }
@@ -87,7 +87,7 @@ impl RmsProp {
     /// Replaces the state.
     pub(super) fn set_mean_squares(&mut self, mean_squares: BTreeMap<String, Tensor>) {
         self.mean_squares = mean_squares;
-        self.joined = None;
+        self.flat = None;
     }
 
     /// Changes each variable by one step along its gradient.
@@ -98,13 +98,13 @@ impl RmsProp {
     }
 
     fn update(&mut self, variables: &[&Variable], gradients: &[Tensor]) -> Result<(), TchError> {
-        let gradient = joined(gradients)?;
-        let mut mean_square = self.joined_mean_squares(variables)?;
+        let gradient = flatten(gradients)?;
+        let mut mean_square = self.flat_mean_squares(variables)?;
         // v + (1 - rho) * (g^2 - v)
         let _updated = mean_square.f_lerp_(&gradient.f_square()?, 1. - self.rho)?;
         let scale = mean_square.f_sqrt()?.f_add_scalar_(self.epsilon)?;
         let change = gradient.f_div(&scale)?.f_mul_scalar_(self.learning_rate)?;
-        for (variable, change) in variables.iter().zip(parts(&change, variables)) {
+        for (variable, change) in variables.iter().zip(unflatten(&change, variables)) {
             let _updated = variable.value().shallow_clone().f_sub_(&change?)?;
         }
         Ok(())
@@ -112,13 +112,13 @@ impl RmsProp {
 
     /// Returns the state of these variables in one tensor, of which `mean_squares` then holds parts:
     /// one operation for all is quicker than many small ones, on a GPU above all.
-    fn joined_mean_squares(&mut self, variables: &[&Variable]) -> Result<Tensor, TchError> {
-        if let Some((names, joined)) = &self.joined
+    fn flat_mean_squares(&mut self, variables: &[&Variable]) -> Result<Tensor, TchError> {
+        if let Some((names, flat)) = &self.flat
             && names
                 .iter()
                 .eq(variables.iter().map(|variable| variable.name()))
         {
-            return Ok(joined.shallow_clone());
+            return Ok(flat.shallow_clone());
         }
         let values = variables.iter().map(|variable| {
             let known = self.mean_squares.get(variable.name());
@@ -127,32 +127,32 @@ impl RmsProp {
                 |known| Ok(known.shallow_clone()),
             )
         });
-        let joined = joined(&values.collect::<Result<Vec<_>, _>>()?)?;
+        let flat = flatten(&values.collect::<Result<Vec<_>, _>>()?)?;
         let names: Vec<String> = variables.iter().map(|v| v.name().to_owned()).collect();
-        for (name, part) in names.iter().zip(parts(&joined, variables)) {
+        for (name, part) in names.iter().zip(unflatten(&flat, variables)) {
             self.mean_squares.insert(name.clone(), part?);
         }
-        self.joined = Some((names, joined.shallow_clone()));
-        Ok(joined)
+        self.flat = Some((names, flat.shallow_clone()));
+        Ok(flat)
     }
 }
 
 /// Returns all values, one tensor's after the other's.
-fn joined(tensors: &[Tensor]) -> Result<Tensor, TchError> {
+fn flatten(tensors: &[Tensor]) -> Result<Tensor, TchError> {
     let flat: Result<Vec<_>, _> = tensors.iter().map(|part| part.f_reshape([-1])).collect();
     Tensor::f_cat(&flat?, 0)
 }
 
-/// Returns the parts of a joined tensor, each in the shape of its variable.
-fn parts<'a>(
-    joined: &'a Tensor,
+/// Returns the parts of a flat tensor, each in the shape of its variable.
+fn unflatten<'a>(
+    flat: &'a Tensor,
     variables: &'a [&Variable],
 ) -> impl Iterator<Item = Result<Tensor, TchError>> + 'a {
     let mut start = 0;
     variables.iter().map(move |variable| {
         let shape = variable.value().size();
         let length = shape.iter().product();
-        let part = joined.f_narrow(0, start, length)?.f_view(&shape[..]);
+        let part = flat.f_narrow(0, start, length)?.f_view(&shape[..]);
         start += length;
         part
     })
