@@ -22,6 +22,9 @@ one object a line with path, class, probability and the probabilities of all cla
 file that a notebook's `model.save` wrote. A folder stands for the pictures in it and below.
 The exit code is 1 if a picture or the model cannot be read, 2 for other arguments than these.";
 
+/// From so many pictures on a GPU is used if there is one.
+const WORTH_A_GPU: usize = 500;
+
 fn main() -> ExitCode {
     let (flags, names): (Vec<String>, Vec<String>) = std::env::args()
         .skip(1)
@@ -65,7 +68,6 @@ fn reason(error: &Error) -> String {
 
 /// Prints what each picture is; returns whether all could be read.
 fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> {
-    let classifier = Classifier::load(model)?;
     let mut all_read = true;
     let mut failed = |path: &Path, reason: &str| {
         eprintln!("{}: {reason}", path.display());
@@ -85,6 +87,12 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
             Err(error) => failed(&path, &reason(&error)),
         }
     }
+    // A GPU takes seconds to start.
+    let classifier = if paths.len() < WORTH_A_GPU {
+        Classifier::load_on(model, Device::Cpu)?
+    } else {
+        Classifier::load(model)?
+    };
     let width = |texts: &mut dyn Iterator<Item = String>| {
         texts.map(|text| text.chars().count()).max().unwrap_or(0)
     };
