@@ -1,7 +1,7 @@
 //! Numbers and lists as a person writes them.
 
-/// At most so many names are listed.
-const LISTED: usize = 20;
+/// At most so many names or lines are listed.
+pub(crate) const LISTED: usize = 20;
 
 /// Groups the digits: `23,262`.
 pub(crate) fn thousands(count: usize) -> String {

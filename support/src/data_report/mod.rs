@@ -12,7 +12,7 @@ use crate::assets::hash;
 use crate::dataset::{Example, Raw};
 use crate::live::Task;
 use crate::pipeline::{Dataset, Skipped, Workers, read, threads};
-use crate::text::thousands;
+use crate::text::{LISTED, thousands};
 use crate::{Error, Result};
 use fingerprint::{Fingerprint, MAX_HAMMING};
 
@@ -26,9 +26,6 @@ const AHEAD: usize = 16;
 
 /// Keras' MobileNetV2 takes no picture with a shorter side, in pixels.
 const TINY: u32 = 32;
-
-/// At most so many classes, pictures or pairs are listed in the text.
-const LISTED: usize = 20;
 
 /// What [`data_report`] found. It displays as a table, with warnings in words below.
 #[derive(Clone, Debug)]

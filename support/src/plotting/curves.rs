@@ -26,7 +26,7 @@ pub struct Curves<'a> {
 }
 
 /// Everything is drawn this much larger, then made smaller: plotters' thick lines are jagged.
-pub(super) const OVERSAMPLING: u32 = 2;
+const OVERSAMPLING: u32 = 2;
 
 // matplotlib's first four colours.
 pub(super) const BLUE: RGBColor = RGBColor(31, 119, 180);
@@ -97,7 +97,7 @@ pub fn learning_curves(curves: &Curves<'_>, start_fine_tuning: Option<usize>) ->
             bottom: true,
         },
     ];
-    let side = MAX_WIDTH * OVERSAMPLING;
+    let side = unit(MAX_WIDTH);
     let mut image = RgbImage::from_pixel(side, side, Rgb([255; 3]));
     let fine_tuning = start_fine_tuning
         .map(|before| before.saturating_sub(1))
@@ -130,8 +130,6 @@ impl Panel<'_> {
         epochs: usize,
         fine_tuning: Option<f64>,
     ) -> std::result::Result<(), Box<dyn std::error::Error>> {
-        let unit = |pixels: u32| pixels * OVERSAMPLING;
-        let font = |size: u32| (FONT, unit(size)).into_font();
         let last = (epochs - 1) as f64;
         let margin = (last / 20.0).max(0.5);
         let (low, high) = self.values;
@@ -150,16 +148,8 @@ impl Panel<'_> {
                     ticks: ticks(low, high, 0.0),
                 },
             )?;
-        chart
-            .configure_mesh()
+        mesh(&mut chart)
             .disable_x_mesh()
-            .bold_line_style(BLACK.mix(0.12).stroke_width(OVERSAMPLING))
-            .light_line_style(TRANSPARENT)
-            .axis_style(BLACK.stroke_width(OVERSAMPLING))
-            .set_all_tick_mark_size(unit(6))
-            .y_label_offset(unit(2))
-            .label_style(font(18))
-            .axis_desc_style(font(20))
             .x_desc(if self.bottom { "epoch" } else { "" })
             .y_desc(self.description)
             .draw()?;
@@ -184,16 +174,50 @@ impl Panel<'_> {
                 .label("Start Fine Tuning")
                 .legend(key(style));
         }
-        chart
-            .configure_series_labels()
-            .position(self.legend.clone())
-            .margin(unit(10))
-            .legend_area_size(unit(40))
-            .background_style(WHITE.mix(0.85))
-            .label_font(font(18))
-            .draw()?;
-        Ok(())
+        legend(&mut chart, self.legend.clone())
     }
+}
+
+/// What a chart is drawn on, with our axes.
+type Chart<'a, 'b> = ChartContext<'a, BitMapBackend<'b>, Cartesian2d<Axis, Axis>>;
+
+pub(super) fn unit(pixels: u32) -> u32 {
+    pixels * OVERSAMPLING
+}
+
+fn font(size: u32) -> FontDesc<'static> {
+    (FONT, unit(size)).into_font()
+}
+
+/// Returns a chart's mesh in the style of all.
+pub(super) fn mesh<'a, 'b, 'c>(
+    chart: &'c mut Chart<'a, 'b>,
+) -> plotters::chart::MeshStyle<'a, 'c, Axis, Axis, BitMapBackend<'b>> {
+    let mut mesh = chart.configure_mesh();
+    mesh.bold_line_style(BLACK.mix(0.12).stroke_width(OVERSAMPLING))
+        .light_line_style(TRANSPARENT)
+        .axis_style(BLACK.stroke_width(OVERSAMPLING))
+        .set_all_tick_mark_size(unit(6))
+        .y_label_offset(unit(2))
+        .label_style(font(18))
+        .axis_desc_style(font(20));
+    mesh
+}
+
+/// Draws a chart's legend.
+pub(super) fn legend<'a, 'b: 'a>(
+    chart: &mut Chart<'a, 'b>,
+    position: SeriesLabelPosition,
+) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    chart
+        .configure_series_labels()
+        .position(position)
+        .margin(unit(10))
+        .legend_area_size(unit(40))
+        .background_style(WHITE.mix(0.85))
+        .label_font(font(18))
+        .draw()?;
+    Ok(())
 }
 
 /// Returns how a curve looks in the legend.

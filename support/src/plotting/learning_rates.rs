@@ -3,20 +3,16 @@
 use image::{Rgb, RgbImage, imageops};
 use plotters::prelude::*;
 
-use super::curves::{Axis, BLUE, GREEN, ORANGE, OVERSAMPLING, RED, key, ticks};
-use super::{FONT, Figure, MAX_WIDTH, draw};
-use crate::training::LearningRates;
+use super::curves::{Axis, BLUE, GREEN, ORANGE, RED, key, legend, mesh, ticks, unit};
+use super::{Figure, MAX_WIDTH, draw};
+use crate::training::{LAST, LearningRates};
 use crate::{Error, Result};
-
-/// So many steps at the end are not drawn, as with fastai: a loss that diverges would hide the
-/// others.
-const LAST: usize = 5;
 
 const HEIGHT: u32 = MAX_WIDTH / 2;
 
 impl LearningRates {
     /// Draws the loss against the learning rate, on a logarithmic axis and without the last five
-    /// steps, with a line at each suggestion.
+    /// steps, as fastai does, with a line at each suggestion.
     ///
     /// # Errors
     /// [`Error::Figure`] if the very first loss was not a finite number.
@@ -31,8 +27,6 @@ impl LearningRates {
             return Err(Error::Figure("there is no loss to draw".to_owned()));
         };
         let highest = points.iter().map(|point| point.1).fold(0., f64::max);
-        let unit = |pixels: u32| pixels * OVERSAMPLING;
-        let font = |size: u32| (FONT, unit(size)).into_font();
         let mut image = RgbImage::from_pixel(unit(MAX_WIDTH), unit(HEIGHT), Rgb([255; 3]));
         draw(&mut image, |area| {
             let (left, right) = (left - 0.1, right + 0.1);
@@ -51,15 +45,7 @@ impl LearningRates {
                         ticks: ticks(0., top, 0.),
                     },
                 )?;
-            chart
-                .configure_mesh()
-                .bold_line_style(BLACK.mix(0.12).stroke_width(OVERSAMPLING))
-                .light_line_style(TRANSPARENT)
-                .axis_style(BLACK.stroke_width(OVERSAMPLING))
-                .set_all_tick_mark_size(unit(6))
-                .y_label_offset(unit(2))
-                .label_style(font(18))
-                .axis_desc_style(font(20))
+            mesh(&mut chart)
                 .x_label_formatter(&|exponent| format!("1e{exponent:.0}"))
                 .x_desc("learning rate")
                 .y_desc("loss")
@@ -77,15 +63,7 @@ impl LearningRates {
                     .label(format!("{name}: {rate:.1e}"))
                     .legend(key(style));
             }
-            chart
-                .configure_series_labels()
-                .position(SeriesLabelPosition::LowerLeft)
-                .margin(unit(10))
-                .legend_area_size(unit(40))
-                .background_style(WHITE.mix(0.85))
-                .label_font(font(18))
-                .draw()?;
-            Ok(())
+            legend(&mut chart, SeriesLabelPosition::LowerLeft)
         })?;
         Figure::new(&imageops::thumbnail(&image, MAX_WIDTH, HEIGHT))
     }

@@ -19,8 +19,9 @@ const SMOOTHING: f64 = 0.98;
 /// A smoothed loss of so many times the lowest one ends the search.
 const DIVERGED: f64 = 4.;
 
-/// So many steps at the end are left out of account: there the loss is on its way up.
-const LAST: usize = 5;
+/// So many steps at the end are left out of account and of the figure: there the loss is on its way
+/// up, and where it diverges it would hide the others.
+pub(crate) const LAST: usize = 5;
 
 /// How [`find_learning_rate`](Sequential::find_learning_rate) searches: in 100 steps from 1e-7
 /// towards 10, unless told otherwise.

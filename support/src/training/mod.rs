@@ -15,6 +15,7 @@ mod weights;
 pub use early_stopping::{EarlyStopping, Monitor};
 pub use fit::{Evaluation, Fit};
 pub use history::{EpochLog, History};
+pub(crate) use learning_rate::LAST;
 pub use learning_rate::{LearningRateFinder, LearningRates};
 pub use loss::Loss;
 pub use rms_prop::RmsProp;
