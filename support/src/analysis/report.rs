@@ -38,11 +38,15 @@ pub struct Report {
 
 impl Report {
     pub(super) fn new(matrix: &ConfusionMatrix) -> Self {
-        let counts = matrix.counts();
+        let classes = matrix.classes().len();
+        let (mut supports, mut predictions) = (vec![0; classes], vec![0; classes]);
+        for (label, predicted, count) in matrix.counts() {
+            supports[label] += count;
+            predictions[predicted] += count;
+        }
         let scores = |class: usize| {
-            let right = counts[class][class];
-            let support: usize = counts[class].iter().sum();
-            let predicted: usize = counts.iter().map(|row| row[class]).sum();
+            let (support, predicted) = (supports[class], predictions[class]);
+            let right = matrix.count(class, class);
             Scores {
                 precision: share(right as f64, predicted as f64),
                 recall: share(right as f64, support as f64),
@@ -50,9 +54,9 @@ impl Report {
                 support,
             }
         };
-        let scores: Vec<Scores> = (0..counts.len()).map(scores).collect();
-        let support: usize = scores.iter().map(|scores| scores.support).sum();
-        let right: usize = (0..counts.len()).map(|class| counts[class][class]).sum();
+        let scores: Vec<Scores> = (0..classes).map(scores).collect();
+        let support: usize = supports.iter().sum();
+        let right: usize = (0..classes).map(|class| matrix.count(class, class)).sum();
         let mean = |weight: fn(&Scores) -> f64| {
             let weights: f64 = scores.iter().map(weight).sum();
             let mean = |value: fn(&Scores) -> f64| {

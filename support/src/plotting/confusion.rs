@@ -7,8 +7,9 @@ use plotters::style::{Color, FontTransform, RGBColor};
 
 use super::colors::{BLUES, color};
 use super::{Area, FONT, Figure, MAX_WIDTH, draw, shortened};
-use crate::Result;
 use crate::analysis::ConfusionMatrix;
+use crate::text::thousands;
+use crate::{Error, Result};
 
 /// Up to so many classes, each count is written into its cell.
 const MAX_WITH_COUNTS: usize = 20;
@@ -29,11 +30,19 @@ impl ConfusionMatrix {
     /// is written into its cell.
     ///
     /// # Errors
-    /// [`Error::Figure`](crate::Error::Figure) if it cannot be drawn.
+    /// [`Error::Figure`] if it cannot be drawn: there is room for 766 classes.
     pub fn show(&self) -> Result<Figure> {
-        let classes = self.classes().len().max(1) as u32;
-        let room = MAX_WIDTH - AXIS - 2 * GAP;
-        let cell = ((room - MAX_NAME) / classes).clamp(1, MAX_CELL);
+        const ROOM: u32 = MAX_WIDTH - AXIS - 2 * GAP - MAX_NAME;
+        let classes = self.classes().len().max(1);
+        if classes > ROOM as usize {
+            return Err(Error::Figure(format!(
+                "a confusion matrix has room for {ROOM} classes, got {}: list its largest mistakes with \
+                 `most_confused(20)`",
+                thousands(classes)
+            )));
+        }
+        let classes = classes as u32;
+        let cell = (ROOM / classes).min(MAX_CELL);
         let name_size = (cell * 2 / 3).clamp(11, 20);
         let names = Names::new(self.classes(), name_size, cell)?;
         let side = cell * classes;
@@ -57,14 +66,17 @@ impl ConfusionMatrix {
 
     fn draw_cells(&self, area: &Area<'_>, origin: (i32, i32), cell: u32) -> Drawn {
         let cell = cell as i32;
-        let largest = self.counts().iter().flatten().max().copied().unwrap_or(0);
+        let largest = self.counts().map(|(_, _, count)| count).max().unwrap_or(0);
         let digits = largest.to_string().len() as u32;
         // A digit is about two thirds as wide as the font is high.
         let size = (cell as u32 * 4 / (3 * digits.max(2))).clamp(8, 24);
         let with_counts = self.classes().len() <= MAX_WITH_COUNTS;
-        for (row, counts) in (0..).zip(self.counts()) {
-            let all: usize = counts.iter().sum();
-            for (column, &count) in (0..).zip(counts) {
+        let classes = self.classes().len();
+        for label in 0..classes {
+            let all: usize = (0..classes).map(|class| self.count(label, class)).sum();
+            for predicted in 0..classes {
+                let (row, column) = (label as i32, predicted as i32);
+                let count = self.count(label, predicted);
                 let share = count as f64 / all.max(1) as f64;
                 let Rgb([r, g, b]) = color(&BLUES, share);
                 let corner = (origin.0 + column * cell, origin.1 + row * cell);
@@ -237,6 +249,13 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn more_classes_than_the_page_has_pixels_for_are_refused_with_what_to_do() {
+        let names = (0..10_000).map(|class| class.to_string()).collect();
+        let error = ConfusionMatrix::new(names, []).show().unwrap_err();
+        assert!(error.to_string().contains("most_confused"), "{error}");
     }
 
     #[test]
