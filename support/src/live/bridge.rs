@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Bridge {
     stream: BufReader<UnixStream>,
+    /// Whether it did not answer in time, or is gone: it is not waited for again.
+    lost: bool,
 }
 
 impl Bridge {
@@ -32,8 +34,12 @@ impl Bridge {
     pub(super) fn connect_to(socket: &Path) -> Option<Self> {
         let stream = UnixStream::connect(socket).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_write_timeout(Some(PATIENCE)).ok()?;
         let stream = BufReader::new(stream);
-        Some(Self { stream })
+        Some(Self {
+            stream,
+            lost: false,
+        })
     }
 
     /// Shows something in order with the text.
@@ -56,13 +62,20 @@ impl Bridge {
         Some(self.stream)
     }
 
+    /// Tells the bridge of an event; returns whether it took it.
     fn tell(&mut self, mut event: Value) -> bool {
+        if self.lost {
+            return false;
+        }
         event["version"] = VERSION.into();
         let mut answer = String::new();
-        let told = writeln!(self.stream.get_mut(), "{event}");
-        told.and_then(|()| self.stream.read_line(&mut answer))
-            .is_ok()
-            && serde_json::from_str::<Value>(&answer).is_ok_and(|answer| answer["event"] == "ok")
+        let told = self
+            .stream
+            .get_mut()
+            .write_all(format!("{event}\n").as_bytes());
+        let heard = told.and_then(|()| self.stream.read_line(&mut answer));
+        self.lost = !matches!(heard, Ok(1..));
+        serde_json::from_str::<Value>(&answer).is_ok_and(|answer| answer["event"] == "ok")
     }
 }
 
@@ -96,7 +109,9 @@ fn new_id() -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use std::os::unix::net::UnixListener;
+    use std::sync::mpsc;
     use std::thread::{self, JoinHandle};
+    use std::time::Instant;
 
     use tempfile::TempDir;
 
@@ -137,6 +152,26 @@ pub(super) mod tests {
             json!({"version": 1, "event": "display", "id": id, "data": data})
         );
         assert_eq!(told[1]["event"], "update");
+    }
+
+    #[test]
+    fn a_bridge_that_hangs_is_waited_for_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("events");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let bridge = Bridge::connect_to(&socket).unwrap();
+        let (mut hung, _) = listener.accept().unwrap();
+        writeln!(hung, "{OK}").unwrap();
+        let mut shown = bridge.display("text/plain", "").unwrap();
+        // More than the socket holds: without an end to the writing, this would wait for ever.
+        let much = "x".repeat(16 << 20);
+        let (start, told) = (Instant::now(), mpsc::channel());
+        thread::spawn(move || {
+            (0..10).for_each(|_| assert!(!shown.update("text/plain", &much)));
+            told.0.send(start.elapsed())
+        });
+        let took = told.1.recv_timeout(10 * PATIENCE).unwrap();
+        assert!(took < 3 * PATIENCE, "{took:?}");
     }
 
     #[test]
