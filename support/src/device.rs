@@ -1,12 +1,13 @@
 //! Which device the network runs on, and why.
 //!
 //! libtorch's CUDA half is a library of its own, which the linker drops from a Rust program
-//! because nothing in it is called by name; it is loaded here, where there is a GPU.
+//! because nothing in it is called by name. It is loaded here, where there is a GPU, before `main` and
+//! before a notebook's cell: libtorch remembers the answer to the first question about CUDA.
 
 use std::fmt;
 use std::path::Path;
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
 use tch::{Cuda, Device};
 
 use crate::{Error, Result};
@@ -34,7 +35,7 @@ impl fmt::Display for DeviceReport {
     }
 }
 
-/// Looks for CUDA devices, loading libtorch's CUDA library where there is an NVIDIA driver.
+/// Looks for CUDA devices.
 #[must_use]
 pub fn device_report() -> DeviceReport {
     let reason = match load_cuda() {
@@ -89,15 +90,25 @@ pub fn pick(choice: &str) -> Result<Device> {
     }
 }
 
+/// Runs when the program, or a cell's library, is loaded.
+#[cfg(target_os = "linux")]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = {
+    extern "C" fn at_load() {
+        // Why it failed is told by `device_report`.
+        let _ = load_cuda();
+    }
+    at_load
+};
+
 /// Makes libtorch's CUDA half available, or says why it is not.
-///
-/// Has to come before libtorch is first asked about CUDA: it remembers the answer.
 fn load_cuda() -> Result<(), String> {
     if !DRIVER.iter().any(|path| Path::new(path).exists()) {
         return Err("no NVIDIA driver on this machine".into());
     }
     // Safety: loading libtorch's own library only registers its kernels. It stays loaded.
-    let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+    let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_LAZY | RTLD_GLOBAL) };
     library
         .map(std::mem::forget)
         .map_err(|error| format!("libtorch_cuda.so: {error}"))
