@@ -44,19 +44,21 @@ fn predictions_add_up_to_the_evaluation_and_are_those_of_each_picture() {
     assert!(wrong.examples().iter().all(|example| !example.is_right()));
 
     // The batches' own order is another one.
-    let mut by_id = std::collections::HashMap::new();
+    let mut by_index = std::collections::HashMap::new();
     let mut shuffled = Vec::new();
     for batch in train.epoch(0) {
         let batch = batch.unwrap();
         let logits = Vec::<f32>::try_from(model.forward(&batch.images).unwrap().reshape(-1));
         let labels = Vec::<i64>::try_from(&batch.labels).unwrap();
         let pairs = labels.into_iter().zip(logits.unwrap());
-        shuffled.extend(batch.ids.clone());
-        by_id.extend(batch.ids.into_iter().zip(pairs));
+        shuffled.extend(batch.indices.clone());
+        by_index.extend(batch.indices.into_iter().zip(pairs));
     }
-    assert_ne!(ids(&predictions), shuffled);
+    let indices = predictions.examples().iter().map(|example| example.index);
+    assert_ne!(indices.collect::<Vec<_>>(), shuffled);
     for example in predictions.examples() {
-        let (label, logit) = by_id[&example.id];
+        assert_eq!(train.dataset().examples()[example.index].id, example.id);
+        let (label, logit) = by_index[&example.index];
         assert_eq!(example.label as i64, label);
         assert_eq!(example.predicted == 1, logit > 0., "{example:?}");
         let dog = 1. / (1. + f64::from(-logit).exp());

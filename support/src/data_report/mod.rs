@@ -79,6 +79,8 @@ pub struct Duplicate {
 pub struct Place {
     /// The index of its part in [`DataReport::parts`].
     pub part: usize,
+    /// Which of the part's examples it is.
+    pub index: usize,
     /// The example's id.
     pub id: String,
     /// Its class, an index into [`DataReport::classes`].
@@ -114,17 +116,20 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
     for (_, part) in parts {
         part.check_labels("data_report, the parts")?;
     }
-    let examples: Vec<(usize, &Example)> = (0..)
-        .zip(parts)
-        .flat_map(|(at, (_, part))| part.examples().iter().map(move |example| (at, example)))
-        .collect();
-    let all: Vec<Example> = examples
-        .iter()
-        .map(|&(_, example)| example.clone())
-        .collect();
+    let (mut places, mut all): (Vec<Place>, Vec<Example>) = (Vec::new(), Vec::new());
+    for (part, (_, dataset)) in (0..).zip(parts) {
+        all.extend_from_slice(dataset.examples());
+        let of_part = dataset.examples().iter().enumerate();
+        places.extend(of_part.map(|(index, example)| Place {
+            part,
+            index,
+            id: example.id.clone(),
+            label: example.label,
+        }));
+    }
     let (order, threads) = ((0..all.len()).collect(), threads());
     let inspected = Workers::start(move |at| inspect(&all[at]), order, threads, AHEAD * threads);
-    let mut task = Task::begin("data_report", "picture", examples.len());
+    let mut task = Task::begin("data_report", "picture", places.len());
 
     let mut report = DataReport {
         classes: classes.to_vec(),
@@ -141,9 +146,9 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
         unreadable: Vec::new(),
     }));
     let mut readable = Vec::new();
-    for (done, (&(at, example), inspected)) in (1..).zip(examples.iter().zip(inspected)) {
-        let part = &mut report.parts[at];
-        part.counts[example.label] += 1;
+    for (done, (place, inspected)) in (1..).zip(places.into_iter().zip(inspected)) {
+        let part = &mut report.parts[place.part];
+        part.counts[place.label] += 1;
         match inspected.flatten() {
             Ok(picture) => {
                 let (width, height) = picture.size;
@@ -151,9 +156,9 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
                 report.heights.push(height);
                 report.tiny += usize::from(width.min(height) < TINY);
                 *report.formats.entry(picture.format.clone()).or_default() += 1;
-                readable.push((at, example, picture));
+                readable.push((place, picture));
             }
-            Err(error) => part.unreadable.push(Skipped::new(&example.id, &error)),
+            Err(error) => part.unreadable.push(Skipped::new(&place.id, &error)),
         }
         task.done(done, done)?;
     }
@@ -194,31 +199,26 @@ fn inspect(example: &Example) -> Result<Inspected> {
 
 /// Finds for each picture the most similar one before it in each part, if they look alike: few
 /// pairs even where all pictures are the same, and every part's own.
-fn duplicates(pictures: &[(usize, &Example, Inspected)]) -> Result<Vec<Duplicate>> {
+fn duplicates(pictures: &[(Place, Inspected)]) -> Result<Vec<Duplicate>> {
     let mut task = Task::begin("data_report, comparing", "picture", pictures.len());
-    let place = |&(part, example, _): &(usize, &Example, Inspected)| Place {
-        part,
-        id: example.id.clone(),
-        label: example.label,
-    };
     let mut found = Vec::new();
-    for (at, picture) in pictures.iter().enumerate() {
+    for (at, (place, picture)) in pictures.iter().enumerate() {
         let mut closest = BTreeMap::new();
-        for before in &pictures[..at] {
-            if let Some(distance) = picture.2.fingerprint.distance(&before.2.fingerprint) {
-                let candidate = (distance, picture.2.digest != before.2.digest);
-                let best = closest.entry(before.0).or_insert((candidate, before));
+        for (earlier, before) in &pictures[..at] {
+            if let Some(distance) = picture.fingerprint.distance(&before.fingerprint) {
+                let candidate = (distance, picture.digest != before.digest);
+                let best = closest.entry(earlier.part).or_insert((candidate, earlier));
                 if candidate < best.0 {
-                    *best = (candidate, before);
+                    *best = (candidate, earlier);
                 }
             }
         }
         found.extend(
             closest
                 .into_values()
-                .map(|((distance, differ), before)| Duplicate {
-                    picture: place(picture),
-                    original: place(before),
+                .map(|((distance, differ), earlier)| Duplicate {
+                    picture: place.clone(),
+                    original: earlier.clone(),
                     distance,
                     same_file: !differ,
                 }),

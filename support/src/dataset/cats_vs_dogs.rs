@@ -29,6 +29,7 @@ pub(super) fn read(path: &Path) -> Result<Found> {
                 id: name.clone(),
                 label,
                 source,
+                copy: 0,
             });
         }
     }

@@ -105,6 +105,7 @@ pub(super) fn read(folder: &Path, classes: &[&str]) -> Result<Found> {
             pictures: pictures.clone(),
             index,
         },
+        copy: 0,
     };
     let examples = kept.into_iter().enumerate().map(example).collect();
     Ok(Found {

@@ -36,6 +36,9 @@ pub struct Example {
     /// The index of its class in [`ImageDataset::classes`].
     pub label: usize,
     source: Source,
+    /// Which of its dataset's examples of that id this is, the first being 0: what is random about
+    /// it is random for each copy.
+    pub(crate) copy: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +70,7 @@ impl Example {
             id,
             label,
             source: Source::File(path.into()),
+            copy: 0,
         }
     }
 

@@ -184,7 +184,12 @@ impl Tree {
             if let Some((root, label)) = place(id) {
                 filled.insert((root, label));
                 let (id, source) = (id.clone(), source.clone());
-                parts[roots[root].1].push(Example { id, label, source });
+                parts[roots[root].1].push(Example {
+                    id,
+                    label,
+                    source,
+                    copy: 0,
+                });
             }
         }
         for (at, (root, _)) in roots.iter().enumerate() {

@@ -3,6 +3,7 @@
 //! Nothing is read before something is taken from a dataset; `batches` does so on threads.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -52,16 +53,23 @@ impl Skipped {
 }
 
 impl Dataset<RgbImage> {
-    /// Makes a dataset of `examples`, whose labels are indices into `classes`.
+    /// Makes a dataset of `examples`, whose labels are indices into `classes`. One that is there
+    /// several times counts as often, and every copy is augmented by itself.
     ///
     /// `seed` decides the order after [`Dataset::shuffle`], `broken` what becomes of a picture
     /// that cannot be read.
     pub fn new(
-        examples: Vec<Example>,
+        mut examples: Vec<Example>,
         classes: Vec<String>,
         seed: u64,
         broken: BrokenPictures,
     ) -> Self {
+        let mut copies: HashMap<String, usize> = HashMap::with_capacity(examples.len());
+        for example in &mut examples {
+            let copies = copies.entry(example.id.clone()).or_default();
+            example.copy = *copies;
+            *copies += 1;
+        }
         Self {
             examples: examples.into(),
             classes: classes.into(),
@@ -127,7 +135,7 @@ impl Dataset<Pixels> {
     pub(crate) fn load_augmented(&self, example: &Example, epoch: usize) -> Result<Option<Pixels>> {
         let pixels = self.load(example)?;
         let augmented = |pixels| match &self.augmentation {
-            Some(augmentation) => augmentation.apply(pixels, self.seed, &example.id, epoch),
+            Some(augmentation) => augmentation.apply(pixels, self.seed, &key(example), epoch),
             None => Ok(pixels),
         };
         pixels.map(augmented).transpose()
@@ -178,14 +186,9 @@ impl<T> Dataset<T> {
         }
     }
 
-    /// Returns a dataset of the examples with these ids, in this order before any shuffling.
-    pub(super) fn only<'a>(&self, ids: impl Iterator<Item = &'a str>) -> Self {
-        let by_id: HashMap<&str, &Example> = self
-            .examples
-            .iter()
-            .map(|example| (example.id.as_str(), example))
-            .collect();
-        let examples = ids.filter_map(|id| by_id.get(id).copied().cloned());
+    /// Returns a dataset of the examples at these indices, in this order before any shuffling.
+    pub(super) fn only(&self, indices: impl Iterator<Item = usize>) -> Self {
+        let examples = indices.filter_map(|index| self.examples.get(index).cloned());
         Self {
             examples: examples.collect(),
             ..self.clone()
@@ -231,7 +234,7 @@ impl<T> Dataset<T> {
         })
     }
 
-    /// Returns the pictures that could not be read so far, each once, by name.
+    /// Returns the examples whose pictures could not be read so far, each once, by name.
     pub fn skipped(&self) -> Vec<Skipped> {
         self.skipped.list()
     }
@@ -252,7 +255,7 @@ impl<T> Dataset<T> {
         match (read(example, |_| ()), self.broken) {
             (Ok(picture), _) => self.format(&example.id, picture).map(Some),
             (Err(error), BrokenPictures::Skip) => {
-                self.skipped.add(&example.id, &error);
+                self.skipped.add(example, &error);
                 Ok(None)
             }
             (Err(error), BrokenPictures::Stop) => Err(error),
@@ -309,20 +312,29 @@ impl ImageDataset {
     }
 }
 
-/// The unreadable pictures of a dataset and of all that was derived from it: reasons by name.
+/// What an example's augmentation is derived from, besides seed and epoch: the id, which gives the
+/// same pictures in whatever order or choice of examples, and of further copies which one it is.
+fn key(example: &Example) -> Cow<'_, str> {
+    match example.copy {
+        0 => Cow::Borrowed(&example.id),
+        copy => Cow::Owned(format!("{}\0{copy}", example.id)),
+    }
+}
+
+/// The unreadable pictures of a dataset and of all that was derived from it: reasons by id and copy.
 #[derive(Clone, Default)]
-struct SkippedList(Arc<Mutex<BTreeMap<String, String>>>);
+struct SkippedList(Arc<Mutex<BTreeMap<(String, usize), String>>>);
 
 impl SkippedList {
-    fn add(&self, name: &str, error: &Error) {
-        let Skipped { name, reason } = Skipped::new(name, error);
+    fn add(&self, example: &Example, error: &Error) {
+        let Skipped { name, reason } = Skipped::new(&example.id, error);
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.entry(name).or_insert(reason);
+        reasons.entry((name, example.copy)).or_insert(reason);
     }
 
     fn list(&self) -> Vec<Skipped> {
         let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let skipped = |(name, reason): (&String, &String)| Skipped {
+        let skipped = |((name, _), reason): (&(String, usize), &String)| Skipped {
             name: name.clone(),
             reason: reason.clone(),
         };
