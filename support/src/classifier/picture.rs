@@ -1,11 +1,11 @@
 //! A picture to classify.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
 use super::Input;
+use crate::files::read_image_file;
 use crate::pipeline::{Pixels, decode, readable};
 use crate::{Error, Result};
 
@@ -28,7 +28,7 @@ impl Picture {
         };
         match self {
             Self::File(path) => {
-                let bytes = fs::read(path).map_err(Error::io("read", path))?;
+                let bytes = read_image_file(path)?;
                 decoded(&path.display().to_string(), &bytes)
             }
             Self::Encoded(bytes) => decoded("in memory", bytes),

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -107,7 +108,8 @@ impl Batches {
 
     /// Starts an epoch on at most so many threads.
     pub(super) fn epoch_on(&self, threads: usize, epoch: usize) -> BatchIter {
-        let (dataset, ahead) = (self.dataset.clone(), self.size * BATCHES_AHEAD);
+        let dataset = self.dataset.clone();
+        let ahead = self.size.saturating_mul(BATCHES_AHEAD);
         BatchIter {
             workers: Workers::start(
                 move |index| load(&dataset, index, epoch),
@@ -165,6 +167,12 @@ impl Batches {
     /// Makes the pixels that the function given to `map` makes of a picture.
     pub(crate) fn format(&self, image: RgbImage) -> Result<Pixels> {
         self.dataset.format("given to `map`", image)
+    }
+
+    /// Returns the folder for what is too large for memory: the settings' data folder, or the
+    /// system's temporary one.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.dataset.data_dir()
     }
 
     /// Returns what the random choices are derived from.
@@ -245,7 +253,8 @@ impl BatchIter {
 
     /// Collects the pictures of the next batch; fewer, or none, at the end of the epoch.
     fn collect(&mut self) -> Result<Vec<Picture>> {
-        let mut pictures: Vec<Picture> = Vec::with_capacity(self.batches.size);
+        let most = self.batches.size.min(self.batches.examples());
+        let mut pictures: Vec<Picture> = Vec::with_capacity(most);
         while pictures.len() < self.batches.size
             && let Some(picture) = self.workers.next()
         {
@@ -329,15 +338,26 @@ fn batch(pictures: Vec<Picture>) -> Result<Batch> {
 
 /// Puts pictures of one size into one tensor `[N, 3, height, width]`. Its memory is in N, H, W, C
 /// order, which the pixels come in and the network wants.
+///
+/// # Errors
+/// `Shape` if they are not of one size, `Torch` if there is no memory for them.
 pub(crate) fn stack(pictures: Vec<Pixels>) -> Result<Tensor> {
     let (width, height) = pictures.first().map_or((0, 0), Pixels::dimensions);
     let shape = [pictures.len() as i64, height.into(), width.into(), 3];
+    let length = width as usize * height as usize * 3;
     let values: Vec<_> = pictures.into_iter().map(Pixels::into_values).collect();
+    if let Some(other) = values.iter().find(|values| values.len() != length) {
+        return Err(Error::Shape {
+            operation: "batch".to_owned(),
+            expected: format!("pictures of {height} x {width} x 3 values"),
+            got: vec![other.len() as i64],
+        });
+    }
     let images = || {
         let images = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
         let mut place = images.data_ptr().cast::<f32>();
         for values in &values {
-            // Safety: the pictures are of one size, so that they fill the new tensor exactly.
+            // Safety: all are of this length, so that they fill the new tensor exactly.
             unsafe {
                 place.copy_from_nonoverlapping(values.as_ptr(), values.len());
                 place = place.add(values.len());
@@ -383,6 +403,7 @@ impl<T: Send + 'static> Workers<T> {
                 }
             });
         }
+        let ahead = ahead.min(order.len());
         let mut workers = Self {
             order: order.into_iter(),
             jobs: Some(jobs),

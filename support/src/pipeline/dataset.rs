@@ -5,8 +5,10 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::env;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
@@ -14,7 +16,7 @@ use image::RgbImage;
 use super::{Augmentation, Batches, Pixels, decode};
 use crate::dataset::{Example, ImageDataset, Raw};
 use crate::settings::BrokenPictures;
-use crate::text::listed;
+use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
 /// Labelled pictures, each made into a `T` when it is asked for.
@@ -30,6 +32,7 @@ pub struct Dataset<T> {
     shuffle_buffer: usize,
     broken: BrokenPictures,
     skipped: SkippedList,
+    data_dir: Arc<Path>,
 }
 
 /// A picture that was left out because it could not be read.
@@ -49,6 +52,31 @@ impl Skipped {
         };
         let name = name.to_owned();
         Self { name, reason }
+    }
+}
+
+/// Lists the first ten of the pictures that were skipped, a line each, and says how many more there are.
+///
+/// ```
+/// # use support::pipeline::{Skipped, SkippedSummary};
+/// let skipped = |n: usize| Skipped { name: format!("{n}.jpg"), reason: "the file is empty".into() };
+/// let skipped: Vec<Skipped> = (0..5000).map(skipped).collect();
+/// let text = SkippedSummary(&skipped).to_string();
+/// assert!(text.starts_with("  0.jpg: the file is empty\n  1.jpg: the file is empty\n"));
+/// assert!(text.ends_with("\n  9.jpg: the file is empty\n  … and 4,990 more"));
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct SkippedSummary<'a>(pub &'a [Skipped]);
+
+impl fmt::Display for SkippedSummary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        let line = |Skipped { name, reason }: &Skipped| format!("  {name}: {reason}");
+        let mut lines: Vec<String> = self.0.iter().take(SHOWN).map(line).collect();
+        if let more @ 1.. = self.0.len().saturating_sub(SHOWN) {
+            lines.push(format!("  … and {} more", thousands(more)));
+        }
+        f.write_str(&lines.join("\n"))
     }
 }
 
@@ -79,6 +107,7 @@ impl Dataset<RgbImage> {
             shuffle_buffer: 1,
             broken,
             skipped: SkippedList::default(),
+            data_dir: env::temp_dir().into(),
         }
     }
 
@@ -94,6 +123,7 @@ impl Dataset<RgbImage> {
             shuffle_buffer: self.shuffle_buffer,
             broken: self.broken,
             skipped: self.skipped.clone(),
+            data_dir: self.data_dir.clone(),
         }
     }
 }
@@ -239,6 +269,10 @@ impl<T> Dataset<T> {
         self.skipped.list()
     }
 
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     pub(super) fn seed(&self) -> u64 {
         self.seed
     }
@@ -283,6 +317,7 @@ impl<T> Clone for Dataset<T> {
             shuffle_buffer: self.shuffle_buffer,
             broken: self.broken,
             skipped: self.skipped.clone(),
+            data_dir: self.data_dir.clone(),
         }
     }
 }
@@ -307,7 +342,10 @@ impl ImageDataset {
         let parts = self.split_examples(weights)?;
         Ok(parts.map(|examples| {
             let classes = self.classes().to_vec();
-            Dataset::new(examples, classes, self.seed(), self.broken())
+            Dataset {
+                data_dir: self.data_dir().clone(),
+                ..Dataset::new(examples, classes, self.seed(), self.broken())
+            }
         }))
     }
 }

@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::store::Store;
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches};
-use crate::{Error, Result, settings};
+use crate::{Error, Result};
 
 /// The outputs of one layer for all pictures of a dataset.
 pub(super) struct Activations {
@@ -23,7 +23,7 @@ pub(super) struct Activations {
 
 impl Activations {
     /// Computes layer `index`'s outputs; those that take more than `memory` bytes go into a file
-    /// in the data folder. `goes_on` is asked after every batch; where it says no there are none.
+    /// in the dataset's data folder. `goes_on` is asked after every batch; where it says no there are none.
     pub(super) fn compute<C>(
         model: &Sequential<C>,
         index: usize,
@@ -33,7 +33,7 @@ impl Activations {
     ) -> Result<Option<Self>> {
         let frozen = model.inference(0, index)?;
         let shape = [vec![batches.examples() as i64], model.layer_shape(index)].concat();
-        let mut store = Store::new(&shape, memory, &settings::data_dir())?;
+        let mut store = Store::new(&shape, memory, batches.data_dir())?;
         // All room is taken here: before 2.38, glibc cannot use a freed tensor's memory for the next
         // one of that size once something small that stays lies behind it.
         let mut rows = vec![None; batches.examples()];
