@@ -104,6 +104,30 @@ fn predictions_are_of_the_pictures_as_they_are() {
 }
 
 #[test]
+fn examples_that_are_there_twice_are_predicted_and_explained_twice() {
+    let folder = pictures(&["cats", "dogs"], 3);
+    let dataset = small_set::dataset(folder.path(), BrokenPictures::Stop);
+    let [examples, ..] = dataset.split_examples([8, 1, 1]).unwrap();
+    let twice = [&examples[..], &examples[..2]].concat();
+    let classes = dataset.classes().to_vec();
+    let twice = Dataset::new(twice, classes, 0, BrokenPictures::Stop);
+    let model = model(155, 1e-4);
+    let batches = twice.map(small_set::format).batch(3);
+    let predictions = model.predictions(&batches).unwrap();
+    let found = predictions.examples();
+    let indices: Vec<usize> = found.iter().map(|example| example.index).collect();
+    assert_eq!(indices, (0..examples.len() + 2).collect::<Vec<_>>());
+    for (copy, original) in found[examples.len()..].iter().zip(found) {
+        assert_eq!((&copy.id, copy.label), (&original.id, original.label));
+        assert!((copy.loss - original.loss).abs() < 1e-4);
+    }
+    let explanations = model.explain(&predictions.highest_loss(99)).unwrap();
+    let explained = explanations.predictions().examples();
+    assert_eq!(explained, predictions.highest_loss(99).examples());
+    assert_eq!(explanations.maps().unwrap().size()[0], found.len() as i64);
+}
+
+#[test]
 fn what_cannot_be_predicted_is_an_error() {
     let folder = pictures(&["cats", "dogs", "newts"], 1);
     let (three_classes, _) = batches(folder.path(), BrokenPictures::Stop);

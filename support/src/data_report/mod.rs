@@ -11,7 +11,7 @@ use image::RgbImage;
 use crate::assets::hash;
 use crate::dataset::{Example, Raw};
 use crate::live::Task;
-use crate::pipeline::{Dataset, Skipped, Workers, read, threads};
+use crate::pipeline::{Dataset, Skipped, Workers, is_turned, read, threads};
 use crate::text::{LISTED, thousands};
 use crate::{Error, Result};
 use fingerprint::{Fingerprint, MAX_HAMMING};
@@ -35,6 +35,7 @@ pub struct DataReport {
     widths: Vec<u32>,
     heights: Vec<u32>,
     tiny: usize,
+    turned: usize,
     formats: BTreeMap<String, usize>,
     duplicates: Vec<Duplicate>,
 }
@@ -137,6 +138,7 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
         widths: Vec::new(),
         heights: Vec::new(),
         tiny: 0,
+        turned: 0,
         formats: BTreeMap::new(),
         duplicates: Vec::new(),
     };
@@ -155,6 +157,7 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
                 report.widths.push(width);
                 report.heights.push(height);
                 report.tiny += usize::from(width.min(height) < TINY);
+                report.turned += usize::from(picture.turned);
                 *report.formats.entry(picture.format.clone()).or_default() += 1;
                 readable.push((place, picture));
             }
@@ -171,19 +174,21 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
 /// What is kept of a picture.
 struct Inspected {
     size: (u32, u32),
+    turned: bool,
     format: String,
     digest: String,
     fingerprint: Fingerprint,
 }
 
 fn inspect(example: &Example) -> Result<Inspected> {
-    let (mut format, mut digest) = (String::new(), String::new());
+    let (mut format, mut digest, mut turned) = (String::new(), String::new(), false);
     let picture = read(example, |raw| {
         let bytes = match raw {
             Raw::Encoded(bytes) => bytes,
             Raw::Pixels(picture) => picture.as_raw(),
         };
         digest = hash(bytes);
+        turned = matches!(raw, Raw::Encoded(bytes) if is_turned(bytes));
         format = match (raw, image::guess_format(bytes)) {
             (Raw::Encoded(_), Ok(format)) => format!("{format:?}").to_uppercase(),
             _ => "raw".into(),
@@ -191,6 +196,7 @@ fn inspect(example: &Example) -> Result<Inspected> {
     })?;
     Ok(Inspected {
         size: picture.dimensions(),
+        turned,
         format,
         digest,
         fingerprint: Fingerprint::of(&picture),
@@ -257,6 +263,13 @@ impl DataReport {
     #[must_use]
     pub fn formats(&self) -> &BTreeMap<String, usize> {
         &self.formats
+    }
+
+    /// Returns how many readable pictures do not lie as they are to be looked at, and are turned upright
+    /// by their EXIF orientation.
+    #[must_use]
+    pub fn turned(&self) -> usize {
+        self.turned
     }
 
     /// Returns the pictures that look like one before them, with the most similar one of each part.
@@ -404,6 +417,13 @@ impl fmt::Display for DataReport {
         let formats = self.formats.iter();
         let formats = formats.map(|(format, count)| format!("{} {format}", thousands(*count)));
         write!(f, "\n\nformats: {}", formats.collect::<Vec<_>>().join(", "))?;
+        if self.turned > 0 {
+            let count = thousands(self.turned);
+            write!(
+                f,
+                "\nturned upright, as their EXIF orientation says: {count}"
+            )?;
+        }
 
         let unreadable = self.parts.iter().flat_map(|part| {
             let line = |skipped: &Skipped| {
