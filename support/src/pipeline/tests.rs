@@ -10,9 +10,10 @@ use image::RgbImage;
 use tch::{Kind, Tensor};
 use tempfile::TempDir;
 
-use super::{Augmentation, Batch, Batches, Dataset, Pixels, Skipped};
+use super::{Augmentation, Batch, Batches, Dataset, Pixels, Skipped, stack};
 use crate::Error;
 use crate::dataset::Example;
+use crate::properties::measured;
 use crate::settings::BrokenPictures;
 
 /// A folder of PNG files, named by number; each one's red value is its number, and its label
@@ -451,6 +452,44 @@ fn take_and_skip_cut_in_order_and_leave_the_dataset_as_it_was() {
     assert_eq!(dataset.len(), 6);
     let labels: Vec<usize> = dataset.skip(2).iter().map(|item| item.unwrap().1).collect();
     assert_eq!(labels, [0, 1, 0, 1]);
+}
+
+#[test]
+fn a_size_beyond_all_bounds_makes_one_batch_of_all() {
+    let folder = Folder::new(5);
+    for size in [usize::MAX, 1_000_000_000] {
+        let batches = folder.pixels().take(usize::MAX).shuffle(size).batch(size);
+        let batches = batches.take(usize::MAX);
+        assert_eq!((batches.len(), batches.examples()), (1, 5));
+        let (made, memory) = measured(|| epoch(&batches, 0));
+        let [batch] = made.try_into().unwrap();
+        assert_eq!(batch.images.size(), [5, 3, 3, 4]);
+        assert!(memory < 1 << 20, "{memory} bytes");
+    }
+}
+
+#[test]
+fn pictures_of_different_sizes_are_not_stacked() {
+    let pixels = |width, height| Pixels::from(&RgbImage::new(width, height));
+    for other in [(3, 2), (2, 4), (0, 0), (2, 2)] {
+        let error = stack(vec![pixels(2, 3), pixels(other.0, other.1)]).err();
+        let is_refused = matches!(error, Some(Error::Shape { .. }));
+        assert_eq!(is_refused, other != (3, 2), "{other:?}");
+    }
+}
+
+#[test]
+fn samples_behind_a_pictures_last_do_not_reach_the_batch() {
+    let longer = |_: &RgbImage| {
+        let samples = (0..100).map(|sample| sample % 12).collect();
+        Pixels::from(&RgbImage::from_raw(2, 2, samples).unwrap())
+    };
+    let folder = Folder::new(3);
+    let batches = folder.dataset(BrokenPictures::Stop).map(longer).batch(3);
+    let (images, _) = batches.first().unwrap();
+    let values: Vec<f32> = Vec::try_from(images.permute([0, 2, 3, 1]).flatten(0, -1)).unwrap();
+    let expected: Vec<f32> = (0..12).map(|sample| sample as f32).collect();
+    assert_eq!(values, expected.repeat(3));
 }
 
 /// Photos that are not part of the project; the test passes where they are absent.
