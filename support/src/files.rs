@@ -1,7 +1,11 @@
-//! Writing files whole or not at all.
+//! Writing files whole or not at all, and reading only what is a file.
 
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use crate::{Error, Result};
 
@@ -25,4 +29,41 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     file.persist(path)
         .map_err(|error| Error::io("write", path)(error.error))?;
     Ok(())
+}
+
+/// A file larger than this is refused as a picture.
+pub(crate) const LARGEST_PICTURE: u64 = 256 << 20;
+
+/// Opens a regular file, and returns its size in bytes: of a pipe or a device, which can keep a reader
+/// waiting for ever, nothing is read.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let file = OpenOptions::new()
+        .read(true)
+        // Of a regular file it changes nothing.
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)
+        .map_err(Error::io("read", path))?;
+    let metadata = file.metadata().map_err(Error::io("read", path))?;
+    if !metadata.is_file() {
+        let reason = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
+        return Err(Error::io("read", path)(reason));
+    }
+    Ok((file, metadata.len()))
+}
+
+/// Reads an image file, of at most 256 MiB.
+pub(crate) fn read_image_file(path: &Path) -> Result<Vec<u8>> {
+    let (file, size) = open_regular(path)?;
+    let mut bytes = Vec::with_capacity(size.min(LARGEST_PICTURE + 1) as usize);
+    // It may grow while it is read.
+    file.take(LARGEST_PICTURE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > LARGEST_PICTURE {
+        return Err(Error::Picture {
+            name: path.display().to_string(),
+            reason: format!("the file is larger than {} MiB", LARGEST_PICTURE >> 20),
+        });
+    }
+    Ok(bytes)
 }

@@ -40,6 +40,8 @@ pub mod model;
 pub mod notebook;
 pub mod pipeline;
 pub mod plotting;
+#[cfg(test)]
+mod properties;
 pub mod settings;
 mod text;
 pub mod training;

@@ -10,15 +10,6 @@ use tch::Device;
 
 use crate::{Error, Result, device};
 
-/// The names that `TRANSFER_DATASET` takes besides a folder: cats and dogs, best first, then
-/// another set.
-pub const DATASETS: [&str; 4] = [
-    "cats_vs_dogs",
-    "cats_and_dogs_filtered",
-    "cifar10_cats_vs_dogs",
-    "cifar10",
-];
-
 /// The folder of checkpoints in the data folder.
 const CHECKPOINTS: &str = "checkpoints";
 
@@ -27,7 +18,7 @@ const CHECKPOINTS: &str = "checkpoints";
 /// A field may also be changed in code; the printed settings show where each value came from.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// One of [`DATASETS`] or a folder (`TRANSFER_DATASET`). Without it the pictures that are at
+    /// A set's name, a folder or a CSV file (`TRANSFER_DATASET`). Without it the pictures that are at
     /// hand are taken.
     pub dataset: Option<String>,
     /// How many examples are used (`TRANSFER_LIMIT`: a number or `all`).
@@ -100,10 +91,6 @@ impl Settings {
             }
         };
 
-        let dataset = text("TRANSFER_DATASET")?;
-        if let Some(dataset) = &dataset {
-            check_dataset(dataset)?;
-        }
         let limit = match text("TRANSFER_LIMIT")? {
             None => Limit::Default,
             Some(value) if value == "all" => Limit::All,
@@ -125,7 +112,7 @@ impl Settings {
         let data_dir = text("TRANSFER_DATA")?.map_or_else(default_data_dir, PathBuf::from);
         let checkpoints = text("TRANSFER_CHECKPOINTS")?;
         let mut settings = Self {
-            dataset,
+            dataset: text("TRANSFER_DATASET")?,
             limit,
             epochs: count("TRANSFER_EPOCHS", 10)?,
             batch_size: count("TRANSFER_BATCH", 32)?,
@@ -211,35 +198,16 @@ impl fmt::Display for Settings {
     }
 }
 
-/// Returns the folder of fetched files: `TRANSFER_DATA`, or `data/` in this project's checkout.
-pub fn data_dir() -> PathBuf {
-    let given = env::var_os("TRANSFER_DATA").filter(|value| !value.is_empty());
-    given.map_or_else(default_data_dir, PathBuf::from)
-}
-
 fn default_data_dir() -> PathBuf {
     let support = Path::new(env!("CARGO_MANIFEST_DIR"));
     support.parent().unwrap_or(support).join("data")
-}
-
-/// Accepts one of [`DATASETS`] and whatever can be a folder: a typing error in a name should not
-/// end in a search for a folder of that name.
-pub(crate) fn check_dataset(dataset: &str) -> Result<()> {
-    if DATASETS.contains(&dataset) || dataset.contains('/') || Path::new(dataset).is_dir() {
-        return Ok(());
-    }
-    let expected = format!(
-        "{}, or a folder (with a / in its path)",
-        DATASETS.join(", ")
-    );
-    Err(refused("TRANSFER_DATASET", dataset, expected))
 }
 
 fn positive(value: &str) -> Option<usize> {
     value.parse().ok().filter(|&count| count > 0)
 }
 
-fn refused(name: &'static str, value: impl Into<String>, expected: impl Into<String>) -> Error {
+fn refused(name: &'static str, value: impl Into<String>, expected: &str) -> Error {
     Error::Setting {
         name,
         value: value.into(),
@@ -345,17 +313,6 @@ mod tests {
     #[test]
     fn a_gpu_that_is_not_there_is_refused() {
         assert!(refusal("TRANSFER_DEVICE", "cuda:64").contains("a device that is there"));
-    }
-
-    #[test]
-    fn a_mistyped_dataset_is_refused_with_the_names_there_are() {
-        assert_eq!(
-            refusal("TRANSFER_DATASET", "cats_vs_dog"),
-            "TRANSFER_DATASET=cats_vs_dog: expected cats_vs_dogs, cats_and_dogs_filtered, \
-             cifar10_cats_vs_dogs, cifar10, \
-             or a folder (with a / in its path)"
-        );
-        assert!(settings(&[("TRANSFER_DATASET", "pets/")]).is_ok());
     }
 
     #[test]

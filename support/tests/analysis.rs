@@ -44,19 +44,21 @@ fn predictions_add_up_to_the_evaluation_and_are_those_of_each_picture() {
     assert!(wrong.examples().iter().all(|example| !example.is_right()));
 
     // The batches' own order is another one.
-    let mut by_id = std::collections::HashMap::new();
+    let mut by_index = std::collections::HashMap::new();
     let mut shuffled = Vec::new();
     for batch in train.epoch(0) {
         let batch = batch.unwrap();
         let logits = Vec::<f32>::try_from(model.forward(&batch.images).unwrap().reshape(-1));
         let labels = Vec::<i64>::try_from(&batch.labels).unwrap();
         let pairs = labels.into_iter().zip(logits.unwrap());
-        shuffled.extend(batch.ids.clone());
-        by_id.extend(batch.ids.into_iter().zip(pairs));
+        shuffled.extend(batch.indices.clone());
+        by_index.extend(batch.indices.into_iter().zip(pairs));
     }
-    assert_ne!(ids(&predictions), shuffled);
+    let indices = predictions.examples().iter().map(|example| example.index);
+    assert_ne!(indices.collect::<Vec<_>>(), shuffled);
     for example in predictions.examples() {
-        let (label, logit) = by_id[&example.id];
+        assert_eq!(train.dataset().examples()[example.index].id, example.id);
+        let (label, logit) = by_index[&example.index];
         assert_eq!(example.label as i64, label);
         assert_eq!(example.predicted == 1, logit > 0., "{example:?}");
         let dog = 1. / (1. + f64::from(-logit).exp());
@@ -98,6 +100,30 @@ fn predictions_are_of_the_pictures_as_they_are() {
     let (train, _) = augmented_batches(folder.path(), BrokenPictures::Stop, augmentation);
     let [plain, augmented] = [plain, train].map(|batches| model.predictions(&batches).unwrap());
     assert_eq!(plain.examples(), augmented.examples());
+}
+
+#[test]
+fn examples_that_are_there_twice_are_predicted_and_explained_twice() {
+    let folder = pictures(&["cats", "dogs"], 3);
+    let dataset = small_set::dataset(folder.path(), BrokenPictures::Stop);
+    let [examples, ..] = dataset.split_examples([8, 1, 1]).unwrap();
+    let twice = [&examples[..], &examples[..2]].concat();
+    let classes = dataset.classes().to_vec();
+    let twice = Dataset::new(twice, classes, 0, BrokenPictures::Stop);
+    let model = model(155, 1e-4);
+    let batches = twice.map(small_set::format).batch(3);
+    let predictions = model.predictions(&batches).unwrap();
+    let found = predictions.examples();
+    let indices: Vec<usize> = found.iter().map(|example| example.index).collect();
+    assert_eq!(indices, (0..examples.len() + 2).collect::<Vec<_>>());
+    for (copy, original) in found[examples.len()..].iter().zip(found) {
+        assert_eq!((&copy.id, copy.label), (&original.id, original.label));
+        assert!((copy.loss - original.loss).abs() < 1e-4);
+    }
+    let explanations = model.explain(&predictions.highest_loss(99)).unwrap();
+    let explained = explanations.predictions().examples();
+    assert_eq!(explained, predictions.highest_loss(99).examples());
+    assert_eq!(explanations.maps().unwrap().size()[0], found.len() as i64);
 }
 
 #[test]

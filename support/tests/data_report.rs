@@ -12,7 +12,8 @@ use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};
 use support::data_report::{DataReport, Duplicate, Sizes, data_report};
 use support::dataset::ImageDataset;
-use support::settings::{Limit, Settings};
+use support::pipeline::Dataset;
+use support::settings::{BrokenPictures, Limit, Settings};
 
 fn report(folder: &Path) -> DataReport {
     let mut settings = Settings::from_env().unwrap();
@@ -131,6 +132,39 @@ fn copies_broken_pictures_sizes_and_classes_are_reported() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     assert!(!text.contains("unbalanced"), "{text}");
+}
+
+#[test]
+fn pictures_that_are_turned_upright_are_counted_and_copies_told_by_their_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = common::tensors("orientation.safetensors");
+    for (class, names) in [("ants", ["jpeg 6", "png 1"]), ("bees", ["webp 8", "png 3"])] {
+        fs::create_dir(folder.path().join(class)).unwrap();
+        for name in names {
+            let file = &files[format!("{name}.file").as_str()];
+            let bytes = Vec::<u8>::try_from(file).unwrap();
+            fs::write(folder.path().join(class).join(format!("{name}.jpg")), bytes).unwrap();
+        }
+    }
+    let report = report(folder.path());
+    assert_eq!(report.turned(), 3);
+    let text = report.to_string();
+    let line = "turned upright, as their EXIF orientation says: 3";
+    assert!(text.lines().any(|found| found == line), "{text}");
+
+    let mut settings = Settings::from_env().unwrap();
+    settings.dataset = Some(folder.path().to_str().unwrap().into());
+    let dataset = ImageDataset::load(&settings).unwrap();
+    let [examples, ..] = dataset.split_examples([1, 0, 0]).unwrap();
+    let twice = [&examples[..], &examples[1..2]].concat();
+    let classes = dataset.classes().to_vec();
+    let twice = Dataset::new(twice, classes, 0, BrokenPictures::Stop);
+    let report = data_report(&[("train", &twice)]).unwrap();
+    let copies = report.duplicates().iter().filter(|found| found.same_file);
+    let copies: Vec<_> = copies
+        .map(|found| (found.picture.index, found.original.index))
+        .collect();
+    assert_eq!(copies, [(4, 1)]);
 }
 
 #[test]

@@ -52,7 +52,8 @@ fn after_an_error_the_model_is_as_before() {
     let folder = pictures(&["cats", "dogs"], 26);
     let (train, _) = batches(folder.path(), BrokenPictures::Stop);
     assert_eq!(train.len(), 11);
-    let broken = train.epoch(0).nth(8).unwrap().unwrap().ids.remove(0);
+    let broken = train.epoch(0).nth(8).unwrap().unwrap().indices[0];
+    let broken = train.dataset().examples()[broken].id.clone();
     fs::write(folder.path().join(&broken), b"not a picture").unwrap();
     let mut model = model(140, 1e-3);
     let before = weights(&model);

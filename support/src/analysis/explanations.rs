@@ -1,7 +1,5 @@
 //! Where in a picture a model sees the class that it predicts, by gradients: Grad-CAM and what came of it.
 
-use std::collections::HashMap;
-
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{Prediction, Predictions};
@@ -42,19 +40,14 @@ impl Sequential<Compiled> {
     pub fn explain(&self, predictions: &Predictions) -> Result<Explanations> {
         let batches = predictions.batches();
         self.check(&batches, "explain, the predictions")?;
-        let by_id: HashMap<&str, &Prediction> = predictions
-            .examples()
-            .iter()
-            .map(|prediction| (prediction.id.as_str(), prediction))
-            .collect();
         let layer = self.explained_layer();
         let features = self.inference(0, layer)?;
         let mut task = Task::begin("explain", "batch", batches.len());
         let (mut explained, mut maps) = (Vec::new(), Vec::new());
         for (step, batch) in (1..).zip(batches.epoch(0)) {
             let batch = batch?;
-            let found = batch.ids.iter().filter_map(|id| by_id.get(id.as_str()));
-            let found: Vec<&Prediction> = found.copied().collect();
+            let found = batch.indices.iter();
+            let found: Vec<_> = found.map(|&index| &predictions.examples()[index]).collect();
             maps.push(self.layer_cam(layer, &features(&batch.images)?, &found)?);
             explained.extend(found);
             task.done(step, explained.len())?;

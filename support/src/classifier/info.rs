@@ -156,7 +156,7 @@ impl ModelInfo {
     }
 
     /// Finds it among the texts of a file.
-    pub(super) fn read(texts: &Metadata) -> Result<Self, String> {
+    pub(crate) fn read(texts: &Metadata) -> Result<Self, String> {
         let json = texts.get(KEY).ok_or(
             "it holds tensors, and not what they are the weights of; `save` of a compiled model \
              writes a model file, `load_weights` reads weights alone",
@@ -173,7 +173,7 @@ impl ModelInfo {
     }
 
     /// Checks that the parts fit each other, the backbone's features having a shape `[C, H, W]`.
-    pub(super) fn check(&self, features: [i64; 3]) -> Result<(), String> {
+    pub(crate) fn check(&self, features: [i64; 3]) -> Result<(), String> {
         let mut shape = features.to_vec();
         for layer in &self.head {
             shape = match (layer, shape.as_slice()) {

@@ -1,11 +1,11 @@
 //! A picture to classify.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
 use super::Input;
+use crate::files::read_image_file;
 use crate::pipeline::{Pixels, decode, readable};
 use crate::{Error, Result};
 
@@ -28,7 +28,7 @@ impl Picture {
         };
         match self {
             Self::File(path) => {
-                let bytes = fs::read(path).map_err(Error::io("read", path))?;
+                let bytes = read_image_file(path)?;
                 decoded(&path.display().to_string(), &bytes)
             }
             Self::Encoded(bytes) => decoded("in memory", bytes),
@@ -92,5 +92,35 @@ impl From<RgbImage> for Picture {
 impl From<&RgbImage> for Picture {
     fn from(image: &RgbImage) -> Self {
         Self::Image(image.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::info::Resize;
+    use super::*;
+
+    const INPUT: Input = Input {
+        size: 2,
+        resize: Resize::Bilinear,
+        mean: [0.; 3],
+        std: [1.; 3],
+    };
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe.jpg");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let error = Picture::from(pipe).load(&INPUT).unwrap_err().to_string();
+        assert!(error.ends_with("it is no regular file"), "{error}");
+    }
+
+    #[test]
+    fn samples_behind_a_pictures_last_are_passed_over() {
+        let longer = RgbImage::from_raw(2, 2, vec![255; 100]).unwrap();
+        let pixels = Picture::from(longer).load(&INPUT).unwrap();
+        assert_eq!(pixels.into_values(), [1.; 12]);
     }
 }

@@ -11,7 +11,7 @@ use image::RgbImage;
 use crate::assets::hash;
 use crate::dataset::{Example, Raw};
 use crate::live::Task;
-use crate::pipeline::{Dataset, Skipped, Workers, read, threads};
+use crate::pipeline::{Dataset, Skipped, Workers, is_turned, read, threads};
 use crate::text::{LISTED, thousands};
 use crate::{Error, Result};
 use fingerprint::{Fingerprint, MAX_HAMMING};
@@ -35,6 +35,7 @@ pub struct DataReport {
     widths: Vec<u32>,
     heights: Vec<u32>,
     tiny: usize,
+    turned: usize,
     formats: BTreeMap<String, usize>,
     duplicates: Vec<Duplicate>,
 }
@@ -79,6 +80,8 @@ pub struct Duplicate {
 pub struct Place {
     /// The index of its part in [`DataReport::parts`].
     pub part: usize,
+    /// Which of the part's examples it is.
+    pub index: usize,
     /// The example's id.
     pub id: String,
     /// Its class, an index into [`DataReport::classes`].
@@ -114,17 +117,20 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
     for (_, part) in parts {
         part.check_labels("data_report, the parts")?;
     }
-    let examples: Vec<(usize, &Example)> = (0..)
-        .zip(parts)
-        .flat_map(|(at, (_, part))| part.examples().iter().map(move |example| (at, example)))
-        .collect();
-    let all: Vec<Example> = examples
-        .iter()
-        .map(|&(_, example)| example.clone())
-        .collect();
+    let (mut places, mut all): (Vec<Place>, Vec<Example>) = (Vec::new(), Vec::new());
+    for (part, (_, dataset)) in (0..).zip(parts) {
+        all.extend_from_slice(dataset.examples());
+        let of_part = dataset.examples().iter().enumerate();
+        places.extend(of_part.map(|(index, example)| Place {
+            part,
+            index,
+            id: example.id.clone(),
+            label: example.label,
+        }));
+    }
     let (order, threads) = ((0..all.len()).collect(), threads());
     let inspected = Workers::start(move |at| inspect(&all[at]), order, threads, AHEAD * threads);
-    let mut task = Task::begin("data_report", "picture", examples.len());
+    let mut task = Task::begin("data_report", "picture", places.len());
 
     let mut report = DataReport {
         classes: classes.to_vec(),
@@ -132,6 +138,7 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
         widths: Vec::new(),
         heights: Vec::new(),
         tiny: 0,
+        turned: 0,
         formats: BTreeMap::new(),
         duplicates: Vec::new(),
     };
@@ -141,19 +148,20 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
         unreadable: Vec::new(),
     }));
     let mut readable = Vec::new();
-    for (done, (&(at, example), inspected)) in (1..).zip(examples.iter().zip(inspected)) {
-        let part = &mut report.parts[at];
-        part.counts[example.label] += 1;
+    for (done, (place, inspected)) in (1..).zip(places.into_iter().zip(inspected)) {
+        let part = &mut report.parts[place.part];
+        part.counts[place.label] += 1;
         match inspected.flatten() {
             Ok(picture) => {
                 let (width, height) = picture.size;
                 report.widths.push(width);
                 report.heights.push(height);
                 report.tiny += usize::from(width.min(height) < TINY);
+                report.turned += usize::from(picture.turned);
                 *report.formats.entry(picture.format.clone()).or_default() += 1;
-                readable.push((at, example, picture));
+                readable.push((place, picture));
             }
-            Err(error) => part.unreadable.push(Skipped::new(&example.id, &error)),
+            Err(error) => part.unreadable.push(Skipped::new(&place.id, &error)),
         }
         task.done(done, done)?;
     }
@@ -166,19 +174,21 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
 /// What is kept of a picture.
 struct Inspected {
     size: (u32, u32),
+    turned: bool,
     format: String,
     digest: String,
     fingerprint: Fingerprint,
 }
 
 fn inspect(example: &Example) -> Result<Inspected> {
-    let (mut format, mut digest) = (String::new(), String::new());
+    let (mut format, mut digest, mut turned) = (String::new(), String::new(), false);
     let picture = read(example, |raw| {
         let bytes = match raw {
             Raw::Encoded(bytes) => bytes,
             Raw::Pixels(picture) => picture.as_raw(),
         };
         digest = hash(bytes);
+        turned = matches!(raw, Raw::Encoded(bytes) if is_turned(bytes));
         format = match (raw, image::guess_format(bytes)) {
             (Raw::Encoded(_), Ok(format)) => format!("{format:?}").to_uppercase(),
             _ => "raw".into(),
@@ -186,6 +196,7 @@ fn inspect(example: &Example) -> Result<Inspected> {
     })?;
     Ok(Inspected {
         size: picture.dimensions(),
+        turned,
         format,
         digest,
         fingerprint: Fingerprint::of(&picture),
@@ -194,31 +205,26 @@ fn inspect(example: &Example) -> Result<Inspected> {
 
 /// Finds for each picture the most similar one before it in each part, if they look alike: few
 /// pairs even where all pictures are the same, and every part's own.
-fn duplicates(pictures: &[(usize, &Example, Inspected)]) -> Result<Vec<Duplicate>> {
+fn duplicates(pictures: &[(Place, Inspected)]) -> Result<Vec<Duplicate>> {
     let mut task = Task::begin("data_report, comparing", "picture", pictures.len());
-    let place = |&(part, example, _): &(usize, &Example, Inspected)| Place {
-        part,
-        id: example.id.clone(),
-        label: example.label,
-    };
     let mut found = Vec::new();
-    for (at, picture) in pictures.iter().enumerate() {
+    for (at, (place, picture)) in pictures.iter().enumerate() {
         let mut closest = BTreeMap::new();
-        for before in &pictures[..at] {
-            if let Some(distance) = picture.2.fingerprint.distance(&before.2.fingerprint) {
-                let candidate = (distance, picture.2.digest != before.2.digest);
-                let best = closest.entry(before.0).or_insert((candidate, before));
+        for (earlier, before) in &pictures[..at] {
+            if let Some(distance) = picture.fingerprint.distance(&before.fingerprint) {
+                let candidate = (distance, picture.digest != before.digest);
+                let best = closest.entry(earlier.part).or_insert((candidate, earlier));
                 if candidate < best.0 {
-                    *best = (candidate, before);
+                    *best = (candidate, earlier);
                 }
             }
         }
         found.extend(
             closest
                 .into_values()
-                .map(|((distance, differ), before)| Duplicate {
-                    picture: place(picture),
-                    original: place(before),
+                .map(|((distance, differ), earlier)| Duplicate {
+                    picture: place.clone(),
+                    original: earlier.clone(),
                     distance,
                     same_file: !differ,
                 }),
@@ -257,6 +263,13 @@ impl DataReport {
     #[must_use]
     pub fn formats(&self) -> &BTreeMap<String, usize> {
         &self.formats
+    }
+
+    /// Returns how many readable pictures do not lie as they are to be looked at, and are turned upright
+    /// by their EXIF orientation.
+    #[must_use]
+    pub fn turned(&self) -> usize {
+        self.turned
     }
 
     /// Returns the pictures that look like one before them, with the most similar one of each part.
@@ -404,6 +417,13 @@ impl fmt::Display for DataReport {
         let formats = self.formats.iter();
         let formats = formats.map(|(format, count)| format!("{} {format}", thousands(*count)));
         write!(f, "\n\nformats: {}", formats.collect::<Vec<_>>().join(", "))?;
+        if self.turned > 0 {
+            let count = thousands(self.turned);
+            write!(
+                f,
+                "\nturned upright, as their EXIF orientation says: {count}"
+            )?;
+        }
 
         let unreadable = self.parts.iter().flat_map(|part| {
             let line = |skipped: &Skipped| {

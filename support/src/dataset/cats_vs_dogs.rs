@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Example, Examples, Found, Source};
+use super::{Example, Examples, Found, Stored};
 use crate::assets::archive::Zip;
 use crate::{Error, Result};
 
@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path) -> Result<Found> {
         let Some(label) = label(name) else { continue };
         let head = zip.head(index, PEEKED)?;
         if head.windows(4).any(|bytes| bytes == b"JFIF") {
-            let source = Source::Zip {
+            let source = Stored::Zip {
                 zip: zip.clone(),
                 index,
             };
@@ -29,6 +29,7 @@ pub(super) fn read(path: &Path) -> Result<Found> {
                 id: name.clone(),
                 label,
                 source,
+                copy: 0,
             });
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use image::{ImageReader, RgbImage};
 
-use super::{Example, Examples, Found, Source};
+use super::{Example, Examples, Found, Stored};
 use crate::{Error, Result};
 
 /// The side of a picture in pixels.
@@ -101,10 +101,11 @@ pub(super) fn read(folder: &Path, classes: &[&str]) -> Result<Found> {
     let example = |(index, (id, label))| Example {
         id,
         label,
-        source: Source::Cifar10 {
+        source: Stored::Cifar10 {
             pictures: pictures.clone(),
             index,
         },
+        copy: 0,
     };
     let examples = kept.into_iter().enumerate().map(example).collect();
     Ok(Found {

@@ -3,13 +3,14 @@
 
 mod cats_vs_dogs;
 mod cifar10;
+mod listed;
+mod source;
 mod split;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,10 +18,13 @@ use image::RgbImage;
 
 use crate::assets::Assets;
 use crate::assets::archive::Zip;
-use crate::settings::{BrokenPictures, DATASETS, Limit, Settings, check_dataset};
+use crate::files::read_image_file;
+use crate::settings::{BrokenPictures, Limit, Settings};
 use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
+pub use source::DATASETS;
+use source::{Choice, choose};
 pub use tree::pictures_in;
 
 /// The most examples that a run on the CPU uses unless it is told otherwise, over all parts: ten
@@ -35,12 +39,16 @@ pub struct Example {
     pub id: String,
     /// The index of its class in [`ImageDataset::classes`].
     pub label: usize,
-    source: Source,
+    source: Stored,
+    /// Which of its dataset's examples of that id this is, the first being 0: what is random about
+    /// it is random for each copy.
+    pub(crate) copy: usize,
 }
 
 #[derive(Clone, Debug)]
-enum Source {
+enum Stored {
     File(Arc<Path>),
+    Memory(Arc<RgbImage>),
     Zip {
         zip: Arc<Zip>,
         index: usize,
@@ -66,21 +74,21 @@ impl Example {
         Self {
             id,
             label,
-            source: Source::File(path.into()),
+            source: Stored::File(path.into()),
+            copy: 0,
         }
     }
 
     /// Reads the picture from its file or archive.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read, [`Error::Picture`] for a damaged entry of an
-    /// archive.
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Picture`] for one of more than 256 MiB
+    /// or a damaged entry of an archive.
     pub fn encoded_or_pixels(&self) -> Result<Raw> {
         match &self.source {
-            Source::File(path) => fs::read(path)
-                .map(Raw::Encoded)
-                .map_err(Error::io("read", path)),
-            Source::Zip { zip, index } => {
+            Stored::File(path) => read_image_file(path).map(Raw::Encoded),
+            Stored::Memory(image) => Ok(Raw::Pixels(image.as_ref().clone())),
+            Stored::Zip { zip, index } => {
                 zip.read(*index)
                     .map(Raw::Encoded)
                     .map_err(|error| Error::Picture {
@@ -88,7 +96,7 @@ impl Example {
                         reason: error.to_string(),
                     })
             }
-            Source::Cifar10 { pictures, index } => Ok(Raw::Pixels(pictures.get(*index))),
+            Stored::Cifar10 { pictures, index } => Ok(Raw::Pixels(pictures.get(*index))),
         }
     }
 }
@@ -102,6 +110,7 @@ pub struct ImageDataset {
     examples: Examples,
     seed: u64,
     broken: BrokenPictures,
+    data_dir: Arc<Path>,
 }
 
 /// Examples in the order of [`split::rank`].
@@ -119,20 +128,15 @@ struct Found {
     examples: Examples,
 }
 
-/// Which pictures, where they are, and why these.
-struct Choice {
-    name: String,
-    path: PathBuf,
-    why: String,
-}
-
 impl ImageDataset {
     /// Finds the pictures that the settings choose, fetches them where needed, and lists them.
     ///
-    /// `settings.dataset` names one of [`DATASETS`] or a folder. A folder holds one folder of
-    /// pictures per class, or `train/` and `validation/` (also `val/`, `valid/`) and/or `test/`
+    /// `settings.dataset` names one of [`DATASETS`], a folder, or a CSV file, which is read as by
+    /// [`from_csv`](Self::from_csv). A folder holds one folder of
+    /// pictures per class, or `train/` and `validation/` (also called `val/` or `valid/`) and/or `test/`
     /// that do. Files count by their suffix (jpg, jpeg, png, gif, webp, bmp), at any depth below
-    /// the class folder; hidden ones do not. Class names are sorted.
+    /// the class folder; hidden ones do not, and neither does what is no regular file. Symbolic links
+    /// are followed, but not to a folder above themselves. Class names are sorted.
     ///
     /// Without a choice: what is already in the data folder; else `cats_vs_dogs` where there is a
     /// GPU and `cats_and_dogs_filtered` where there is none; else, where neither can be fetched,
@@ -158,26 +162,34 @@ impl ImageDataset {
     }
 
     fn open(settings: &Settings, choice: Choice) -> Result<Self> {
-        let Choice { name, path, why } = choice;
+        let found = choice.read()?;
+        let note = format!("{}\n{}", choice.about(&found), choice.why);
+        let limited = settings.dataset.is_none() && !settings.device.is_cuda();
+        let default_limit = limited.then_some(DEFAULT_CPU_LIMIT);
+        Self::of(found, choice.name(), note, default_limit, settings)
+    }
+
+    /// Makes a dataset of what was found, of which at most `default_limit` examples are used if the
+    /// settings leave it open.
+    fn of(
+        found: Found,
+        name: String,
+        mut note: String,
+        default_limit: Option<usize>,
+        settings: &Settings,
+    ) -> Result<Self> {
         let Found {
             classes,
             mut examples,
-        } = match name.as_str() {
-            "cats_vs_dogs" => cats_vs_dogs::read(&path)?,
-            "cats_and_dogs_filtered" => tree::read_zip(&name, &path)?,
-            "cifar10_cats_vs_dogs" => cifar10::read(&path, &["cat", "dog"])?,
-            "cifar10" => cifar10::read(&path, &cifar10::CLASSES)?,
-            _ => tree::read_folder(&path)?,
-        };
+        } = found;
         for part in examples.parts_mut() {
             *part = split::rank(std::mem::take(part), settings.seed);
         }
         let total = examples.len();
-        let by_default = settings.dataset.is_none() && !settings.device.is_cuda();
         let limit = match settings.limit {
             Limit::Examples(limit) => limit,
-            Limit::Default if by_default => DEFAULT_CPU_LIMIT,
-            Limit::Default | Limit::All => total,
+            Limit::Default => default_limit.unwrap_or(total),
+            Limit::All => total,
         };
         if limit < classes.len() {
             return Err(Error::Setting {
@@ -187,8 +199,6 @@ impl ImageDataset {
             });
         }
         split::limit(examples.parts_mut(), classes.len(), limit);
-
-        let mut note = format!("{}\n{why}", about(&name, total, &classes));
         if limit < total {
             let reason = match settings.limit {
                 Limit::Examples(_) => "as TRANSFER_LIMIT says",
@@ -207,6 +217,7 @@ impl ImageDataset {
             examples,
             seed: settings.seed,
             broken: settings.broken,
+            data_dir: settings.data_dir.as_path().into(),
         })
     }
 
@@ -216,6 +227,10 @@ impl ImageDataset {
 
     pub(crate) fn broken(&self) -> BrokenPictures {
         self.broken
+    }
+
+    pub(crate) fn data_dir(&self) -> &Arc<Path> {
+        &self.data_dir
     }
 
     /// Returns the class names; a label is an index into them.
@@ -233,7 +248,7 @@ impl ImageDataset {
         self.len() == 0
     }
 
-    /// Returns one of [`DATASETS`], or the folder's path.
+    /// Returns one of [`DATASETS`], or the path of the folder or CSV file.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -258,6 +273,14 @@ impl ImageDataset {
             Examples::Whole([all]) => split::cut(all, self.classes.len(), weights),
             Examples::Split(parts) => Ok(parts.clone()),
         }
+    }
+}
+
+impl Found {
+    /// Says what a user's own pictures are.
+    fn about(&self) -> String {
+        let (pictures, classes) = (thousands(self.examples.len()), self.classes.len());
+        format!("{pictures} pictures of your own in {classes} classes.")
     }
 }
 
@@ -301,117 +324,4 @@ impl fmt::Display for ImageDataset {
         }
         write!(f, "{}", self.note)
     }
-}
-
-/// What the pictures are and what accuracy to expect of the tutorial's 10 + 10 epochs on them.
-/// Source: TensorFlow's tutorial for cats_vs_dogs, own measurements for the other two.
-fn about(name: &str, total: usize, classes: &[String]) -> String {
-    let total = thousands(total);
-    match name {
-        "cats_vs_dogs" => format!(
-            "{total} photos of cats and dogs, the set of the original tutorial (TFDS cats_vs_dogs). Expect a \
-             validation accuracy of about .97 with the base frozen and .98 to .99 after fine-tuning."
-        ),
-        "cats_and_dogs_filtered" => format!(
-            "{total} photos of cats and dogs, the set of today's tutorial. Expect a validation \
-             accuracy of about .97 with the base frozen and .975 after fine-tuning."
-        ),
-        "cifar10_cats_vs_dogs" => format!(
-            "{total} pictures of cats and dogs from CIFAR-10, 32x32 pixels small, where the tutorial \
-             has photos. Expect a validation accuracy of .83 to .9 instead of the tutorial's .97: \
-             too little is left in so small a picture."
-        ),
-        "cifar10" => format!("{total} pictures of 32x32 pixels in ten classes (CIFAR-10)."),
-        _ => format!("{total} pictures of your own in {} classes.", classes.len()),
-    }
-}
-
-/// Returns the asset that a dataset's pictures come with.
-fn asset(dataset: &str) -> &str {
-    match dataset {
-        "cifar10_cats_vs_dogs" => "cifar10",
-        dataset => dataset,
-    }
-}
-
-/// Finds which pictures to use and makes sure that they are on disk.
-fn choose(settings: &Settings, assets: &Assets) -> Result<Choice> {
-    let choice = |name: &str, path, why: String| Choice {
-        name: name.into(),
-        path,
-        why,
-    };
-    if let Some(name) = &settings.dataset {
-        check_dataset(name)?;
-        let path = if DATASETS.contains(&name.as_str()) {
-            assets.fetch(asset(name))?
-        } else {
-            name.into()
-        };
-        return Ok(choice(name, path, "They were asked for by name.".into()));
-    }
-    let [full, filtered, small, _] = DATASETS;
-    for name in [full, filtered, small] {
-        if let Some(path) = assets.present(asset(name)) {
-            let why = if name == small {
-                format!(
-                    "They were chosen because they are here and no photos are; where the network \
-                     allows, TRANSFER_DATASET={filtered} fetches some."
-                )
-            } else {
-                "They were chosen because they are already here.".into()
-            };
-            return Ok(choice(name, path, why));
-        }
-    }
-    let (device, order) = match settings.device.is_cuda() {
-        true => ("a GPU", [full, filtered, small]),
-        false => ("no GPU", [filtered, full, small]),
-    };
-    let mut failures = Vec::new();
-    for name in order {
-        match assets.fetch(asset(name)) {
-            Ok(path) if failures.is_empty() => {
-                let why = format!("They were chosen because there is {device}.");
-                return Ok(choice(name, path, why));
-            }
-            Ok(path) => {
-                let failures = failures.join(" and ");
-                let why = format!("They stand in because {failures} could not be fetched.");
-                return Ok(choice(name, path, why));
-            }
-            // Whatever answered instead of the source: no network, or the page of some gateway in
-            // the place of the file.
-            Err(
-                error
-                @ (Error::Unreachable { .. } | Error::Mismatch { .. } | Error::Archive { .. }),
-            ) => {
-                let reason = reason(&error);
-                println!("{name} is out of reach: {reason}");
-                failures.push(format!("{name} ({reason})"));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Err(Error::Unreachable {
-        asset: "any pictures".into(),
-        reason: failures.join("\n"),
-        help: format!(
-            "either set TRANSFER_DATASET=FOLDER with pictures of your own, one folder per class; or \
-             install npm (it comes with Node.js), which {small} comes through; or get one of the \
-             files that data/README.md lists by other means and put it into {}",
-            settings.data_dir.display()
-        ),
-    })
-}
-
-/// The cause of a failed fetch in one line, without advice and address.
-fn reason(error: &Error) -> String {
-    let text = match error {
-        Error::Unreachable { reason, .. } => reason.clone(),
-        error => error.to_string(),
-    };
-    let words = text.split_whitespace();
-    let words: Vec<_> = words.filter(|word| !word.starts_with("http")).collect();
-    words.join(" ")
 }

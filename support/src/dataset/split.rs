@@ -18,7 +18,8 @@ pub(super) fn rank(mut examples: Vec<Example>, seed: u64) -> Vec<Example> {
 }
 
 /// Cuts ranked examples into training, validation and test by weight, each class for itself: every
-/// part has the classes in the dataset's proportion, and a class of one example is trained on.
+/// part has the classes in the dataset's proportion, and a class of one example is trained on. One that
+/// is there several times is in one part, or what is trained on would be tested as well.
 pub(super) fn cut(
     ranked: &[Example],
     classes: usize,
@@ -36,17 +37,21 @@ pub(super) fn cut(
     let sizes = count(ranked, classes);
     let mut seen = vec![0; classes];
     let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    let mut before: Option<(&Example, usize)> = None;
     for example in ranked {
         let (size, at) = (sizes[example.label] as u128, seen[example.label]);
         seen[example.label] += 1;
         let ends_after = |weight: u128| at < (size * weight).div_ceil(total);
-        let part = if ends_after(weights[0]) {
+        let part = if let Some((_, part)) = before.filter(|(before, _)| before.id == example.id) {
+            part
+        } else if ends_after(weights[0]) {
             0
         } else if ends_after(weights[0] + weights[1]) {
             1
         } else {
             2
         };
+        before = Some((example, part));
         parts[part].push(example.clone());
     }
     Ok(parts)
@@ -137,6 +142,15 @@ mod tests {
         assert_eq!(counts, [[80, 40], [10, 5], [10, 5]]);
         let all: BTreeSet<_> = parts.iter().flat_map(|part| ids(part)).collect();
         assert_eq!(all.len(), 150);
+    }
+
+    #[test]
+    fn copies_of_an_example_are_in_one_part() {
+        let ranked = rank([examples(&[30, 30]), examples(&[30, 0])].concat(), 0);
+        let parts = cut(&ranked, 2, [8, 1, 1]).unwrap();
+        let parts = parts.each_ref().map(|part| BTreeSet::from_iter(ids(part)));
+        assert!(parts.iter().all(|part| !part.is_empty()));
+        assert_eq!(parts.iter().map(BTreeSet::len).sum::<usize>(), 60);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::symlink;
 use std::time::Instant;
 
 use image::Rgb;
@@ -267,19 +269,265 @@ fn a_link_to_a_folder_above_itself_is_not_followed_for_ever() {
     assert_eq!(load(root.path()).unwrap().len(), 2);
 }
 
+/// The example's ids by part, sorted.
+fn listing(root: &Path) -> [Vec<String>; 3] {
+    let parts = load(root).unwrap().split_examples([1, 0, 0]).unwrap();
+    parts.map(|part| {
+        let mut ids: Vec<String> = part.into_iter().map(|example| example.id).collect();
+        ids.sort_unstable();
+        ids
+    })
+}
+
 #[test]
-fn a_wrong_name_set_in_code_is_refused_too() {
-    let error = load(Path::new("cats_vs_dog")).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Setting {
-                name: "TRANSFER_DATASET",
-                ..
-            }
-        ),
-        "{error:?}"
+fn folders_that_are_links_to_each_other_are_listed_under_all_their_names() {
+    let root = folder(&["train/a/1.jpg", "train/b/2.jpg", "test/a/3.jpg", "test/b/"]);
+    symlink("a/3.jpg", root.path().join("test/b")).unwrap_err();
+    symlink("../a/3.jpg", root.path().join("test/b/4.jpg")).unwrap();
+    symlink("test", root.path().join("validation")).unwrap();
+    symlink("a", root.path().join("train/c")).unwrap();
+    symlink("a", root.path().join("test/c")).unwrap();
+    let [train, validation, test] = listing(root.path());
+    assert_eq!(train, ["train/a/1.jpg", "train/b/2.jpg", "train/c/1.jpg"]);
+    let expected = ["a/3.jpg", "b/4.jpg", "c/3.jpg"];
+    assert_eq!(
+        validation,
+        expected.map(|path| format!("validation/{path}"))
     );
+    assert_eq!(test, expected.map(|path| format!("test/{path}")));
+}
+
+#[test]
+fn two_names_of_one_part_are_refused() {
+    let root = folder(&[
+        "train/a/1.jpg",
+        "train/b/2.jpg",
+        "valid/a/3.jpg",
+        "valid/b/4.jpg",
+    ]);
+    symlink("valid", root.path().join("validation")).unwrap();
+    let error = load(root.path()).unwrap_err().to_string();
+    let expected = ": validation/ and valid/ are two names of one part: keep one of them";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
+fn folders_that_link_to_each_other_without_end_are_refused_in_time() {
+    let names: Vec<String> = (0..9).map(|at| format!("{at}/x.jpg")).collect();
+    let root = folder(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for (at, to) in (0..81).map(|pair| (pair / 9, pair % 9)) {
+        let link = root.path().join(format!("{at}/to{to}"));
+        symlink(root.path().join(to.to_string()), link).unwrap();
+    }
+    let start = Instant::now();
+    let error = load(root.path()).unwrap_err().to_string();
+    assert!(error.contains("more than 100,000 folders"), "{error}");
+    assert!(start.elapsed().as_secs() < 30);
+}
+
+#[test]
+fn pipes_and_sockets_are_neither_listed_nor_read() {
+    let root = folder(&["a/1.jpg", "b/1.jpg"]);
+    let pipe = root.path().join("a/pipe.jpg");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(root.path().join("a/s.jpg")).unwrap();
+    symlink("/dev/zero", root.path().join("a/zero.jpg")).unwrap();
+    assert_eq!(load(root.path()).unwrap().len(), 2);
+    assert_eq!(pictures_in(root.path()).unwrap().len(), 2);
+    for path in [pipe, root.path().join("a/zero.jpg")] {
+        let error = Example::at_path("pipe".into(), 0, &path).encoded_or_pixels();
+        let error = error.unwrap_err().to_string();
+        assert!(error.ends_with("it is no regular file"), "{error}");
+    }
+}
+
+/// A folder with these pictures and a list of them.
+fn list(csv: &str) -> (tempfile::TempDir, PathBuf) {
+    let root = folder(&["a/1.jpg", "a/2, second.jpg", "b/3.jpg", "b/4.jpg"]);
+    let path = root.path().join("pets.csv");
+    fs::write(&path, csv).unwrap();
+    (root, path)
+}
+
+#[test]
+fn a_csv_file_lists_pictures_beside_it_with_their_labels() {
+    // As a spreadsheet writes it: a mark at its start, quotes, another column, lines that end in \r\n.
+    let text = "\u{feff}label,rating,path\r\ncats,5,a/1.jpg\r\ncats,4,\"a/2, second.jpg\"\r\n\
+                \"my \"\"dogs\"\"\",1,b/3.jpg\r\n";
+    let (root, path) = list(text);
+    let by_name = load(&path).unwrap();
+    let directly = ImageDataset::from_csv(&path, &settings(None, Limit::Default)).unwrap();
+    for set in [&by_name, &directly] {
+        assert_eq!(set.classes(), ["cats", "my \"dogs\""]);
+        assert_eq!(set.name(), path.display().to_string());
+        let [all, ..] = set.split_examples([1, 0, 0]).unwrap();
+        let mut all: Vec<_> = all.iter().map(|one| (one.id.as_str(), one.label)).collect();
+        all.sort_unstable();
+        assert_eq!(
+            all,
+            [("a/1.jpg", 0), ("a/2, second.jpg", 0), ("b/3.jpg", 1)]
+        );
+        for example in set.split_examples([1, 0, 0]).unwrap().concat() {
+            let read = example.encoded_or_pixels().unwrap();
+            assert!(matches!(read, Raw::Encoded(bytes) if bytes == b"picture"));
+        }
+    }
+    assert_eq!(directly.note(), "3 pictures of your own in 2 classes.");
+    let limited = settings(Some(&path), Limit::Examples(2));
+    assert_eq!(ImageDataset::load(&limited).unwrap().len(), 2);
+    drop(root);
+}
+
+#[test]
+fn a_csv_files_own_split_is_kept() {
+    let (_root, path) = list(
+        "path,label,split\na/1.jpg,a,train\na/1.jpg,a,train\nb/3.jpg,b,train\n\
+         b/4.jpg,b,val\n\"a/2, second.jpg\",a,test\n",
+    );
+    let parts = load(&path).unwrap().split_examples([0, 0, 1]).unwrap();
+    assert_eq!(parts.map(|part| part.len()), [3, 1, 1]);
+}
+
+#[test]
+fn a_csv_file_that_cannot_serve_is_refused_with_line_path_and_label() {
+    let refusal = |text: &str| {
+        let (_root, path) = list(text);
+        let error = load(&path).unwrap_err();
+        let name = path.display().to_string();
+        assert!(
+            matches!(&error, Error::Dataset { name: of, .. } if *of == name),
+            "{error:?}"
+        );
+        error.to_string().replace(&format!("dataset {name}: "), "")
+    };
+    let columns =
+        "expected a first line with the columns path and label, and commas between them, got";
+    assert_eq!(
+        refusal("path;label\na;b\n"),
+        format!("{columns} path;label")
+    );
+    assert_eq!(refusal(""), format!("{columns} "));
+    assert_eq!(refusal("path,label\n"), "it lists no pictures");
+    assert_eq!(
+        refusal("path,label\na/1.jpg,cats\n"),
+        "there is one class only, cats; at least two are needed"
+    );
+    assert_eq!(
+        refusal("path,label\na/1.jpg,\n"),
+        "line 2: a/1.jpg (): the label is empty"
+    );
+    let gone = refusal("path,label\n\na/1.jpg,cats\na/9.jpg,dogs\n");
+    assert!(
+        gone.starts_with("line 4: a/9.jpg (dogs): there is no such file as /"),
+        "{gone}"
+    );
+    let folder = refusal("path,label\na,cats\n");
+    assert!(
+        folder.starts_with("line 2: a (cats): there is no such file"),
+        "{folder}"
+    );
+    assert_eq!(
+        refusal("path,label\na/1.jpg,cats\na/1.jpg,dogs\n"),
+        "line 3: a/1.jpg (dogs): it is labelled cats in line 2"
+    );
+    assert_eq!(
+        refusal("path,label,split\na/1.jpg,cats,dev\n"),
+        "line 2: a/1.jpg (cats): expected a split of train, validation, val, valid, test, got \"dev\""
+    );
+    assert_eq!(
+        refusal("path,label,split\na/1.jpg,cats,train\nb/3.jpg,dogs,val\n"),
+        "its training part has no picture of dogs: nothing could learn it"
+    );
+    let ragged = refusal("path,label\na/1.jpg\n");
+    assert!(
+        ragged.contains("line: 2") && ragged.contains("1 field"),
+        "{ragged}"
+    );
+    let missing = load(Path::new("none.csv")).unwrap_err();
+    assert!(matches!(missing, Error::Io { .. }), "{missing:?}");
+}
+
+#[test]
+fn paths_and_pictures_in_memory_become_a_dataset_that_is_split_and_read_as_others() {
+    let root = tempfile::tempdir().unwrap();
+    let picture = |n: u8| RgbImage::from_pixel(2, 2, Rgb([n; 3]));
+    let label = |n: u8| if n < 10 { "dark" } else { "light" };
+    let paths = (0..20).map(|n| {
+        let path = root.path().join(format!("{n}.png"));
+        picture(n).save(&path).unwrap();
+        (path, label(n))
+    });
+    let settings = settings(None, Limit::Default);
+    let stored = ImageDataset::from_paths(paths, &settings).unwrap();
+    let pictures = (0..20).map(|n| (picture(n), label(n)));
+    let in_memory = ImageDataset::from_images(pictures, &settings).unwrap();
+    for set in [stored, in_memory] {
+        assert_eq!(set.classes(), ["dark", "light"]);
+        let parts = set.split([8, 1, 1]).unwrap();
+        assert_eq!(parts.each_ref().map(|part| part.len()), [16, 2, 2]);
+        let mut read = Vec::new();
+        for item in parts.iter().flat_map(|part| part.iter()) {
+            let (picture, label) = item.unwrap();
+            let n = picture.get_pixel(1, 1).0[0];
+            assert_eq!(label, usize::from(n >= 10));
+            read.push(n);
+        }
+        read.sort_unstable();
+        assert_eq!(read, (0..20).collect::<Vec<u8>>());
+    }
+    let none: [(&str, &str); 0] = [];
+    let error = ImageDataset::from_paths(none, &settings).unwrap_err();
+    assert_eq!(error.to_string(), "dataset of paths: it lists no pictures");
+    let error = ImageDataset::from_paths([("/no/1.jpg", "a")], &settings).unwrap_err();
+    let expected = "entry 1: /no/1.jpg (a): there is no such file as /no/1.jpg";
+    assert!(error.to_string().ends_with(expected), "{error}");
+    let empty = [(picture(1), "a"), (RgbImage::new(0, 3), "b")];
+    let error = ImageDataset::from_images(empty, &settings).unwrap_err();
+    let expected = "dataset in memory: entry 2: 1 (b): the picture has no pixels";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn the_data_folder_is_the_one_set_in_code() {
+    let root = folder(&["a/1.jpg", "b/1.jpg"]);
+    let data = tempfile::tempdir().unwrap();
+    let mut settings = Settings::from_lookup(|name| {
+        (name == "TRANSFER_DATA").then(|| root.path().join("other").into())
+    })
+    .unwrap();
+    settings.data_dir = data.path().to_owned();
+    settings.dataset = Some(root.path().to_str().unwrap().into());
+    for set in [
+        ImageDataset::load(&settings).unwrap(),
+        ImageDataset::from_images(
+            ["a", "b"].map(|label| (RgbImage::new(1, 1), label)),
+            &settings,
+        )
+        .unwrap(),
+    ] {
+        for part in set.split([1, 1, 1]).unwrap() {
+            let batches = part.map(|image| Pixels::from(image)).shuffle(2).batch(1);
+            assert_eq!(batches.take(1).data_dir(), data.path());
+        }
+    }
+    assert!(!root.path().join("other").exists());
+    let examples = vec![Example::at_path("1".into(), 0, Path::new("1.jpg"))];
+    let alone = crate::pipeline::Dataset::new(examples, vec!["a".into()], 0, BrokenPictures::Skip);
+    let batches = alone.map(|image| Pixels::from(image)).batch(1);
+    assert_eq!(batches.data_dir(), env::temp_dir());
+}
+
+#[test]
+fn a_mistyped_dataset_is_refused_with_the_names_there_are() {
+    let error = load(Path::new("cats_vs_dog")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "TRANSFER_DATASET=cats_vs_dog: expected cats_vs_dogs, cats_and_dogs_filtered, \
+         cifar10_cats_vs_dogs, cifar10, a folder (with a / in its path), or a file that ends in .csv"
+    );
+    let error = load(Path::new("pets/")).unwrap_err();
+    assert!(matches!(error, Error::Dataset { .. }), "{error:?}");
 }
 
 #[test]
@@ -517,7 +765,7 @@ fn without_a_choice_what_is_already_here_is_taken() {
     fs::write(root.path().join("filtered.zip"), b"filtered").unwrap();
     let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
     assert_eq!(
-        (choice.name.as_str(), choice.path),
+        (choice.name().as_str(), choice.path),
         ("cats_vs_dogs", root.path().join("full.zip"))
     );
     assert!(choice.why.contains("already here"), "{}", choice.why);
@@ -529,7 +777,7 @@ fn cifar10_is_taken_only_where_no_photos_are_and_says_how_to_get_some() {
     let assets = assets(root.path(), &nowhere(), &nowhere(), "exit 1");
     fs::write(root.path().join("cifar10"), b"").unwrap();
     let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
-    assert_eq!(choice.name, "cifar10_cats_vs_dogs");
+    assert_eq!(choice.name(), "cifar10_cats_vs_dogs");
     assert!(
         choice
             .why
@@ -545,7 +793,7 @@ fn without_a_choice_the_set_is_fetched_that_suits_the_device() {
     let filtered = Server::of(b"filtered").source();
     let assets = assets(root.path(), &nowhere(), &filtered, "exit 1");
     let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
-    assert_eq!(choice.name, "cats_and_dogs_filtered");
+    assert_eq!(choice.name(), "cats_and_dogs_filtered");
     assert_eq!(choice.why, "They were chosen because there is no GPU.");
 
     let full = Server::of(&cats_vs_dogs_zip(10)).source();
@@ -553,7 +801,7 @@ fn without_a_choice_the_set_is_fetched_that_suits_the_device() {
     let assets = self::assets(root.path(), &full, &filtered, "exit 1");
     let mut settings = settings(None, Limit::Default);
     settings.device = Device::Cuda(0);
-    assert_eq!(choose(&settings, &assets).unwrap().name, "cats_vs_dogs");
+    assert_eq!(choose(&settings, &assets).unwrap().name(), "cats_vs_dogs");
 }
 
 #[test]
@@ -580,7 +828,7 @@ fn where_no_photos_can_be_fetched_cifar10_stands_in_and_the_note_says_why() {
         .unwrap()
         .with_package_managers(&script);
     let choice = choose(&settings(None, Limit::Default), &assets).unwrap();
-    assert_eq!(choice.name, "cifar10_cats_vs_dogs");
+    assert_eq!(choice.name(), "cifar10_cats_vs_dogs");
     assert!(
         choice
             .why
@@ -644,7 +892,7 @@ fn a_run_without_a_gpu_and_without_a_choice_is_limited_and_says_so() {
     let path = root.path().join("full.zip");
     fs::write(&path, cats_vs_dogs_zip(2500)).unwrap();
     let choice = || Choice {
-        name: "cats_vs_dogs".into(),
+        source: source::Source::Known(&source::FULL),
         path: path.clone(),
         why: String::new(),
     };

@@ -3,25 +3,31 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
+use std::iter::successors;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Example, Examples, Found, Source};
+use super::{Example, Examples, Found, Stored};
 use crate::assets::archive::{Zip, picture_of_split};
-use crate::text::listed;
+use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
 /// What counts as a picture; what a file really is shows when it is decoded.
 const SUFFIXES: [&str; 6] = ["jpg", "jpeg", "png", "gif", "webp", "bmp"];
 
 /// The folders of a split, and which part each is: training, validation, test.
-const PARTS: [(&str, usize); 5] = [
+pub(super) const PARTS: [(&str, usize); 5] = [
     ("train", 0),
     ("validation", 1),
     ("val", 1),
     ("valid", 1),
     ("test", 2),
 ];
+
+/// Links from folder to folder make more of them than there are, and soon more than can be listed.
+const MOST_FOLDERS: usize = 100_000;
 
 const LAYOUT: &str = "a dataset is a folder with one folder of pictures per class, or with train/ \
                       and validation/ and/or test/ that hold those";
@@ -30,7 +36,7 @@ const LAYOUT: &str = "a dataset is a folder with one folder of pictures per clas
 #[derive(Default)]
 struct Tree {
     folders: BTreeSet<String>,
-    pictures: Vec<(String, Source)>,
+    pictures: Vec<(String, Stored)>,
 }
 
 /// Lists a folder, recursively as torchvision's `ImageFolder` does; symbolic links are followed.
@@ -51,7 +57,7 @@ pub fn pictures_in(root: &Path) -> Result<Vec<PathBuf>> {
     let mut pictures = walk(root)?.pictures;
     pictures.sort_by(|(a, _), (b, _)| a.cmp(b));
     let path = |(_, source)| match source {
-        Source::File(path) => Some(path.to_path_buf()),
+        Stored::File(path) => Some(path.to_path_buf()),
         _ => None,
     };
     Ok(pictures.into_iter().filter_map(path).collect())
@@ -59,34 +65,88 @@ pub fn pictures_in(root: &Path) -> Result<Vec<PathBuf>> {
 
 fn walk(root: &Path) -> Result<Tree> {
     let mut tree = Tree::default();
-    let mut visited = HashSet::new();
-    let mut pending = vec![(root.to_owned(), String::new())];
-    while let Some((folder, relative)) = pending.pop() {
-        // A link to a folder above itself would be followed for ever.
-        let real: PathBuf = folder.canonicalize().map_err(Error::io("read", &folder))?;
-        if !visited.insert(real) {
-            continue;
+    let found = fs::metadata(root).map_err(Error::io("read", root))?;
+    let mut pending = vec![Rc::new(Folder {
+        path: root.to_owned(),
+        relative: String::new(),
+        inode: inode(&found),
+        above: None,
+    })];
+    let mut listed = 0;
+    while let Some(folder) = pending.pop() {
+        listed += 1;
+        if listed > MOST_FOLDERS {
+            let reason = format!(
+                "there are more than {} folders in it: do symbolic links lead from one to the other?",
+                thousands(MOST_FOLDERS)
+            );
+            return Err(unfit(&root.display().to_string(), reason));
         }
-        for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
-            let path = entry.map_err(Error::io("read", &folder))?.path();
+        let entries = fs::read_dir(&folder.path).and_then(Iterator::collect);
+        let mut entries: Vec<fs::DirEntry> = entries.map_err(Error::io("read", &folder.path))?;
+        entries.sort_by_cached_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let path = entry.path();
             let file_name = path.file_name().unwrap_or_default().to_string_lossy();
             if file_name.starts_with('.') {
                 continue;
             }
-            let relative = if relative.is_empty() {
-                file_name.into_owned()
-            } else {
-                format!("{relative}/{file_name}")
+            let relative = match folder.relative.as_str() {
+                "" => file_name.into_owned(),
+                above => format!("{above}/{file_name}"),
             };
-            if path.is_dir() {
-                tree.folders.insert(relative.clone());
-                pending.push((path, relative));
-            } else if has_picture_suffix(&path) {
-                tree.pictures.push((relative, Source::File(path.into())));
+            // What a link leads to; a file needs no second look.
+            let found = match entry.file_type() {
+                Ok(kind) if kind.is_file() => None,
+                _ => fs::metadata(&path).ok(),
+            };
+            match found {
+                Some(found) if found.is_dir() => {
+                    let inode = inode(&found);
+                    if folder.is_in(inode) {
+                        continue;
+                    }
+                    tree.folders.insert(relative.clone());
+                    pending.push(Rc::new(Folder {
+                        path,
+                        relative,
+                        inode,
+                        above: Some(folder.clone()),
+                    }));
+                }
+                // Reading a pipe or a device may never end.
+                Some(found) if !found.is_file() => {}
+                // What cannot be opened is reported when the picture is asked for.
+                _ if has_picture_suffix(&path) => {
+                    tree.pictures.push((relative, Stored::File(path.into())));
+                }
+                _ => {}
             }
         }
     }
     Ok(tree)
+}
+
+/// A folder that is to be listed.
+struct Folder {
+    path: PathBuf,
+    relative: String,
+    inode: (u64, u64),
+    above: Option<Rc<Self>>,
+}
+
+impl Folder {
+    /// Returns whether this folder, or one above it on the way here, is that one: a link to it would be
+    /// followed for ever.
+    fn is_in(&self, inode: (u64, u64)) -> bool {
+        let mut folders = successors(Some(self), |folder| folder.above.as_deref());
+        folders.any(|folder| folder.inode == inode)
+    }
+}
+
+/// What a folder is known by, whatever links lead to it.
+fn inode(found: &fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
 }
 
 /// Lists the pictures below `train/` and `validation/` of a zip.
@@ -103,13 +163,19 @@ pub(super) fn read_zip(name: &str, path: &Path) -> Result<Found> {
         tree.folders.extend(parents);
         tree.pictures.push((
             picture.to_owned(),
-            Source::Zip {
+            Stored::Zip {
                 zip: zip.clone(),
                 index,
             },
         ));
     }
     tree.classify(name)
+}
+
+/// Returns which part of a split goes by this name.
+pub(super) fn part_of(name: &str) -> Option<usize> {
+    let part = PARTS.iter().find(|(known, _)| *known == name);
+    part.map(|(_, part)| *part)
 }
 
 fn has_picture_suffix(path: &Path) -> bool {
@@ -139,6 +205,10 @@ impl Tree {
         let split = roots.len() > 1 && top.contains(&"train");
         if !split {
             roots = vec![(String::new(), 0)];
+        }
+        if let Some([(one, _), (other, _)]) = roots.array_windows().find(|[a, b]| a.1 == b.1) {
+            let reason = format!("{one} and {other} are two names of one part: keep one of them");
+            return Err(unfit(name, reason));
         }
 
         let (first, _) = &roots[0];
@@ -184,7 +254,12 @@ impl Tree {
             if let Some((root, label)) = place(id) {
                 filled.insert((root, label));
                 let (id, source) = (id.clone(), source.clone());
-                parts[roots[root].1].push(Example { id, label, source });
+                parts[roots[root].1].push(Example {
+                    id,
+                    label,
+                    source,
+                    copy: 0,
+                });
             }
         }
         for (at, (root, _)) in roots.iter().enumerate() {

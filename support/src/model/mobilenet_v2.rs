@@ -21,7 +21,8 @@ use super::pretrained::{Conventions, Weights};
 use super::steps::{self, check_shape};
 use super::weights;
 use crate::assets::Assets;
-use crate::{Error, Result, settings};
+use crate::settings::Settings;
+use crate::{Error, Result};
 
 /// One row of the paper's table 2: (expansion `t`, output channels `c`, repeats `n`, stride `s`
 /// of the first repeat).
@@ -86,7 +87,7 @@ impl MobileNetV2 {
     /// # Errors
     /// As [`pretrained`](Self::pretrained).
     pub fn with_weights(weights: Weights, image_shape: [i64; 3], device: Device) -> Result<Self> {
-        let path = Assets::open(&settings::data_dir())?.fetch(weights.asset())?;
+        let path = Assets::open(&Settings::from_env()?.data_dir)?.fetch(weights.asset())?;
         let mut network = Self::from_file(path, image_shape, device)?;
         network.weights = weights;
         Ok(network)

@@ -1,7 +1,8 @@
 //! Random changes to training pictures, others in each epoch.
 //!
 //! What becomes of a picture depends on the dataset's seed, the example's id and the epoch only:
-//! never on threads, the order of the examples, or the machine.
+//! never on threads, the order of the examples, or the machine. Of an example that is in the dataset
+//! several times, every copy becomes another picture.
 
 use std::f64::consts::TAU;
 

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,13 +40,18 @@ pub struct Batch {
     pub images: Tensor,
     /// The classes, `[batch]`, 64-bit integers on the CPU.
     pub labels: Tensor,
-    /// The examples' ids.
-    pub ids: Vec<String>,
+    /// Which examples these are: indices into [`Dataset::examples`] of [`Batches::dataset`].
+    pub indices: Vec<usize>,
 }
 
 impl Batches {
     pub(super) fn new(dataset: Dataset<Pixels>, size: usize) -> Self {
         Self { dataset, size }
+    }
+
+    /// Returns the dataset that the batches are of.
+    pub fn dataset(&self) -> &Dataset<Pixels> {
+        &self.dataset
     }
 
     /// Returns the number of batches in an epoch, if every picture can be read. The last may be
@@ -102,7 +108,8 @@ impl Batches {
 
     /// Starts an epoch on at most so many threads.
     pub(super) fn epoch_on(&self, threads: usize, epoch: usize) -> BatchIter {
-        let (dataset, ahead) = (self.dataset.clone(), self.size * BATCHES_AHEAD);
+        let dataset = self.dataset.clone();
+        let ahead = self.size.saturating_mul(BATCHES_AHEAD);
         BatchIter {
             workers: Workers::start(
                 move |index| load(&dataset, index, epoch),
@@ -140,25 +147,16 @@ impl Batches {
         Self::new(self.dataset.unaugmented(), self.size)
     }
 
-    /// Returns the ids of the dataset's examples, in the order before any shuffling.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
-        self.dataset
-            .examples()
-            .iter()
-            .map(|example| example.id.as_str())
+    /// Returns batches of the examples at these indices, in this order before any shuffling.
+    pub(crate) fn only(&self, indices: impl Iterator<Item = usize>) -> Self {
+        Self::new(self.dataset.only(indices), self.size)
     }
 
-    /// Returns batches of the examples with these ids, in this order before any shuffling.
-    pub(crate) fn only<'a>(&self, ids: impl Iterator<Item = &'a str>) -> Self {
-        Self::new(self.dataset.only(ids), self.size)
-    }
-
-    /// Makes the pixels of the example with this id, not augmented; `None` if there is none or its
+    /// Makes the pixels of the example at this index, not augmented; `None` if there is none or its
     /// picture was skipped.
-    pub(crate) fn load(&self, id: &str) -> Result<Option<Pixels>> {
-        let example = self.dataset.examples().iter().find(|found| found.id == id);
-        let load = |example| self.dataset.load(example);
-        example.map_or(Ok(None), load)
+    pub(crate) fn load(&self, index: usize) -> Result<Option<Pixels>> {
+        let example = self.dataset.examples().get(index);
+        example.map_or(Ok(None), |example| self.dataset.load(example))
     }
 
     /// Returns the number of pictures in a batch.
@@ -171,6 +169,12 @@ impl Batches {
         self.dataset.format("given to `map`", image)
     }
 
+    /// Returns the folder for what is too large for memory: the settings' data folder, or the
+    /// system's temporary one.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.dataset.data_dir()
+    }
+
     /// Returns what the random choices are derived from.
     pub(crate) fn seed(&self) -> u64 {
         self.dataset.seed()
@@ -178,7 +182,8 @@ impl Batches {
 
     /// Returns what decides which pictures come in which order.
     pub(crate) fn describe(&self) -> [(String, Value); 7] {
-        let ids: Vec<&str> = self.ids().collect();
+        let examples = self.dataset.examples().iter();
+        let ids: Vec<&str> = examples.map(|example| example.id.as_str()).collect();
         [
             ("classes".into(), self.classes().into()),
             ("pictures".into(), self.examples().into()),
@@ -199,7 +204,7 @@ impl Batches {
         ]
     }
 
-    /// Returns the pictures that could not be read so far, each once, by name.
+    /// Returns the examples whose pictures could not be read so far, each once, by name.
     pub fn skipped(&self) -> Vec<Skipped> {
         self.dataset.skipped()
     }
@@ -242,9 +247,14 @@ pub struct BatchIter {
 }
 
 impl BatchIter {
+    fn id(&self, index: usize) -> &str {
+        &self.batches.dataset.examples()[index].id
+    }
+
     /// Collects the pictures of the next batch; fewer, or none, at the end of the epoch.
     fn collect(&mut self) -> Result<Vec<Picture>> {
-        let mut pictures: Vec<Picture> = Vec::with_capacity(self.batches.size);
+        let most = self.batches.size.min(self.batches.examples());
+        let mut pictures: Vec<Picture> = Vec::with_capacity(most);
         while pictures.len() < self.batches.size
             && let Some(picture) = self.workers.next()
         {
@@ -256,7 +266,7 @@ impl BatchIter {
             {
                 let first = first.size();
                 return Err(Error::Shape {
-                    operation: format!("batch, at picture {}", picture.id),
+                    operation: format!("batch, at picture {}", self.id(picture.index)),
                     expected: format!("{first:?}, as the batch's first picture; resize in `map`"),
                     got: got.to_vec(),
                 });
@@ -297,7 +307,7 @@ impl Iterator for BatchIter {
 
 /// A formatted picture on its way into a batch.
 struct Picture {
-    id: String,
+    index: usize,
     label: i64,
     pixels: Pixels,
 }
@@ -312,31 +322,42 @@ impl Picture {
 
 /// Makes a batch of pictures of one size.
 fn batch(pictures: Vec<Picture>) -> Result<Batch> {
-    let (mut labels, mut ids) = (Vec::new(), Vec::new());
+    let (mut labels, mut indices) = (Vec::new(), Vec::new());
     let mut pixels = Vec::with_capacity(pictures.len());
     for picture in pictures {
         pixels.push(picture.pixels);
         labels.push(picture.label);
-        ids.push(picture.id);
+        indices.push(picture.index);
     }
     Ok(Batch {
         images: stack(pixels)?,
         labels: Tensor::f_from_slice(&labels).map_err(Error::torch("batch"))?,
-        ids,
+        indices,
     })
 }
 
 /// Puts pictures of one size into one tensor `[N, 3, height, width]`. Its memory is in N, H, W, C
 /// order, which the pixels come in and the network wants.
+///
+/// # Errors
+/// `Shape` if they are not of one size, `Torch` if there is no memory for them.
 pub(crate) fn stack(pictures: Vec<Pixels>) -> Result<Tensor> {
     let (width, height) = pictures.first().map_or((0, 0), Pixels::dimensions);
     let shape = [pictures.len() as i64, height.into(), width.into(), 3];
+    let length = width as usize * height as usize * 3;
     let values: Vec<_> = pictures.into_iter().map(Pixels::into_values).collect();
+    if let Some(other) = values.iter().find(|values| values.len() != length) {
+        return Err(Error::Shape {
+            operation: "batch".to_owned(),
+            expected: format!("pictures of {height} x {width} x 3 values"),
+            got: vec![other.len() as i64],
+        });
+    }
     let images = || {
         let images = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
         let mut place = images.data_ptr().cast::<f32>();
         for values in &values {
-            // Safety: the pictures are of one size, so that they fill the new tensor exactly.
+            // Safety: all are of this length, so that they fill the new tensor exactly.
             unsafe {
                 place.copy_from_nonoverlapping(values.as_ptr(), values.len());
                 place = place.add(values.len());
@@ -382,6 +403,7 @@ impl<T: Send + 'static> Workers<T> {
                 }
             });
         }
+        let ahead = ahead.min(order.len());
         let mut workers = Self {
             order: order.into_iter(),
             jobs: Some(jobs),
@@ -438,8 +460,12 @@ fn load(dataset: &Dataset<Pixels>, index: usize, epoch: usize) -> Loaded {
     let Some(pixels) = dataset.load_augmented(example, epoch)? else {
         return Ok(None);
     };
-    let (id, label) = (example.id.clone(), example.label as i64);
-    Ok(Some(Picture { id, label, pixels }))
+    let label = example.label as i64;
+    Ok(Some(Picture {
+        index,
+        label,
+        pixels,
+    }))
 }
 
 /// Returns `0..len` in the order of `tf.data`'s `shuffle`: each next index is drawn from a

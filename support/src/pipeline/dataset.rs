@@ -3,9 +3,12 @@
 //! Nothing is read before something is taken from a dataset; `batches` does so on threads.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::env;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
@@ -13,7 +16,7 @@ use image::RgbImage;
 use super::{Augmentation, Batches, Pixels, decode};
 use crate::dataset::{Example, ImageDataset, Raw};
 use crate::settings::BrokenPictures;
-use crate::text::listed;
+use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
 /// Labelled pictures, each made into a `T` when it is asked for.
@@ -29,6 +32,7 @@ pub struct Dataset<T> {
     shuffle_buffer: usize,
     broken: BrokenPictures,
     skipped: SkippedList,
+    data_dir: Arc<Path>,
 }
 
 /// A picture that was left out because it could not be read.
@@ -51,17 +55,49 @@ impl Skipped {
     }
 }
 
+/// Lists the first ten of the pictures that were skipped, a line each, and says how many more there are.
+///
+/// ```
+/// # use support::pipeline::{Skipped, SkippedSummary};
+/// let skipped = |n: usize| Skipped { name: format!("{n}.jpg"), reason: "the file is empty".into() };
+/// let skipped: Vec<Skipped> = (0..5000).map(skipped).collect();
+/// let text = SkippedSummary(&skipped).to_string();
+/// assert!(text.starts_with("  0.jpg: the file is empty\n  1.jpg: the file is empty\n"));
+/// assert!(text.ends_with("\n  9.jpg: the file is empty\n  … and 4,990 more"));
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct SkippedSummary<'a>(pub &'a [Skipped]);
+
+impl fmt::Display for SkippedSummary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        let line = |Skipped { name, reason }: &Skipped| format!("  {name}: {reason}");
+        let mut lines: Vec<String> = self.0.iter().take(SHOWN).map(line).collect();
+        if let more @ 1.. = self.0.len().saturating_sub(SHOWN) {
+            lines.push(format!("  … and {} more", thousands(more)));
+        }
+        f.write_str(&lines.join("\n"))
+    }
+}
+
 impl Dataset<RgbImage> {
-    /// Makes a dataset of `examples`, whose labels are indices into `classes`.
+    /// Makes a dataset of `examples`, whose labels are indices into `classes`. One that is there
+    /// several times counts as often, and every copy is augmented by itself.
     ///
     /// `seed` decides the order after [`Dataset::shuffle`], `broken` what becomes of a picture
     /// that cannot be read.
     pub fn new(
-        examples: Vec<Example>,
+        mut examples: Vec<Example>,
         classes: Vec<String>,
         seed: u64,
         broken: BrokenPictures,
     ) -> Self {
+        let mut copies: HashMap<String, usize> = HashMap::with_capacity(examples.len());
+        for example in &mut examples {
+            let copies = copies.entry(example.id.clone()).or_default();
+            example.copy = *copies;
+            *copies += 1;
+        }
         Self {
             examples: examples.into(),
             classes: classes.into(),
@@ -71,6 +107,7 @@ impl Dataset<RgbImage> {
             shuffle_buffer: 1,
             broken,
             skipped: SkippedList::default(),
+            data_dir: env::temp_dir().into(),
         }
     }
 
@@ -86,6 +123,7 @@ impl Dataset<RgbImage> {
             shuffle_buffer: self.shuffle_buffer,
             broken: self.broken,
             skipped: self.skipped.clone(),
+            data_dir: self.data_dir.clone(),
         }
     }
 }
@@ -127,7 +165,7 @@ impl Dataset<Pixels> {
     pub(crate) fn load_augmented(&self, example: &Example, epoch: usize) -> Result<Option<Pixels>> {
         let pixels = self.load(example)?;
         let augmented = |pixels| match &self.augmentation {
-            Some(augmentation) => augmentation.apply(pixels, self.seed, &example.id, epoch),
+            Some(augmentation) => augmentation.apply(pixels, self.seed, &key(example), epoch),
             None => Ok(pixels),
         };
         pixels.map(augmented).transpose()
@@ -178,14 +216,9 @@ impl<T> Dataset<T> {
         }
     }
 
-    /// Returns a dataset of the examples with these ids, in this order before any shuffling.
-    pub(super) fn only<'a>(&self, ids: impl Iterator<Item = &'a str>) -> Self {
-        let by_id: HashMap<&str, &Example> = self
-            .examples
-            .iter()
-            .map(|example| (example.id.as_str(), example))
-            .collect();
-        let examples = ids.filter_map(|id| by_id.get(id).copied().cloned());
+    /// Returns a dataset of the examples at these indices, in this order before any shuffling.
+    pub(super) fn only(&self, indices: impl Iterator<Item = usize>) -> Self {
+        let examples = indices.filter_map(|index| self.examples.get(index).cloned());
         Self {
             examples: examples.collect(),
             ..self.clone()
@@ -231,9 +264,13 @@ impl<T> Dataset<T> {
         })
     }
 
-    /// Returns the pictures that could not be read so far, each once, by name.
+    /// Returns the examples whose pictures could not be read so far, each once, by name.
     pub fn skipped(&self) -> Vec<Skipped> {
         self.skipped.list()
+    }
+
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     pub(super) fn seed(&self) -> u64 {
@@ -252,7 +289,7 @@ impl<T> Dataset<T> {
         match (read(example, |_| ()), self.broken) {
             (Ok(picture), _) => self.format(&example.id, picture).map(Some),
             (Err(error), BrokenPictures::Skip) => {
-                self.skipped.add(&example.id, &error);
+                self.skipped.add(example, &error);
                 Ok(None)
             }
             (Err(error), BrokenPictures::Stop) => Err(error),
@@ -280,6 +317,7 @@ impl<T> Clone for Dataset<T> {
             shuffle_buffer: self.shuffle_buffer,
             broken: self.broken,
             skipped: self.skipped.clone(),
+            data_dir: self.data_dir.clone(),
         }
     }
 }
@@ -304,25 +342,37 @@ impl ImageDataset {
         let parts = self.split_examples(weights)?;
         Ok(parts.map(|examples| {
             let classes = self.classes().to_vec();
-            Dataset::new(examples, classes, self.seed(), self.broken())
+            Dataset {
+                data_dir: self.data_dir().clone(),
+                ..Dataset::new(examples, classes, self.seed(), self.broken())
+            }
         }))
     }
 }
 
-/// The unreadable pictures of a dataset and of all that was derived from it: reasons by name.
+/// What an example's augmentation is derived from, besides seed and epoch: the id, which gives the
+/// same pictures in whatever order or choice of examples, and of further copies which one it is.
+fn key(example: &Example) -> Cow<'_, str> {
+    match example.copy {
+        0 => Cow::Borrowed(&example.id),
+        copy => Cow::Owned(format!("{}\0{copy}", example.id)),
+    }
+}
+
+/// The unreadable pictures of a dataset and of all that was derived from it: reasons by id and copy.
 #[derive(Clone, Default)]
-struct SkippedList(Arc<Mutex<BTreeMap<String, String>>>);
+struct SkippedList(Arc<Mutex<BTreeMap<(String, usize), String>>>);
 
 impl SkippedList {
-    fn add(&self, name: &str, error: &Error) {
-        let Skipped { name, reason } = Skipped::new(name, error);
+    fn add(&self, example: &Example, error: &Error) {
+        let Skipped { name, reason } = Skipped::new(&example.id, error);
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.entry(name).or_insert(reason);
+        reasons.entry((name, example.copy)).or_insert(reason);
     }
 
     fn list(&self) -> Vec<Skipped> {
         let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let skipped = |(name, reason): (&String, &String)| Skipped {
+        let skipped = |((name, _), reason): (&(String, usize), &String)| Skipped {
             name: name.clone(),
             reason: reason.clone(),
         };

@@ -1,39 +1,50 @@
-//! Picture files to RGB, the way `tf.io.decode_image(channels=3, expand_animations=False)` does.
+//! Picture files to RGB, the way `tf.io.decode_image(channels=3, expand_animations=False)` does, but
+//! upright: as every viewer and unlike TensorFlow, this turns a picture as its EXIF orientation says.
 //!
-//! What a file holds decides, never its name. Not for turning pictures upright: like TensorFlow,
-//! this ignores EXIF orientation.
+//! What a file holds decides, never its name.
 
 use std::io::Cursor;
 
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageFormat, ImageReader, Limits, RgbImage};
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::orientation::{self, EXIF_MARK, upright};
+use super::webp;
 use crate::{Error, Result};
 
-/// The most a decoded picture may take in memory: 512 MiB, 178 megapixels. A header that
-/// promises more is refused before anything is allocated for it.
+/// The most that decoding may take in memory: 512 MiB, 178 megapixels of RGB. A header that
+/// promises more is refused before anything is allocated for it. Turning the picture, or making RGB of
+/// other samples, takes up to as much again.
 const MAX_BYTES: u64 = 512 << 20;
 
 /// Decodes a JPEG, PNG, GIF, WebP or BMP file to 8-bit RGB.
 ///
-/// Follows `tf.io.decode_image`: grey becomes RGB, CMYK is multiplied out, alpha is dropped
-/// (not blended; a GIF's transparent pixels are black), 16-bit samples keep their high byte, a GIF
-/// gives its first frame, junk between a JPEG's parts is skipped. JPEG samples differ from TensorFlow's by what the inverse cosine
-/// transforms differ: TensorFlow takes libjpeg's fast, inexact one (on 100 photos 1.1 of 255 on
+/// The picture is upright: what the EXIF orientation of a JPEG, PNG or WebP file says is done, as by
+/// PIL's `ImageOps.exif_transpose`. Else this follows `tf.io.decode_image`: grey becomes RGB, CMYK is
+/// multiplied out, alpha is dropped (not blended; a GIF's transparent pixels are black), 16-bit samples
+/// keep their high byte, a GIF gives its first frame, junk between a JPEG's parts is skipped. JPEG
+/// samples differ from TensorFlow's by what the inverse cosine transforms differ: TensorFlow takes libjpeg's fast, inexact one (on 100 photos 1.1 of 255 on
 /// average), this an exact one (0.2 from libjpeg's exact one).
 ///
 /// `name` is what errors call the picture.
 ///
 /// # Errors
 /// [`Error::Picture`] if the bytes are none of these formats, are damaged or incomplete, or
-/// hold a picture of more than 178 megapixels.
+/// hold a picture that takes more than 512 MiB to decode: 178 megapixels, of a progressive JPEG about
+/// 80.
 pub fn decode(name: &str, bytes: &[u8]) -> Result<RgbImage> {
+    decode_within(MAX_BYTES, name, bytes)
+}
+
+/// Decodes a file, if that takes at most so many bytes of memory.
+pub(crate) fn decode_within(limit: u64, name: &str, bytes: &[u8]) -> Result<RgbImage> {
     let picture = match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) => jpeg(bytes),
-        Ok(format) => other(format, bytes),
+        Ok(ImageFormat::Jpeg) => jpeg(bytes, limit),
+        Ok(format) => other(format, bytes, limit),
         Err(_) if bytes.is_empty() => Err("the file is empty".to_owned()),
         Err(_) => Err("not a JPEG, PNG, GIF, WebP or BMP file".to_owned()),
     };
@@ -43,14 +54,30 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<RgbImage> {
     })
 }
 
+/// Returns whether a file's pixels do not lie as they are to be looked at.
+pub(crate) fn is_turned(bytes: &[u8]) -> bool {
+    let orientation = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => JpegLayout::of(bytes).map(|layout| layout.orientation),
+        Ok(format) => Some(orientation::of(format, bytes)),
+        Err(_) => None,
+    };
+    orientation.is_some_and(|orientation| orientation != Orientation::NoTransforms)
+}
+
 /// Decodes what `image` decodes: everything but JPEG.
-fn other(format: ImageFormat, bytes: &[u8]) -> std::result::Result<RgbImage, String> {
+fn other(format: ImageFormat, bytes: &[u8], limit: u64) -> std::result::Result<RgbImage, String> {
+    if format == ImageFormat::WebP && webp::lossy_bytes(bytes) > limit {
+        return Err(format!(
+            "it takes more than the {} MiB allowed",
+            limit >> 20
+        ));
+    }
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_BYTES);
+    limits.max_alloc = Some(limit);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let picture = reader.decode().map_err(|error| error.to_string())?;
-    Ok(match picture {
+    let picture = match picture {
         DynamicImage::ImageLuma16(_)
         | DynamicImage::ImageLumaA16(_)
         | DynamicImage::ImageRgb16(_)
@@ -71,14 +98,15 @@ fn other(format: ImageFormat, bytes: &[u8]) -> std::result::Result<RgbImage, Str
             DynamicImage::ImageRgba8(picture).into_rgb8()
         }
         _ => picture.into_rgb8(),
-    })
+    };
+    Ok(upright(picture, orientation::of(format, bytes)))
 }
 
 /// Decodes a JPEG.
 ///
 /// `image`'s own JPEG decoder is the same `zune-jpeg`, but fills what is missing from a
 /// truncated file with grey, and takes every CMYK file for an inverted one.
-fn jpeg(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
+fn jpeg(bytes: &[u8], limit: u64) -> std::result::Result<RgbImage, String> {
     let layout =
         JpegLayout::of(bytes).ok_or("a JPEG without picture data: the file is truncated")?;
     let options = DecoderOptions::default()
@@ -98,9 +126,12 @@ fn jpeg(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
     };
     // Neither side passes 65,535, so this cannot overflow.
     let size = width as u64 * height as u64 * samples;
-    if size > MAX_BYTES {
+    let needed = size + layout.coefficients;
+    if needed > limit {
         return Err(format!(
-            "{width} x {height} pixels are more than the 178 megapixels allowed"
+            "{width} x {height} pixels take {} MiB to decode, and {} MiB are allowed",
+            needed >> 20,
+            limit >> 20
         ));
     }
     if !layout.complete {
@@ -114,8 +145,9 @@ fn jpeg(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
     if plain_cmyk {
         pixels = cmyk_to_rgb(&pixels);
     }
-    RgbImage::from_raw(width as u32, height as u32, pixels)
-        .ok_or_else(|| "JPEG: its size does not fit its data".to_owned())
+    let picture = RgbImage::from_raw(width as u32, height as u32, pixels)
+        .ok_or("JPEG: its size does not fit its data")?;
+    Ok(upright(picture, layout.orientation))
 }
 
 /// Multiplies CMYK out to RGB: `(255 - c) * (255 - k) / 255`, as TensorFlow does (its
@@ -138,15 +170,24 @@ struct JpegLayout {
     /// It has an end-of-image marker after its picture data. libjpeg insists on one, so
     /// TensorFlow does.
     complete: bool,
+    /// What EXIF says of how the picture is to be turned.
+    orientation: Orientation,
+    /// Bytes that the decoder takes for the coefficients of all the picture, which come in several
+    /// scans; those of one scan are decoded as they come.
+    coefficients: u64,
 }
 
 impl JpegLayout {
     /// Walks the segments up to the picture data. `None` if the file ends before it.
     fn of(bytes: &[u8]) -> Option<Self> {
         const START_OF_SCAN: u8 = 0xda;
+        const APP1: u8 = 0xe1;
         const APP14: u8 = 0xee;
+        const PROGRESSIVE: u8 = 0xc2;
         const END: [u8; 2] = [0xff, 0xd9];
         let mut adobe = false;
+        let mut exif: &[u8] = &[];
+        let (mut frame, mut progressive): (&[u8], bool) = (&[], false);
         let mut rest = bytes.get(2..)?;
         loop {
             // Whatever stands between two segments is junk, and skipped.
@@ -162,13 +203,48 @@ impl JpegLayout {
                 START_OF_SCAN => {
                     // In picture data a 0xff stands before 0 or a restart marker only.
                     let complete = rest.windows(2).rev().any(|two| two == END);
-                    return Some(Self { adobe, complete });
+                    let components = frame.get(5);
+                    let several_scans = progressive || components != segment.first();
+                    return Some(Self {
+                        adobe,
+                        complete,
+                        orientation: orientation::from_exif(exif),
+                        coefficients: if several_scans {
+                            coefficients(frame)
+                        } else {
+                            0
+                        },
+                    });
                 }
+                // Frames, less Huffman tables, arithmetic coding and what is reserved.
+                0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(&marker) => {
+                    (frame, progressive) = (segment, marker == PROGRESSIVE);
+                }
+                APP1 if exif.is_empty() && segment.starts_with(EXIF_MARK) => exif = segment,
                 APP14 => adobe |= segment.starts_with(b"Adobe"),
                 _ => {}
             }
         }
     }
+}
+
+/// Returns how many bytes the coefficients of a frame take, 16 bits each. A frame's header is precision,
+/// height, width, the number of components and, of each, a number, its sampling and a table.
+fn coefficients(frame: &[u8]) -> u64 {
+    let &[_, h0, h1, w0, w1, _, ref components @ ..] = frame else {
+        return 0;
+    };
+    let [height, width] = [[h0, h1], [w0, w1]].map(u16::from_be_bytes).map(u64::from);
+    // Of one component alone the sampling does not count.
+    let sampling = |component: &[u8; 3]| match components.len() {
+        3 => [1, 1],
+        _ => [component[1] >> 4, component[1] & 15].map(u64::from),
+    };
+    let sampling: Vec<[u64; 2]> = components.as_chunks().0.iter().map(sampling).collect();
+    let most = |of: usize| sampling.iter().map(|all| all[of]).max().unwrap_or(1).max(1);
+    let units = width.div_ceil(8 * most(0)) * height.div_ceil(8 * most(1));
+    let blocks: u64 = sampling.iter().map(|[across, down]| across * down).sum();
+    units * blocks * 64 * size_of::<i16>() as u64
 }
 
 #[cfg(test)]
@@ -213,7 +289,11 @@ mod tests {
                 println!("{name}: {}", reason(&file(name)));
                 continue;
             };
-            let picture = decode(name, &file(name)).unwrap();
+            let mut picture = decode(name, &file(name)).unwrap();
+            if name == "jpeg exif rotation" {
+                // TensorFlow leaves it as it lies.
+                picture = image::imageops::rotate270(&picture);
+            }
             let [height, width] = [picture.height() as usize, picture.width() as usize];
             assert_eq!([height, width, 3], expected.shape(), "{name}");
             let difference = picture
@@ -305,7 +385,7 @@ mod tests {
         jpeg[frame + 7..frame + 9].copy_from_slice(&50_000_u16.to_be_bytes());
         assert_eq!(
             reason(&jpeg),
-            "50000 x 50000 pixels are more than the 178 megapixels allowed"
+            "50000 x 50000 pixels take 7152 MiB to decode, and 512 MiB are allowed"
         );
 
         let mut png = file("png");
@@ -328,6 +408,37 @@ mod tests {
         gif[6..8].copy_from_slice(&50_000_u16.to_le_bytes());
         gif[8..10].copy_from_slice(&50_000_u16.to_le_bytes());
         assert!(reason(&gif).contains("limit"), "{}", reason(&gif));
+    }
+
+    /// The file that `tests/reference/orientation.py` made.
+    const ORIENTATION: &[u8] = include_bytes!("../../tests/data/orientation.safetensors");
+
+    #[test]
+    fn pictures_are_turned_upright_as_by_pil() {
+        let reference = SafeTensors::deserialize(ORIENTATION).unwrap();
+        let names = reference.names();
+        let names: Vec<&str> = names
+            .iter()
+            .filter_map(|name| name.strip_suffix(".file"))
+            .collect();
+        assert_eq!(names.len(), 3 * 8 + 4);
+        for name in names {
+            let file = reference.tensor(&format!("{name}.file")).unwrap();
+            let expected = reference.tensor(&format!("{name}.pixels")).unwrap();
+            let picture = decode(name, file.data()).unwrap();
+            let [height, width] = [picture.height() as usize, picture.width() as usize];
+            assert_eq!([height, width, 3], expected.shape(), "{name}");
+            let pairs = picture.as_raw().iter().zip(expected.data());
+            let largest = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            // What two decoders' inverse cosine transforms differ by.
+            let lossy = name.starts_with("jpeg") || name.contains("lossy");
+            println!("{name}: {largest}");
+            assert!(largest <= 2 * u8::from(lossy), "{name}: {largest} of 255");
+            assert_eq!(is_turned(file.data()), !name.ends_with('1'), "{name}");
+        }
+        for name in ["jpeg", "png", "gif", "webp", "bmp", "text"] {
+            assert!(!is_turned(&file(name)), "{name}");
+        }
     }
 
     #[test]

@@ -8,7 +8,9 @@ mod augmentation;
 mod batches;
 mod dataset;
 mod decode;
+mod orientation;
 mod pixels;
+mod webp;
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +18,10 @@ mod tests;
 pub use augmentation::Augmentation;
 pub use batches::{Batch, BatchIter, Batches};
 pub(crate) use batches::{Workers, stack, threads};
-pub use dataset::{Dataset, Skipped};
+pub use dataset::{Dataset, Skipped, SkippedSummary};
 pub(crate) use dataset::{read, readable};
 pub use decode::decode;
+#[cfg(test)]
+pub(crate) use decode::decode_within;
+pub(crate) use decode::is_turned;
 pub use pixels::Pixels;

@@ -30,8 +30,12 @@ impl From<&RgbImage> for Pixels {
     /// Takes the samples as they are, 0 to 255.
     fn from(image: &RgbImage) -> Self {
         let (width, height) = image.dimensions();
+        // `from_raw` takes more samples than the picture has.
+        let (samples, _) = image
+            .as_raw()
+            .split_at(width as usize * height as usize * 3);
         let values = Values::Samples {
-            samples: image.as_raw().clone(),
+            samples: samples.to_vec(),
             value_of: Box::new(std::array::from_fn(|sample| sample as f32)),
         };
         Self {
@@ -336,6 +340,14 @@ pub(super) mod tests {
         assert_eq!(Pixels::from(&picture).scale(-2.0).to_image(), picture);
         let normalized = Pixels::from(&picture).normalize([120., 110., 100.], [60., 70., 50.]);
         assert_eq!(normalized.to_image(), picture);
+    }
+
+    #[test]
+    fn samples_behind_a_pictures_last_are_not_its_own() {
+        let longer = RgbImage::from_raw(2, 1, (0..100).collect()).unwrap();
+        let pixels = Pixels::from(&longer);
+        assert_eq!(pixels.clone().into_values(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(pixels.resize(1, 1).into_values(), [1.5, 2.5, 3.5]);
     }
 
     #[test]

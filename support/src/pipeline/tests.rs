@@ -10,9 +10,10 @@ use image::RgbImage;
 use tch::{Kind, Tensor};
 use tempfile::TempDir;
 
-use super::{Augmentation, Batch, Batches, Dataset, Pixels, Skipped};
+use super::{Augmentation, Batch, Batches, Dataset, Pixels, Skipped, stack};
 use crate::Error;
 use crate::dataset::Example;
+use crate::properties::measured;
 use crate::settings::BrokenPictures;
 
 /// A folder of PNG files, named by number; each one's red value is its number, and its label
@@ -73,7 +74,7 @@ fn numbers(batches: &[Batch]) -> Vec<Vec<i64>> {
 }
 
 #[test]
-fn a_batch_is_nchw_with_its_labels_and_ids() {
+fn a_batch_is_nchw_with_its_labels_and_indices() {
     let folder = Folder::new(3);
     let made = folder
         .dataset(BrokenPictures::Stop)
@@ -83,7 +84,7 @@ fn a_batch_is_nchw_with_its_labels_and_ids() {
     assert_eq!(batch.images.size(), [3, 3, 2, 2]);
     assert!(batch.images.permute([0, 2, 3, 1]).is_contiguous());
     assert_eq!(batch.images.kind(), Kind::Float);
-    assert_eq!(batch.ids, ["0.png", "1.png", "2.png"]);
+    assert_eq!(batch.indices, [0, 1, 2]);
     assert_eq!(batch.labels, Tensor::from_slice(&[0_i64, 1, 0]));
     let second: Vec<f32> = Vec::try_from(batch.images.get(1).flatten(0, -1)).unwrap();
     assert_eq!(second, [[1.0; 4], [100.0; 4], [200.0; 4]].concat());
@@ -161,9 +162,10 @@ fn augmented_batches_depend_on_seed_and_epoch_and_not_on_threads_or_order() {
             let Batch {
                 images,
                 labels,
-                ids,
+                indices,
             } = batch.unwrap();
-            for (place, id) in ids.into_iter().enumerate() {
+            for (place, index) in indices.into_iter().enumerate() {
+                let id = batches.dataset().examples()[index].id.clone();
                 let image = images.get(place as i64).permute([1, 2, 0]).flatten(0, -1);
                 let label = labels.int64_value(&[place as i64]);
                 examples.push((id, label, Vec::try_from(image.contiguous()).unwrap()));
@@ -197,6 +199,48 @@ fn augmented_batches_depend_on_seed_and_epoch_and_not_on_threads_or_order() {
     };
     assert!(differs(of_epoch(&augmented.batch(24), 2, 4)));
     assert!(differs(of_epoch(&dataset(8).batch(24), 2, 3)));
+}
+
+#[test]
+fn each_copy_of_an_example_has_its_own_augmentation_and_the_others_keep_theirs() {
+    let folder = Folder::new(3);
+    let jitter = Augmentation::new().color_jitter(0.5, 0.0, 0.0);
+    let values = |examples: Vec<Example>| -> Vec<f32> {
+        let classes = vec!["even".to_owned(), "odd".to_owned()];
+        let dataset = Dataset::new(examples, classes, 7, BrokenPictures::Stop)
+            .map(|image| Pixels::from(image))
+            .augment(jitter.clone())
+            .unwrap();
+        let green = |batch: &Batch| batch.images.select(1, 1).select(1, 0).select(1, 0);
+        Vec::try_from(green(&epoch(&dataset.batch(8), 0)[0])).unwrap()
+    };
+    let once = folder.dataset(BrokenPictures::Stop).examples().to_vec();
+    let twice = [&once[..], &once[1..2], &once[1..2]].concat();
+    let (once, twice) = (values(once), values(twice));
+    assert_eq!(twice[..3], once);
+    assert!(twice[1] != twice[3] && twice[3] != twice[4] && twice[1] != twice[4]);
+}
+
+#[test]
+fn examples_that_are_there_twice_are_batched_loaded_and_skipped_twice() {
+    let folder = Folder::new(4).damage(2);
+    let examples = folder.dataset(BrokenPictures::Skip).examples().to_vec();
+    let examples = [&examples[1..], &examples[1..]].concat();
+    let classes = vec!["even".to_owned(), "odd".to_owned()];
+    let batches = Dataset::new(examples, classes, 7, BrokenPictures::Skip)
+        .map(|image| Pixels::from(image))
+        .batch(8);
+    let [batch] = epoch(&batches, 0).try_into().unwrap();
+    assert_eq!(batch.indices, [0, 2, 3, 5]);
+    assert_eq!(numbers(&[batch]), [[1, 3, 1, 3]]);
+    let skipped: Vec<String> = batches.skipped().into_iter().map(|one| one.name).collect();
+    assert_eq!(skipped, ["2.png", "2.png"]);
+    assert_eq!(batches.load(3).unwrap().unwrap().into_values()[0], 1.0);
+    assert!(batches.load(4).unwrap().is_none() && batches.load(6).unwrap().is_none());
+    let chosen = batches.only([5, 3, 5].into_iter());
+    let [batch] = epoch(&chosen, 0).try_into().unwrap();
+    assert_eq!(batch.indices, [0, 1, 2]);
+    assert_eq!(numbers(&[batch]), [[3, 1, 3]]);
 }
 
 #[test]
@@ -289,7 +333,7 @@ fn a_broken_picture_stops_the_epoch_if_so_set() {
         .map(|image| Pixels::from(image))
         .batch(4);
     let mut epoch = batches.epoch(0);
-    assert_eq!(epoch.next().unwrap().unwrap().ids.len(), 4);
+    assert_eq!(epoch.next().unwrap().unwrap().indices.len(), 4);
     let error = epoch.next().unwrap().unwrap_err();
     assert_eq!(error.to_string(), "picture 6.png: the file is empty");
     assert!(epoch.next().is_none());
@@ -363,7 +407,7 @@ fn no_more_than_two_batches_are_made_ahead() {
         Pixels::from(image)
     });
     for batch in dataset.batch(10).epoch(0) {
-        given.fetch_add(batch.unwrap().ids.len(), Ordering::SeqCst);
+        given.fetch_add(batch.unwrap().indices.len(), Ordering::SeqCst);
     }
     assert_eq!(given.load(Ordering::SeqCst), 200);
 }
@@ -410,6 +454,44 @@ fn take_and_skip_cut_in_order_and_leave_the_dataset_as_it_was() {
     assert_eq!(labels, [0, 1, 0, 1]);
 }
 
+#[test]
+fn a_size_beyond_all_bounds_makes_one_batch_of_all() {
+    let folder = Folder::new(5);
+    for size in [usize::MAX, 1_000_000_000] {
+        let batches = folder.pixels().take(usize::MAX).shuffle(size).batch(size);
+        let batches = batches.take(usize::MAX);
+        assert_eq!((batches.len(), batches.examples()), (1, 5));
+        let (made, memory) = measured(|| epoch(&batches, 0));
+        let [batch] = made.try_into().unwrap();
+        assert_eq!(batch.images.size(), [5, 3, 3, 4]);
+        assert!(memory < 1 << 20, "{memory} bytes");
+    }
+}
+
+#[test]
+fn pictures_of_different_sizes_are_not_stacked() {
+    let pixels = |width, height| Pixels::from(&RgbImage::new(width, height));
+    for other in [(3, 2), (2, 4), (0, 0), (2, 2)] {
+        let error = stack(vec![pixels(2, 3), pixels(other.0, other.1)]).err();
+        let is_refused = matches!(error, Some(Error::Shape { .. }));
+        assert_eq!(is_refused, other != (3, 2), "{other:?}");
+    }
+}
+
+#[test]
+fn samples_behind_a_pictures_last_do_not_reach_the_batch() {
+    let longer = |_: &RgbImage| {
+        let samples = (0..100).map(|sample| sample % 12).collect();
+        Pixels::from(&RgbImage::from_raw(2, 2, samples).unwrap())
+    };
+    let folder = Folder::new(3);
+    let batches = folder.dataset(BrokenPictures::Stop).map(longer).batch(3);
+    let (images, _) = batches.first().unwrap();
+    let values: Vec<f32> = Vec::try_from(images.permute([0, 2, 3, 1]).flatten(0, -1)).unwrap();
+    let expected: Vec<f32> = (0..12).map(|sample| sample as f32).collect();
+    assert_eq!(values, expected.repeat(3));
+}
+
 /// Photos that are not part of the project; the test passes where they are absent.
 #[test]
 fn real_photos_become_batches_whatever_their_suffix_says() {
@@ -435,7 +517,7 @@ fn real_photos_become_batches_whatever_their_suffix_says() {
         .batch(32);
     let epoch = epoch(&batches, 0);
     assert_eq!(
-        epoch.iter().map(|batch| batch.ids.len()).sum::<usize>(),
+        epoch.iter().map(|batch| batch.indices.len()).sum::<usize>(),
         count
     );
     for batch in epoch {

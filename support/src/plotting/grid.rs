@@ -328,6 +328,7 @@ mod tests {
         let classes = ["cats", "dogs"].map(str::to_owned);
         let titled = [1, 0].map(|label| {
             let prediction = Prediction {
+                index: 0,
                 id: String::new(),
                 label,
                 predicted: 1,

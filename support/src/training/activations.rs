@@ -4,14 +4,12 @@
 //! training can start behind it. They live as long as one `fit`, during which nothing can change
 //! a frozen weight. Whether they are wanted is decided there.
 
-use std::collections::HashMap;
-
 use tch::Tensor;
 
 use super::store::Store;
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches};
-use crate::{Error, Result, settings};
+use crate::{Error, Result};
 
 /// The outputs of one layer for all pictures of a dataset.
 pub(super) struct Activations {
@@ -25,7 +23,7 @@ pub(super) struct Activations {
 
 impl Activations {
     /// Computes layer `index`'s outputs; those that take more than `memory` bytes go into a file
-    /// in the data folder. `goes_on` is asked after every batch; where it says no there are none.
+    /// in the dataset's data folder. `goes_on` is asked after every batch; where it says no there are none.
     pub(super) fn compute<C>(
         model: &Sequential<C>,
         index: usize,
@@ -35,22 +33,24 @@ impl Activations {
     ) -> Result<Option<Self>> {
         let frozen = model.inference(0, index)?;
         let shape = [vec![batches.examples() as i64], model.layer_shape(index)].concat();
-        let mut store = Store::new(&shape, memory, &settings::data_dir())?;
+        let mut store = Store::new(&shape, memory, batches.data_dir())?;
         // All room is taken here: before 2.38, glibc cannot use a freed tensor's memory for the next
         // one of that size once something small that stays lies behind it.
-        let mut row_of: HashMap<String, i64> = HashMap::with_capacity(batches.examples());
+        let mut rows = vec![None; batches.examples()];
         let mut labels: Vec<i64> = Vec::with_capacity(batches.examples());
         for batch in batches.unshuffled().epoch(0) {
             let Batch {
                 images,
                 labels: batch_labels,
-                ids,
+                indices,
             } = batch?;
-            let first = row_of.len() as i64;
+            let first = labels.len() as i64;
             store.write(first, &frozen(&images)?)?;
             let batch_labels = Vec::<i64>::try_from(batch_labels);
             labels.extend(batch_labels.map_err(Error::torch("labels"))?);
-            row_of.extend(ids.into_iter().zip(first..));
+            for (index, row) in indices.into_iter().zip(first..) {
+                rows[index] = Some(row);
+            }
             if !goes_on() {
                 return Ok(None);
             }
@@ -58,7 +58,7 @@ impl Activations {
         Ok(Some(Self {
             store,
             labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
-            rows: batches.ids().map(|id| row_of.get(id).copied()).collect(),
+            rows,
             batch_size: batches.size(),
         }))
     }
@@ -92,5 +92,52 @@ impl Activations {
                 labels.map_err(Error::torch("labels"))?,
             ))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+    use tch::Device;
+
+    use super::*;
+    use crate::dataset::Example;
+    use crate::model::MobileNetV2;
+    use crate::pipeline::{Dataset, Pixels};
+    use crate::settings::BrokenPictures;
+
+    #[test]
+    fn examples_that_are_there_twice_keep_their_labels_and_outputs() {
+        let folder = tempfile::tempdir().unwrap();
+        let example = |label: usize| {
+            let path = folder.path().join(format!("{label}.png"));
+            let color = image::Rgb([90 * label as u8; 3]);
+            RgbImage::from_pixel(32, 32, color).save(&path).unwrap();
+            Example::at_path(format!("{label}.png"), label, &path)
+        };
+        let examples = [0, 0, 1, 2, 1].map(example).to_vec();
+        let classes = ["ants", "bees", "cats"].map(str::to_owned).to_vec();
+        let batches = Dataset::new(examples, classes, 0, BrokenPictures::Stop)
+            .map(|image| Pixels::from(image).scale(1. / 255.))
+            .batch(2);
+        let base = MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap();
+        let model = Sequential::new(base);
+        let stored = Activations::compute(&model, 5, &batches, 1 << 30, || true);
+        let stored = stored.unwrap().unwrap();
+        let frozen = model.inference(0, 5).unwrap();
+        let order = [4, 3, 2, 1, 0];
+        let (outputs, labels): (Vec<_>, Vec<_>) =
+            stored.batches(&order).map(Result::unwrap).unzip();
+        assert_eq!(
+            Tensor::cat(&labels, 0),
+            Tensor::from_slice(&[1i64, 2, 1, 0, 0])
+        );
+        let outputs = Tensor::cat(&outputs, 0);
+        for (row, example) in (0..).zip(order) {
+            let (image, _) = batches.only([example].into_iter()).first().unwrap();
+            let difference = outputs.get(row) - frozen(&image).unwrap().get(0);
+            let largest = difference.abs().max().double_value(&[]);
+            assert!(largest < 1e-4, "example {example}: {largest}");
+        }
     }
 }

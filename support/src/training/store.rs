@@ -1,6 +1,6 @@
 //! Where activations are kept: in memory or, where they would take too much of it, in a file.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -32,6 +32,7 @@ impl Store {
             return Ok(Self { rows, file: None });
         }
         let map = || -> io::Result<MmapMut> {
+            fs::create_dir_all(folder)?;
             let file = tempfile::tempfile_in(folder)?;
             reserve(&file, bytes as u64)?;
             // Safety: nobody else can open a file without a name.
@@ -96,7 +97,8 @@ mod tests {
         let values = Tensor::randn([3, 2, 5], (Kind::Float, Device::Cpu));
         let wanted = Tensor::from_slice(&[2i64, 0]);
         let stored = |memory: usize| {
-            let mut store = Store::new(&[4, 2, 5], memory, folder.path()).unwrap();
+            let new = folder.path().join("data");
+            let mut store = Store::new(&[4, 2, 5], memory, &new).unwrap();
             store.write(1, &values).unwrap();
             assert_eq!(store.is_file(), memory == 0);
             assert_eq!(store.bytes(), 160);
@@ -104,7 +106,8 @@ mod tests {
         };
         assert_eq!(stored(0), values.index_select(0, &wanted));
         assert_eq!(stored(160), stored(0));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let left = fs::read_dir(folder.path().join("data")).unwrap();
+        assert_eq!(left.count(), 0);
     }
 
     #[test]

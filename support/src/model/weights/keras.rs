@@ -7,8 +7,8 @@
 //! | Keras 3, `.weights.h5` | `.../vars/0`, the layer's name in an attribute of `vars` |
 //! | TF-Hub's module in a saved Keras model | `.../MobilenetV2/expanded_conv_1/expand/weights:0` |
 
-use hdf5_reader::Hdf5File;
 use hdf5_reader::group::Group;
+use hdf5_reader::{Hdf5File, OpenOptions};
 
 use super::{Contents, Values};
 use crate::Result;
@@ -20,16 +20,29 @@ const MAX_DEPTH: usize = 16;
 /// another head, an optimizer's state) is passed over.
 pub(super) fn read(bytes: &[u8]) -> Result<Contents, String> {
     let damaged = |error: hdf5_reader::error::Error| format!("damaged HDF5 file: {error}");
-    let file = Hdf5File::from_bytes(bytes).map_err(damaged)?;
+    // Keras compresses nothing, so that a file is as large as what it holds.
+    let most = bytes.len().saturating_mul(4);
+    let limits = OpenOptions {
+        max_chunk_bytes: most,
+        max_read_bytes: most,
+        max_object_header_bytes: bytes.len(),
+        ..OpenOptions::default()
+    };
+    let file = Hdf5File::from_bytes_with_options(bytes, limits).map_err(damaged)?;
     let mut contents = Contents::new();
-    read_group(&file.root_group().map_err(damaged)?, "", 0, &mut contents)?;
+    let root = file.root_group().map_err(damaged)?;
+    read_group(&root, "", 0, &mut Budget(most), &mut contents)?;
     Ok(contents)
 }
+
+/// How many more bytes of values are read: many datasets without data can claim any number of them.
+struct Budget(usize);
 
 fn read_group(
     group: &Group,
     path: &str,
     depth: usize,
+    budget: &mut Budget,
     contents: &mut Contents,
 ) -> Result<(), String> {
     let in_group = |error: hdf5_reader::error::Error| format!("damaged HDF5 file: {path}: {error}");
@@ -46,6 +59,9 @@ fn read_group(
         };
         if let Some(name) = name {
             let values = read_values(group, &dataset, &name)?;
+            let bytes = values.values.len() * size_of::<f32>();
+            let left = budget.0.checked_sub(bytes);
+            budget.0 = left.ok_or("expected no more values than the file has room for")?;
             if contents.insert(name.clone(), values).is_some() {
                 return Err(format!("{name} occurs twice"));
             }
@@ -53,7 +69,13 @@ fn read_group(
     }
     for name in groups.iter().filter(|_| depth < MAX_DEPTH) {
         let child = group.group(name).map_err(in_group)?;
-        read_group(&child, &format!("{path}/{name}"), depth + 1, contents)?;
+        read_group(
+            &child,
+            &format!("{path}/{name}"),
+            depth + 1,
+            budget,
+            contents,
+        )?;
     }
     Ok(())
 }

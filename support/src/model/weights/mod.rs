@@ -61,14 +61,14 @@ const HDF5_SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 pub(crate) const ORIGIN: &str = "pretrained weights";
 
 /// A file's tensors, and where they come from as far as it tells.
-pub(super) struct File {
+pub(crate) struct File {
     path: PathBuf,
     contents: Contents,
     origin: Option<Weights>,
 }
 
 /// Reads a file of any of the formats.
-pub(super) fn read(path: &Path) -> Result<File> {
+pub(crate) fn read(path: &Path) -> Result<File> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let read = if bytes.starts_with(HDF5_SIGNATURE) {
         keras::read(&bytes).map(|contents| (contents, Some(Weights::Keras)))

@@ -12,8 +12,19 @@ pub(super) fn read(path: &Path) -> Result<Contents, String> {
     let file = PytorchReader::new(path)
         .map_err(|error| format!("neither HDF5, safetensors nor PyTorch's format ({error})"))?;
     let tensors = file.into_tensors().into_iter();
-    let tensors = tensors.filter(|(name, _)| !is_counter(name));
+    let tensors: Vec<_> = tensors.filter(|(name, _)| !is_counter(name)).collect();
+    // One stored value may stand for any number of them.
+    let size = std::fs::metadata(path).map_or(0, |file| u128::from(file.len()));
+    let product = |shape: &[usize]| shape.iter().map(|&size| size as u128).product::<u128>();
+    let values = tensors.iter().map(|(_, tensor)| product(tensor.shape()));
+    let bytes = values.fold(0, u128::saturating_add).saturating_mul(4);
+    if bytes > size.saturating_mul(4) {
+        return Err(format!(
+            "expected no more values than the file has room for, got {bytes} bytes of them"
+        ));
+    }
     tensors
+        .into_iter()
         .map(|(name, tensor)| {
             if tensor.dtype() != DType::F32 {
                 return Err(format!(
@@ -123,6 +134,23 @@ mod tests {
                 assert!(read_bytes(&bytes[..length]).is_err(), "{format}, {length}");
             }
         }
+    }
+
+    #[test]
+    fn a_value_that_stands_for_very_many_is_refused() {
+        // Shape and strides of a tensor, as `BININT1 2, BININT1 3, TUPLE2`.
+        let mut bytes = FILES[0].1.to_vec();
+        for (from, to) in [([2, 3], [255, 255]), ([1, 2], [0, 0])] {
+            let tuple = |[a, b]: [u8; 2]| [b'K', a, b'K', b, 0x86];
+            let at = bytes
+                .windows(5)
+                .position(|five| five == tuple(from))
+                .unwrap();
+            bytes[at..at + 5].copy_from_slice(&tuple(to));
+        }
+        let error = read_bytes(&bytes).err().unwrap();
+        let expected = "expected no more values than the file has room for, got 2601";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]

@@ -1,0 +1,275 @@
+//! Datasets that are given as a list: of paths and labels, in a CSV file, or of pictures in memory.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use super::tree::{PARTS, part_of};
+use super::{Example, Examples, Found, ImageDataset, Stored};
+use crate::files::open_regular;
+use crate::settings::Settings;
+use crate::{Error, Result};
+
+/// The largest CSV file that is read: some millions of examples.
+const LARGEST_CSV: u64 = 256 << 20;
+
+/// An entry of a list.
+struct Entry {
+    /// Where it stands, for errors.
+    place: String,
+    id: String,
+    label: String,
+    stored: Stored,
+    /// Training, validation or test.
+    part: usize,
+}
+
+impl ImageDataset {
+    /// Makes a dataset of image files, each with the name of its class. Class names are sorted; an
+    /// example's id is its path as given, from which the split is derived.
+    ///
+    /// ```
+    /// use support::prelude::*;
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # std::env::set_current_dir(&folder).unwrap();
+    /// # for path in ["max.jpg", "mia.jpg"] {
+    /// #     RgbImage::new(8, 8).save(path).unwrap();
+    /// # }
+    /// let examples = [("max.jpg", "dog"), ("mia.jpg", "cat")];
+    /// let dataset = ImageDataset::from_paths(examples, &Settings::from_env()?)?;
+    /// assert_eq!(dataset.classes(), ["cat", "dog"]);
+    /// let [train, validation, test] = dataset.split([8, 1, 1])?;
+    /// # Ok::<(), support::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] names the entry whose label is empty, whose path is no file, or that was
+    /// there before with another label, and says if there are less than two classes;
+    /// [`Error::Setting`] for a limit that leaves a class out.
+    pub fn from_paths(
+        examples: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<String>)>,
+        settings: &Settings,
+    ) -> Result<Self> {
+        let entry = |(number, (path, label)): (usize, (_, _))| {
+            let path: PathBuf = Into::into(path);
+            Entry {
+                place: format!("entry {number}"),
+                id: path.display().to_string(),
+                label: Into::into(label),
+                stored: Stored::File(path.into()),
+                part: 0,
+            }
+        };
+        let name = "of paths";
+        let entries = (1..).zip(examples).map(entry).collect();
+        Self::given(found(name, entries, false)?, name.into(), settings)
+    }
+
+    /// Makes a dataset of the image files that a CSV file lists, in UTF-8 and with commas between its
+    /// columns: `path`, relative to the CSV file's folder, `label`, and if there is a column `split`,
+    /// the set's own `train`, `validation` or `test` in it. Other columns are passed over.
+    ///
+    /// `TRANSFER_DATASET=pets.csv` does the same for [`ImageDataset::load`].
+    ///
+    /// ```
+    /// use support::prelude::*;
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # std::env::set_current_dir(&folder).unwrap();
+    /// # std::fs::create_dir("photos").unwrap();
+    /// # for path in ["photos/max.jpg", "photos/mia, asleep.jpg"] {
+    /// #     RgbImage::new(8, 8).save(path).unwrap();
+    /// # }
+    /// let list = "\
+    /// path,label,split
+    /// photos/max.jpg,dog,train
+    /// \"photos/mia, asleep.jpg\",cat,train
+    /// ";
+    /// std::fs::write("pets.csv", list).unwrap();
+    /// let dataset = ImageDataset::from_csv("pets.csv", &Settings::from_env()?)?;
+    /// assert_eq!((dataset.len(), dataset.classes()), (2, &["cat".to_owned(), "dog".to_owned()][..]));
+    /// # Ok::<(), support::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read; [`Error::Dataset`] if it is no CSV file or lacks a
+    /// column, with the line, path and label of what is wrong; else as
+    /// [`from_paths`](Self::from_paths).
+    pub fn from_csv(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        Self::given(read_csv(path)?, name, settings)
+    }
+
+    /// Makes a dataset of pictures in memory, each with the name of its class. Class names are sorted;
+    /// an example's id is its number, the first being 0, from which the split is derived.
+    ///
+    /// ```
+    /// use support::{image::Rgb, prelude::*};
+    ///
+    /// let picture = |n: u8| RgbImage::from_pixel(32, 32, Rgb([n; 3]));
+    /// let examples = (0..200).map(|n| (picture(n), if n < 100 { "dark" } else { "light" }));
+    /// let dataset = ImageDataset::from_images(examples, &Settings::from_env()?)?;
+    /// let [train, validation, test] = dataset.split([8, 1, 1])?;
+    /// assert_eq!([train.len(), validation.len(), test.len()], [160, 20, 20]);
+    /// # Ok::<(), support::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] names the entry whose label is empty or whose picture has no pixels, and says
+    /// if there are less than two classes; [`Error::Setting`] for a limit that leaves a class out.
+    pub fn from_images(
+        examples: impl IntoIterator<Item = (RgbImage, impl Into<String>)>,
+        settings: &Settings,
+    ) -> Result<Self> {
+        let entry = |(number, (image, label)): (usize, (_, _))| Entry {
+            place: format!("entry {}", number + 1),
+            id: number.to_string(),
+            label: Into::into(label),
+            stored: Stored::Memory(Arc::new(image)),
+            part: 0,
+        };
+        let name = "in memory";
+        let entries = (0..).zip(examples).map(entry).collect();
+        Self::given(found(name, entries, false)?, name.into(), settings)
+    }
+
+    fn given(found: Found, name: String, settings: &Settings) -> Result<Self> {
+        let note = found.about();
+        Self::of(found, name, note, None, settings)
+    }
+}
+
+/// Lists the pictures of a CSV file.
+pub(super) fn read_csv(path: &Path) -> Result<Found> {
+    let name = path.display().to_string();
+    let refused = |reason: String| unfit(&name, reason);
+    let (file, size) = open_regular(path)?;
+    if size > LARGEST_CSV {
+        return Err(refused(format!(
+            "expected a CSV file of at most {} MiB, got {size} bytes",
+            LARGEST_CSV >> 20
+        )));
+    }
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_reader(file);
+    let damaged = |error: csv::Error| refused(error.to_string());
+    let header = reader.headers().map_err(damaged)?.clone();
+    let column = |wanted: &str| header.iter().position(|column| column == wanted);
+    let missing = || {
+        let got: Vec<&str> = header.iter().collect();
+        let got = crate::text::listed(&got);
+        refused(format!(
+            "expected a first line with the columns path and label, and commas between them, got {got}"
+        ))
+    };
+    let at_path = column("path").ok_or_else(missing)?;
+    let at_label = column("label").ok_or_else(missing)?;
+    let at_split = column("split");
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut entries = Vec::new();
+    for record in reader.into_records() {
+        let record = record.map_err(damaged)?;
+        let place = format!("line {}", record.position().map_or(0, csv::Position::line));
+        let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
+        let (id, label) = (field(at_path), field(at_label));
+        let part = match at_split.map(field) {
+            None => 0,
+            Some(split) => part_of(&split).ok_or_else(|| {
+                let known = PARTS.map(|(name, _)| name).join(", ");
+                refused(format!(
+                    "{place}: {id} ({label}): expected a split of {known}, got {split:?}"
+                ))
+            })?,
+        };
+        entries.push(Entry {
+            place,
+            stored: Stored::File(folder.join(&id).into()),
+            id,
+            label,
+            part,
+        });
+    }
+    found(&name, entries, at_split.is_some())
+}
+
+/// Checks a list, and sorts it into classes and parts.
+fn found(name: &str, entries: Vec<Entry>, split: bool) -> Result<Found> {
+    let classes: BTreeSet<&str> = entries.iter().map(|entry| entry.label.as_str()).collect();
+    let classes: Vec<String> = classes.into_iter().map(str::to_owned).collect();
+    let mut before: HashMap<String, (String, usize)> = HashMap::new();
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    for entry in entries {
+        let wrong = |reason: String| {
+            let Entry {
+                place, id, label, ..
+            } = &entry;
+            unfit(name, format!("{place}: {id} ({label}): {reason}"))
+        };
+        let label = classes.binary_search(&entry.label);
+        let label = label.unwrap_or_default();
+        if entry.label.is_empty() {
+            return Err(wrong("the label is empty".into()));
+        }
+        match &entry.stored {
+            Stored::Memory(image) if image.is_empty() => {
+                return Err(wrong("the picture has no pixels".into()));
+            }
+            Stored::File(path) if !fs::metadata(path).is_ok_and(|file| file.is_file()) => {
+                let path = path.display();
+                return Err(wrong(format!("there is no such file as {path}")));
+            }
+            _ => {}
+        }
+        match before.get(&entry.id) {
+            Some((place, other)) if *other != label => {
+                let other = &classes[*other];
+                return Err(wrong(format!("it is labelled {other} in {place}")));
+            }
+            Some(_) => {}
+            None => {
+                before.insert(entry.id.clone(), (entry.place.clone(), label));
+            }
+        }
+        parts[entry.part].push(Example {
+            id: entry.id,
+            label,
+            source: entry.stored,
+            copy: 0,
+        });
+    }
+    match classes.as_slice() {
+        [] => return Err(unfit(name, "it lists no pictures".into())),
+        [only] => {
+            let reason = format!("there is one class only, {only}; at least two are needed");
+            return Err(unfit(name, reason));
+        }
+        _ => {}
+    }
+    let trained: BTreeSet<usize> = parts[0].iter().map(|example| example.label).collect();
+    let missing = (0..classes.len()).find(|label| !trained.contains(label));
+    if let Some(label) = missing {
+        let class = &classes[label];
+        let reason = format!("its training part has no picture of {class}: nothing could learn it");
+        return Err(unfit(name, reason));
+    }
+    let [training, validation, test] = parts;
+    let examples = if split {
+        Examples::Split([training, validation, test])
+    } else {
+        Examples::Whole([training])
+    };
+    Ok(Found { classes, examples })
+}
+
+fn unfit(name: &str, reason: String) -> Error {
+    Error::Dataset {
+        name: name.into(),
+        reason,
+    }
+}
