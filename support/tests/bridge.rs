@@ -66,7 +66,7 @@ fn under_bridge(test: &str, stop_at: &'static str) -> (Vec<Value>, String) {
         }
     });
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", test])
+        .args(["--exact", "--include-ignored", "--nocapture", test])
         .env(UNDER_BRIDGE, folder.path())
         .env("TRANSFER_BRIDGE", &socket)
         .output()
@@ -76,8 +76,10 @@ fn under_bridge(test: &str, stop_at: &'static str) -> (Vec<Value>, String) {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("1 passed"), "{stdout}");
     let shown = shown.lock().unwrap().clone();
-    (shown, String::from_utf8(output.stdout).unwrap())
+    (shown, stdout)
 }
 
 #[test]

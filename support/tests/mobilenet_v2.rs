@@ -31,13 +31,11 @@ fn features_equal_those_of_keras() {
 /// Decoders round differently, which moves features by more than arithmetic does: so these are
 /// held to Keras' closely on the same pixels, and loosely on those that TensorFlow decodes.
 #[test]
+#[ignore = "needs photos and weights"]
 fn features_of_real_photos_equal_those_of_keras() {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
     let photos = std::env::var_os("TRANSFER_TEST_PHOTOS").unwrap_or_else(|| beside.into());
     let photos = std::path::PathBuf::from(photos).join("cats_and_dogs_filtered");
-    if !photos.exists() {
-        return;
-    }
     let bytes = std::fs::read(data("photo_features.safetensors")).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     let list = |key: &str| -> Vec<String> {
