@@ -30,32 +30,17 @@ pub(crate) fn bench(arguments: &[&str]) -> anyhow::Result<()> {
     let turn = setup::take_turn(&home)?;
     let ready = setup::libtorch(home)?;
     let peers = environment::peers(&ready.checkout, &ready.home)?;
-    let what = format!("compiling `support`, then fetching {}", WEIGHTS.join(", "));
-    let printed = report::timed("assets", what, || {
-        // Optimized, as the program to be measured is: both are built at once.
-        output(
-            setup::assets(&ready, &["--release"])?
-                .arg("fetch")
-                .args(WEIGHTS),
-        )
-    })?;
+    let build = "--release -p support --bin assets --bench tutorial";
+    let what = format!("cargo build {build}");
+    let ours = report::timed("build", what, || ready.checkout.build(build, "tutorial"))?;
+    let mut fetch = setup::assets(&ready, "--release -- fetch")?;
+    let printed = report::timed("assets", WEIGHTS.join(", "), || output(fetch.args(WEIGHTS)))?;
+    drop(turn);
     let weights = |name: &str| {
         let path = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned());
         let found = printed.lines().find_map(path);
         found.with_context(|| format!("fetching {name} did not say where it is: {printed}"))
     };
-    drop(turn);
-    let build = [
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "support",
-        "--bench",
-        "tutorial",
-    ];
-    let what = format!("cargo {}", build.join(" "));
-    let ours = report::timed("build", what, || ready.checkout.build(&build, "tutorial"))?;
 
     let mut bench = peers.script(&ready.checkout, script)?;
     bench.args(arguments).arg("--ours").arg(ours);

@@ -49,9 +49,9 @@ impl Checkout {
     }
 
     /// Returns a Cargo command in this checkout that builds with the environment's libtorch.
-    pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn cargo(&self, words: &str) -> Command {
         let mut command = cargo();
-        command.args(arguments).current_dir(&self.0);
+        command.args(words.split(' ')).current_dir(&self.0);
         for (name, _) in std::env::vars_os() {
             if is_left_by_cargo(&name) || OTHER_LIBTORCH.iter().any(|other| name == *other) {
                 command.env_remove(name);
@@ -61,10 +61,10 @@ impl Checkout {
         command
     }
 
-    /// Runs Cargo with `arguments` that build the program `name`, and returns where it is.
-    pub(crate) fn build(&self, arguments: &[&str], name: &str) -> anyhow::Result<PathBuf> {
-        let mut build = self.cargo(arguments);
-        let messages = output(build.arg("--message-format=json-render-diagnostics"))?;
+    /// Builds what `words` select, the program `name` among it, and returns where that is.
+    pub(crate) fn build(&self, words: &str, name: &str) -> anyhow::Result<PathBuf> {
+        let mut build = self.cargo("build --quiet --message-format=json-render-diagnostics");
+        let messages = output(build.args(words.split(' ')))?;
         executable(&messages, name)
             .with_context(|| format!("Cargo built {name} without saying where"))
     }

@@ -34,7 +34,7 @@ pub(crate) fn clean(all: bool) -> anyhow::Result<()> {
             format!("{root}; `cargo xtask clean --all` removes it"),
         );
     }
-    run(&mut checkout.cargo(&["clean"]))?;
+    run(&mut checkout.cargo("clean"))?;
     report::done("kept", checkout.join("data").display());
     Ok(())
 }

@@ -56,7 +56,7 @@ pub(crate) fn is_installed(name: &str) -> bool {
 }
 
 /// Returns a command's words, for messages.
-fn words(command: &Command) -> String {
+pub(crate) fn words(command: &Command) -> String {
     let program = command.get_program();
     let program = Path::new(program).file_name().unwrap_or(program);
     let words: Vec<_> = std::iter::once(program)

@@ -1,5 +1,5 @@
 # Asked of an interpreter, with a list of pins: what it is and which of them it lacks. Imports none of them.
-import importlib.metadata, importlib.util, json, sys
+import importlib.metadata, importlib.util, json, os, sys
 
 
 def version(name):
@@ -21,12 +21,13 @@ def is_met(pin):
 
 pins = [line.strip() for line in open(sys.argv[1]) if line.strip() and not line.startswith("#")]
 torch = importlib.util.find_spec("torch")
+libtorch = os.path.dirname(torch.origin) if torch and torch.origin else ""
 print(json.dumps({
     "minor": sys.version_info[1] if sys.version_info[0] == 3 else 0,
     "version": "{}.{}.{}".format(*sys.version_info),
     "prefix": sys.prefix,
     "unmet": [pin for pin in pins if not is_met(pin)],
-    "torch": list(torch.submodule_search_locations)[0] if torch else None,
+    "torch": libtorch if os.path.isdir(libtorch + "/lib") else None,
     "torch_version": version("torch"),
     "has_pip": present("pip"),
     "can_make_environments": present("venv") and present("ensurepip"),

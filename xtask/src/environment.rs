@@ -65,14 +65,7 @@ impl Python {
     /// Returns the libtorch folder, the one with `lib` and `include` in it.
     pub(crate) fn libtorch(&self) -> anyhow::Result<&Path> {
         let torch = self.torch.as_deref();
-        torch
-            .filter(|torch| torch.join("lib").is_dir())
-            .with_context(|| {
-                format!(
-                    "{} holds no libtorch: install torch with pip",
-                    self.prefix.display()
-                )
-            })
+        torch.context("torch holds no libtorch: install it with pip")
     }
 
     /// Returns a command for a program of the environment, run as if the environment were active.
@@ -112,11 +105,8 @@ impl Python {
     fn install(self, home: &Home, requirements: &Path) -> anyhow::Result<Self> {
         let folder = self.prefix.display();
         if self.unmet.is_empty() {
-            let version = &self.version;
-            report::done(
-                "environment",
-                format!("present: {folder}, Python {version}"),
-            );
+            let present = format!("present: {folder}, Python {}", self.version);
+            report::done("environment", present);
             return Ok(self);
         }
         if self.torch.is_none() {
@@ -150,11 +140,9 @@ fn absolute(name: &str, value: OsString) -> Option<PathBuf> {
 pub(crate) fn notebooks(checkout: &Checkout, home: &Home) -> anyhow::Result<Python> {
     let requirements = checkout.join("requirements.txt");
     let active = active(|name| std::env::var_os(name).map(PathBuf::from));
-    let is_own = |folder: &Path| {
-        let folder = folder.canonicalize();
-        folder.is_ok_and(|folder| folder.starts_with(home.root()))
-    };
-    let python = match active.filter(|folder| !is_own(folder)) {
+    let is_own = |folder: PathBuf| folder.starts_with(home.root());
+    let others = |folder: &PathBuf| !folder.canonicalize().is_ok_and(is_own);
+    let python = match active.filter(others) {
         Some(folder) => {
             let place = format!("the active environment {}", folder.display());
             let python = Python::ask(folder.join("bin/python"), &requirements)
@@ -174,11 +162,8 @@ pub(crate) fn notebooks(checkout: &Checkout, home: &Home) -> anyhow::Result<Pyth
 
 /// Makes or completes the environment of `bench`'s peers.
 pub(crate) fn peers(checkout: &Checkout, home: &Home) -> anyhow::Result<Python> {
-    own(
-        home,
-        "bench",
-        &checkout.join("bench/peers/requirements.txt"),
-    )
+    let requirements = checkout.join("bench/peers/requirements.txt");
+    own(home, "bench", &requirements)
 }
 
 /// Makes or completes an environment in the cache folder.
@@ -226,31 +211,23 @@ fn active(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
 
 /// Finds an interpreter to make an environment with.
 fn base_python(requirements: &Path) -> anyhow::Result<Python> {
+    let (first, last) = (PYTHON_MINORS.start(), PYTHON_MINORS.end());
     let minors = PYTHON_MINORS.rev().map(|minor| format!("python3.{minor}"));
-    let mut found = Vec::new();
+    let mut found = String::new();
     for name in std::iter::once("python3".to_owned()).chain(minors) {
         let Ok(python) = Python::ask(&name, requirements) else {
             continue;
         };
-        if let Some(reason) = python.unsupported() {
-            found.push(format!("{name} {reason}"));
-        } else if !python.can_make_environments {
-            let reason = "has no `venv` (on Debian: apt install python3-venv)";
-            found.push(format!("{name} {reason}"));
-        } else {
-            return Ok(python);
+        let no_venv = || "has no `venv` (on Debian: apt install python3-venv)".to_owned();
+        let makes = python.can_make_environments;
+        match python.unsupported().or((!makes).then(no_venv)) {
+            Some(reason) => found += &format!("; {name} {reason}"),
+            None => return Ok(python),
         }
     }
     bail!(
-        "no usable Python: 3.{} to 3.{} with `venv` is needed, found: {}. \
-         Get one from your package manager or https://www.python.org/downloads/",
-        PYTHON_MINORS.start(),
-        PYTHON_MINORS.end(),
-        if found.is_empty() {
-            "none".to_owned()
-        } else {
-            found.join(", ")
-        },
+        "no usable Python: 3.{first} to 3.{last} with `venv` is needed{found}. \
+         Get one from your package manager or https://www.python.org/downloads/"
     )
 }
 
@@ -279,10 +256,8 @@ mod tests {
     #[test]
     fn everything_is_pinned_and_the_peers_compute_on_the_projects_own_libtorch() {
         for pin in pins(NOTEBOOKS).chain(pins(PEERS)) {
-            let pinned = pin
-                .split_once("==")
-                .is_some_and(|(_, version)| !version.is_empty());
-            assert!(pinned, "{pin}: expected NAME==VERSION");
+            let (_, version) = pin.split_once("==").unwrap_or_default();
+            assert!(!version.is_empty(), "{pin}: expected NAME==VERSION");
         }
         let torch = |list| pins(list).find(|pin| pin.starts_with("torch==")).unwrap();
         assert_eq!(torch(NOTEBOOKS), torch(PEERS));

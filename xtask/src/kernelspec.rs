@@ -21,8 +21,7 @@ const LAUNCHER: &str = "transfer-learning-kernel";
 /// Installs the launcher and its kernelspec into the environment, where they do not depend on the
 /// checkout.
 pub(crate) fn install(ready: &Ready, rust_src: Option<&Path>) -> anyhow::Result<()> {
-    let build = ["build", "--quiet", "--package", "kernel", "--bin", LAUNCHER];
-    let built = ready.checkout.build(&build, LAUNCHER)?;
+    let built = ready.checkout.build("-p kernel", LAUNCHER)?;
     let prefix = &ready.python.prefix;
     let launcher = prefix.join("bin").join(LAUNCHER);
     let program = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
@@ -72,10 +71,8 @@ pub(crate) fn warm_up(ready: &Ready) -> anyhow::Result<()> {
     report::timed("warm-up", what, || {
         folder::set_stamp(&parent, None)?;
         let mut script = ready.python.script(&ready.checkout, "xtask/notebooks.py")?;
-        script
-            .arg("warm-up")
-            .env("TRANSFER_KERNEL_FOLDER", folder::WARM);
-        run_held(&mut script)?;
+        script.env("TRANSFER_KERNEL_FOLDER", folder::WARM);
+        run_held(script.arg("warm-up"))?;
         Ok(folder::set_stamp(&parent, Some(&wanted))?)
     })
 }
@@ -83,20 +80,12 @@ pub(crate) fn warm_up(ready: &Ready) -> anyhow::Result<()> {
 /// Returns a digest of everything that decides how the dependencies of `support` are compiled.
 fn dependencies(ready: &Ready) -> anyhow::Result<String> {
     let rustc = output(Command::new("rustc").arg("-vV"))?;
-    let files =
-        ["Cargo.toml", "Cargo.lock", "support/Cargo.toml"].map(|file| ready.checkout.read(file));
-    let [workspace, lock, support] = files;
-    let (workspace, lock, support) = (workspace?, lock?, support?);
     let libtorch = ready.python.libtorch()?.display().to_string();
-    Ok(digest([
-        &workspace,
-        &lock,
-        &support,
-        &rustc,
-        &libtorch,
-        CARGO_CONFIG,
-        EVCXR_VERSION,
-    ]))
+    let mut all = vec![rustc, libtorch, CARGO_CONFIG.into(), EVCXR_VERSION.into()];
+    for file in ["Cargo.toml", "Cargo.lock", "support/Cargo.toml"] {
+        all.push(ready.checkout.read(file)?);
+    }
+    Ok(digest(all.iter().map(String::as_str)))
 }
 
 #[cfg(test)]

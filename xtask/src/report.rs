@@ -1,7 +1,10 @@
 //! What set-up says: a line per step, with what was done and how long it took.
 
 use std::fmt::Display;
+use std::process::Command;
 use std::time::Instant;
+
+use crate::command::{run, words};
 
 /// Prints a step that is known to be quick, or was already done.
 pub(crate) fn done(step: &str, what: impl Display) {
@@ -19,4 +22,9 @@ pub(crate) fn timed<T>(
     let result = work()?;
     println!("{step:<13} done in {:.1?}", start.elapsed());
     Ok(result)
+}
+
+/// Runs a command as a step of that name.
+pub(crate) fn step(name: &str, command: &mut Command) -> anyhow::Result<()> {
+    timed(name, words(command), || run(command))
 }

