@@ -46,13 +46,14 @@ pub(crate) struct Python {
 
 impl Python {
     fn ask(executable: impl AsRef<Path>, requirements: &Path) -> anyhow::Result<Self> {
-        let executable = executable.as_ref();
-        let mut command = Command::new(executable);
-        command.args(["-c", include_str!("environment.py")]);
-        let mut python: Self = serde_json::from_str(&output(command.arg(requirements))?)
-            .with_context(|| format!("{} gave no usable answer", executable.display()))?;
-        python.executable = executable.to_owned();
-        Ok(python)
+        Self::answer(&mut Command::new(executable.as_ref()), requirements)
+    }
+
+    fn answer(python: &mut Command, requirements: &Path) -> anyhow::Result<Self> {
+        let ask = python.args(["-c", include_str!("environment.py")]);
+        let mut answer: Self = serde_json::from_str(&output(ask.arg(requirements))?)?;
+        answer.executable = python.get_program().into();
+        Ok(answer)
     }
 
     /// Says why torch cannot be installed for this interpreter, if it cannot.
@@ -263,62 +264,63 @@ mod tests {
         assert_eq!(torch(NOTEBOOKS), torch(PEERS));
         // What conda needs, in the one list that is not read here.
         let conda = include_str!("../../environment.yml");
-        for line in [
-            "  - python=3.12\n",
-            "  - pip\n",
+        let lines = [
+            "- python=3.12\n",
+            "- pip\n",
             "      - -r requirements.txt\n",
-        ] {
-            assert!(conda.contains(line), "{line}");
-        }
+        ];
+        assert!(lines.iter().all(|line| conda.contains(line)), "{conda}");
     }
 
-    /// This machine's Python, with a list of pins.
-    fn ask(list: &str) -> Python {
+    /// Asks this machine's Python, with a torch 2.11.0+cpu in it, about some pins.
+    fn ask(pins: &str) -> Python {
         let folder = tempfile::tempdir().unwrap();
+        let torch = folder.path().join("torch-2.11.0+cpu.dist-info");
+        std::fs::create_dir(&torch).unwrap();
+        let metadata = "Metadata-Version: 2.1\nName: torch\nVersion: 2.11.0+cpu\n";
+        std::fs::write(torch.join("METADATA"), metadata).unwrap();
         let path = folder.path().join("requirements.txt");
-        std::fs::write(&path, list).unwrap();
-        Python::ask("python3", &path).unwrap()
+        std::fs::write(&path, pins).unwrap();
+        let mut python = Command::new("python3");
+        Python::answer(python.env("PYTHONPATH", folder.path()), &path).unwrap()
     }
 
     #[test]
-    fn what_an_interpreter_lacks_is_found_and_comments_are_no_pins() {
-        let python = ask("# a comment\n\nno-such-package==1.0\n");
-        assert_eq!(python.unmet, ["no-such-package==1.0"]);
-        assert!(python.minor > 0 && python.prefix.is_dir(), "{python:?}");
+    fn what_an_interpreter_lacks_is_found_and_a_build_of_a_version_counts_as_it() {
+        let lacks = |pins: &str| ask(pins).unmet;
+        let pins = "# a comment\n\nno-such-package==1.0\ntorch==2.11.0\n";
+        assert_eq!(lacks(pins), ["no-such-package==1.0"]);
+        assert_eq!(lacks("torch==2.11.1\n"), ["torch==2.11.1"]);
+        assert_eq!(lacks("torch==2.1\n"), ["torch==2.1"]);
     }
 
     #[test]
     fn another_torch_in_an_active_environment_is_refused_and_a_missing_one_is_not() {
-        let mut python = ask("torch==0.0.0\n");
+        let refusal = |python: &Python| refuse(python).map_err(|error| error.to_string());
+        let mut python = ask("torch==2.11.0\n");
         python.minor = *PYTHON_MINORS.start();
-        python.torch_version = Some("2.5.1".into());
-        let error = refuse(&python).unwrap_err().to_string();
-        assert!(error.contains("torch 2.5.1") && error.contains("pip install torch==0.0.0"));
+        assert_eq!(refusal(&python), Ok(()));
+        python.unmet = vec!["torch==0.0.0".into()];
+        let error = refusal(&python).unwrap_err();
+        assert!(error.contains("torch 2.11.0+cpu") && error.contains("pip install torch==0.0.0"));
         python.torch_version = None;
-        refuse(&python).unwrap();
+        assert_eq!(refusal(&python), Ok(()));
         python.minor = 9;
-        assert!(
-            refuse(&python)
-                .unwrap_err()
-                .to_string()
-                .contains("3.10 to 3.14")
-        );
+        assert!(refusal(&python).unwrap_err().contains("3.10 to 3.14"));
     }
 
     #[test]
     fn folders_become_absolute_and_names_of_datasets_stay() {
         let here = |name: &str| Some(std::env::current_dir().unwrap().join(name));
-        assert_eq!(
-            absolute("TRANSFER_DATA", "downloads".into()),
-            here("downloads")
-        );
-        assert_eq!(absolute("TRANSFER_DATASET", "./pets".into()), here("pets"));
-        assert_eq!(
-            absolute("TRANSFER_DATASET", "/pets".into()),
-            Some("/pets".into())
-        );
-        assert_eq!(absolute("TRANSFER_DATASET", "cifar10".into()), None);
-        assert_eq!(absolute("TRANSFER_DATA", "".into()), None);
+        for (name, value, path) in [
+            ("TRANSFER_DATA", "downloads", here("downloads")),
+            ("TRANSFER_DATA", "", None),
+            ("TRANSFER_DATASET", "./pets", here("pets")),
+            ("TRANSFER_DATASET", "/pets", Some("/pets".into())),
+            ("TRANSFER_DATASET", "cifar10", None),
+        ] {
+            assert_eq!(absolute(name, value.into()), path, "{name}={value}");
+        }
     }
 
     #[test]
