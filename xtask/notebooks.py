@@ -79,12 +79,16 @@ def execute(notebook, folder, cell_limit=None):
         raise Failed("a cell failed") from error
 
 
-def save(notebook, path):
-    """Writes a notebook; it appears under its name when it is whole."""
+def write(text, path):
+    """Writes a file that appears under its name when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    nbformat.write(notebook, unfinished)
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.rename(path)
+
+
+def save(notebook, path):
+    write(nbformat.writes(notebook) + "\n", path)
 
 
 def scratch(*cells):
@@ -138,7 +142,7 @@ def run(path, folder):
     executed = folder / path.name
     save(notebook, executed)
     page = executed.with_suffix(".html")
-    page.write_text(HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})[0])
+    write(HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})[0], page)
     print()
     for number, result in enumerate(training_results(notebook), 1):
         print(f"training {number:<4} {result}")
