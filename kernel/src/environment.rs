@@ -24,6 +24,10 @@ const UNWANTED: &[&str] = &[
     // With evcxr's `:cache` it breaks every cell after the first.
     "CARGO_INCREMENTAL",
     "CARGO_TARGET_DIR",
+];
+
+/// Variables with which a user may steer `torch-sys` past the libtorch of the environment.
+pub const OTHER_LIBTORCH: &[&str] = &[
     "LIBTORCH_CXX11_ABI",
     "LIBTORCH_INCLUDE",
     "LIBTORCH_LIB",
@@ -100,7 +104,8 @@ pub fn variables(
         ),
         (LIBRARY_PATH, Some(std::env::join_paths(library_path)?)),
     ];
-    variables.extend(UNWANTED.iter().map(|name| (*name, None)));
+    let unwanted = UNWANTED.iter().chain(OTHER_LIBTORCH);
+    variables.extend(unwanted.map(|name| (*name, None)));
     let chosen_by_the_user = |name: &str| current(name).is_some();
     variables.extend(
         ALLOCATOR

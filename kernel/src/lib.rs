@@ -1,12 +1,14 @@
 //! The Jupyter kernel, as a library: where things lie, which build folder a kernel takes, the
 //! environment and the prelude that evcxr gets, and the bridge between Jupyter and evcxr.
 //!
-//! `xtask` uses it to know the same places.
+//! `xtask` uses it to know the same places, without the feature `bridge`, the kernel itself.
 
+#[cfg(feature = "bridge")]
 pub mod bridge;
 pub mod environment;
 pub mod folder;
 pub mod home;
+#[cfg(feature = "bridge")]
 pub mod prelude;
 
 use std::io;

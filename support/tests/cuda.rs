@@ -1,4 +1,4 @@
-//! The same on a GPU as on the CPU. Where there is none, nothing is compared.
+//! The same on a GPU as on the CPU.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -16,13 +16,9 @@ use tch::Device;
 /// The largest difference, of the largest value.
 const TOLERANCE: f64 = 1e-3;
 
-/// Returns the GPU, if there is one.
-fn gpu() -> Option<Device> {
+fn gpu() -> Device {
     let report = device_report();
-    if report.cuda_devices == 0 {
-        eprintln!("nothing compared: {report}");
-        return None;
-    }
+    assert!(report.cuda_devices > 0, "{report}");
     let tf32 = std::env::var("NVIDIA_TF32_OVERRIDE");
     assert_eq!(
         tf32.as_deref(),
@@ -30,12 +26,13 @@ fn gpu() -> Option<Device> {
         "cuDNN convolves with 10 bits of mantissa unless NVIDIA_TF32_OVERRIDE=0 is set, as \
          `cargo xtask test` does"
     );
-    Some(Device::Cuda(0))
+    Device::Cuda(0)
 }
 
 #[test]
-fn features_and_logits_are_those_of_the_cpu() {
-    let Some(gpu) = gpu() else { return };
+#[ignore = "needs a GPU and weights"]
+fn features_and_logits_on_the_gpu_are_those_of_the_cpu() {
+    let gpu = gpu();
     let shape = [3, 160, 160];
     let [on_cpu, on_gpu] =
         [Device::Cpu, gpu].map(|device| MobileNetV2::pretrained(shape, device).unwrap());
@@ -54,8 +51,9 @@ fn features_and_logits_are_those_of_the_cpu() {
 }
 
 #[test]
-fn training_predictions_and_explanations_are_those_of_the_cpu() {
-    let Some(gpu) = gpu() else { return };
+#[ignore = "needs a GPU and weights"]
+fn training_predictions_and_explanations_on_the_gpu_are_those_of_the_cpu() {
+    let gpu = gpu();
     let folder = small_set::pictures(&["cats", "dogs"], 12);
     let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
     let run = |device| {
@@ -93,8 +91,9 @@ fn training_predictions_and_explanations_are_those_of_the_cpu() {
 }
 
 #[test]
+#[ignore = "needs a GPU and weights"]
 fn a_run_is_continued_on_the_gpu() {
-    let Some(gpu) = gpu() else { return };
+    let gpu = gpu();
     let folder = small_set::pictures(&["cats", "dogs"], 12);
     let augmentation = Augmentation::new()
         .random_flip_horizontal()

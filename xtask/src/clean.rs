@@ -7,8 +7,9 @@ use anyhow::Context as _;
 use kernel::folder;
 use kernel::home::Home;
 
+use crate::checkout::Checkout;
+use crate::command::run;
 use crate::report;
-use crate::workspace::Checkout;
 
 /// Removes this checkout's build outputs and links and the kernel's build folders, or with `all`
 /// the whole cache folder too. Pictures and weights stay in `data/`.
@@ -16,7 +17,7 @@ pub(crate) fn clean(all: bool) -> anyhow::Result<()> {
     let checkout = Checkout::locate()?;
     let home = Home::from_env()?;
     for link in [checkout.join(".venv"), checkout.libtorch_link()] {
-        if fs::symlink_metadata(&link).is_ok_and(|found| found.is_symlink()) {
+        if link.is_symlink() {
             fs::remove_file(&link).with_context(|| format!("cannot remove {}", link.display()))?;
             report::done("removed", link.display());
         }
@@ -27,17 +28,13 @@ pub(crate) fn clean(all: bool) -> anyhow::Result<()> {
         remove(home.root())?;
     } else {
         remove_build_folders(&home.kernel())?;
-    }
-    checkout.run_cargo(&["clean"])?;
-    if !all {
+        let root = home.root().display();
         report::done(
             "kept",
-            format!(
-                "{}; `cargo xtask clean --all` removes it",
-                home.root().display()
-            ),
+            format!("{root}; `cargo xtask clean --all` removes it"),
         );
     }
+    run(&mut checkout.cargo("clean"))?;
     report::done("kept", checkout.join("data").display());
     Ok(())
 }
@@ -48,15 +45,13 @@ fn remove_build_folders(parent: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     for entry in entries {
-        let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-            continue;
-        };
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
         if name != folder::WARM && name.parse::<u32>().is_err() {
             continue;
         }
-        match folder::take(parent, name) {
-            Ok(_held) => remove(&path)?,
+        match folder::take(parent, &name) {
+            Ok(held) => remove(&held.path)?,
             Err(error) => report::done("kept", format!("{error:#}")),
         }
     }
@@ -65,33 +60,11 @@ fn remove_build_folders(parent: &Path) -> anyhow::Result<()> {
 
 fn remove(folder: &Path) -> anyhow::Result<()> {
     if folder.is_dir() {
-        let bytes = size(folder);
         fs::remove_dir_all(folder)
             .with_context(|| format!("cannot remove {}", folder.display()))?;
-        report::done(
-            "removed",
-            format!("{} ({})", folder.display(), report::size(bytes)),
-        );
+        report::done("removed", folder.display());
     }
     Ok(())
-}
-
-/// Returns the size of a folder's files, without following links.
-fn size(folder: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return 0;
-    };
-    entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let found = entry.metadata().ok()?;
-            Some(if found.is_dir() {
-                size(&entry.path())
-            } else {
-                found.len()
-            })
-        })
-        .sum()
 }
 
 #[cfg(test)]

@@ -1,21 +1,19 @@
 //! `cargo xtask`: set-up and everything the README's commands do.
+//!
+//! A thin layer around Cargo, pip and Python: notebooks are run by `notebooks.py`, the benchmark's
+//! programs by `bench/bench.py`.
 
 mod bench;
-mod check;
+mod checkout;
 mod clean;
+mod command;
 mod environment;
-mod execute;
 mod kernelspec;
-mod notebook;
-mod preflight;
-mod process;
+mod notebooks;
 mod report;
-mod run;
-mod settings;
 mod setup;
 mod test;
 mod tools;
-mod workspace;
 
 use std::process::ExitCode;
 
@@ -35,28 +33,23 @@ Settings (TRANSFER_DATASET, TRANSFER_LIMIT, TRANSFER_EPOCHS, ...) are in the REA
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (command, rest) = match arguments.split_first() {
-        Some((command, rest)) => (command.as_str(), rest),
-        None => ("", &[][..]),
-    };
-    let result = match (command, rest) {
-        ("" | "help" | "--help" | "-h", _) => {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        [] | ["help" | "--help" | "-h", ..] => {
             print!("{COMMANDS}");
-            return ExitCode::SUCCESS;
+            Ok(())
         }
-        ("setup", []) => setup::setup().map(drop),
-        ("run", []) => run::run("transfer_learning"),
-        ("run", [name]) => run::run(name),
-        ("lab", rest) => run::lab(rest),
-        ("test", []) => test::test(),
-        ("bench", rest) => bench::bench(rest),
-        ("clean", []) => clean::clean(false),
-        ("clean", [all]) if all == "--all" => clean::clean(true),
+        ["setup"] => setup::setup().map(drop),
+        ["run"] => notebooks::run("transfer_learning"),
+        ["run", name] => notebooks::run(name),
+        ["lab", rest @ ..] => notebooks::lab(rest),
+        ["test"] => test::test(),
+        ["bench", rest @ ..] => bench::bench(rest),
+        ["clean"] => clean::clean(false),
+        ["clean", "--all"] => clean::clean(true),
         _ => {
-            eprint!(
-                "`cargo xtask {}` is not a command\n\n{COMMANDS}",
-                arguments.join(" ")
-            );
+            let words = words.join(" ");
+            eprint!("`cargo xtask {words}` is not a command\n\n{COMMANDS}");
             return ExitCode::from(2);
         }
     };

@@ -1,65 +1,77 @@
 //! `test`: everything that has to hold before a change is merged.
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
-use crate::process::run;
-use crate::{check, report, setup};
+use crate::command::{output, run_held};
+use crate::report::{self, step, timed};
+use crate::setup::{self, Ready};
 
 /// Runs set-up, then the checks, quick ones first; stops at the first that fails.
 pub(crate) fn test() -> anyhow::Result<()> {
     let start = Instant::now();
     let ready = setup::setup()?;
-    let cargo = |what: &str, arguments: &[&str]| {
-        report::timed(what, format!("cargo {}", arguments.join(" ")), || {
-            ready.checkout.run_cargo(arguments)
-        })
-    };
-    cargo("format", &["fmt", "--all", "--check"])?;
-    cargo(
-        "lints",
-        &[
-            "clippy",
-            "--quiet",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    )?;
-    report::timed("tests", "cargo test --workspace", || {
-        let mut tests = ready.checkout.cargo(&["test", "--workspace"]);
-        // As many tests as there are cores run at once; libtorch's threads would get in their way.
-        tests.env("OMP_NUM_THREADS", "1");
-        // What a GPU computes is compared with the CPU's in full 32-bit floats.
-        run(tests.env("NVIDIA_TF32_OVERRIDE", "0"))
+    let checkout = &ready.checkout;
+    step("format", &mut checkout.cargo("fmt --all --check"))?;
+    let clippy = "clippy --quiet --workspace --all-targets -- -D warnings";
+    step("lints", &mut checkout.cargo(clippy))?;
+    let left_out = left_out(&ready)?;
+    let mut tests = checkout.cargo("test --workspace -- --include-ignored");
+    for (part, _) in &left_out {
+        tests.args(["--skip", part]);
+    }
+    // As many tests as there are cores run at once; libtorch's threads would get in their way.
+    tests.env("OMP_NUM_THREADS", "1");
+    // What a GPU computes is compared with the CPU's in full 32-bit floats.
+    step("tests", tests.env("NVIDIA_TF32_OVERRIDE", "0"))?;
+    let mut doc = checkout.cargo("doc --quiet --workspace --no-deps");
+    step("docs", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    let script = |path| ready.python.script(checkout, path);
+    step("bench", &mut script("bench/test_bench.py")?)?;
+    let mut bridge = script("kernel/tests/bridge.py")?;
+    step("kernel", bridge.env_remove("TRANSFER_KERNEL_FOLDER"))?;
+    let program = timed("example", "building the tutorial as a program", || {
+        checkout.build(
+            "-p support --example transfer_learning",
+            "transfer_learning",
+        )
     })?;
-    report::timed("docs", "cargo doc", || {
-        let mut doc = ready
-            .checkout
-            .cargo(&["doc", "--quiet", "--workspace", "--no-deps"]);
-        run(doc.env("RUSTDOCFLAGS", "-D warnings"))
-    })?;
-    report::timed("kernel", "how failing cells are reported", || {
-        check::failures_are_honest(&ready)
-    })?;
-    report::timed("kernel", "what it says, and how it stops", || {
-        check::bridge(&ready)
-    })?;
-    report::timed("kernel", "what a killed run leaves behind", || {
-        check::no_kernel_outlives_its_run(&ready)
-    })?;
-    report::timed("kernel", "two notebooks at once", || {
-        check::two_at_once(&ready)
-    })?;
-    report::timed(
+    timed(
         "notebooks",
-        "executing them and comparing their saved outputs",
-        || check::notebooks(&ready),
+        "how they fail, end and come to what they have saved",
+        || {
+            let mut checks = script("xtask/checks.py")?;
+            checks.env_remove("TRANSFER_KERNEL_FOLDER");
+            run_held(checks.arg(program).arg(checkout.output()))
+        },
     )?;
-    println!(
-        "\nall checks passed in {}",
-        report::duration(start.elapsed())
-    );
+    println!("\nall checks passed in {:.1?}", start.elapsed());
+    for (part, needs) in &left_out {
+        report::done(
+            "left out",
+            format!("the tests `{part}`, which need {needs}"),
+        );
+    }
     Ok(())
+}
+
+/// Returns the kinds of tests for which something is not here that set-up does not bring: a part of
+/// their names, and what they need. They are marked `#[ignore]`, so that `cargo test` lists them.
+fn left_out(ready: &Ready) -> anyhow::Result<Vec<(&'static str, &'static str)>> {
+    let photos = std::env::var_os("TRANSFER_TEST_PHOTOS").map(PathBuf::from);
+    let photos = photos.unwrap_or_else(|| ready.checkout.join("../shared/data"));
+    let photos = photos.join("cats_and_dogs_filtered").is_dir();
+    let holds = |mut python: Command, code| output(python.args(["-c", code])).is_ok();
+    let cuda = "import torch; assert torch.cuda.is_available()";
+    let gpu = holds(ready.python.command("python")?, cuda);
+    let spec = "from importlib.util import find_spec; assert find_spec('tensorflow')";
+    let tensorflow = holds(Command::new("python3"), spec);
+    let mut kinds = vec![
+        (photos, ("real_photos", "photos in TRANSFER_TEST_PHOTOS")),
+        (gpu, ("on_the_gpu", "a GPU")),
+        (tensorflow, ("in_tensorflow", "a python3 with TensorFlow")),
+    ];
+    kinds.retain(|(here, _)| !here);
+    Ok(kinds.into_iter().map(|(_, kind)| kind).collect())
 }

@@ -492,16 +492,14 @@ fn samples_behind_a_pictures_last_do_not_reach_the_batch() {
     assert_eq!(values, expected.repeat(3));
 }
 
-/// Photos that are not part of the project; the test passes where they are absent.
 #[test]
+#[ignore = "needs photos"]
 fn real_photos_become_batches_whatever_their_suffix_says() {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
     let root = std::env::var_os("TRANSFER_TEST_PHOTOS").unwrap_or_else(|| beside.into());
     let mut files = Vec::new();
     for folder in ["wrong_format", "cats_and_dogs_filtered/validation/cats"] {
-        let Ok(folder) = std::fs::read_dir(PathBuf::from(&root).join(folder)) else {
-            return;
-        };
+        let folder = std::fs::read_dir(PathBuf::from(&root).join(folder)).unwrap();
         files.extend(folder.map(|file| file.unwrap().path()));
     }
     let example = |path: &PathBuf| Example::at_path(path.display().to_string(), 0, path);

@@ -1,22 +1,14 @@
 //! The checkout: where its files are, and how its crates are built.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
-use kernel::environment::is_left_by_cargo;
+use kernel::environment::{OTHER_LIBTORCH, is_left_by_cargo};
 use serde_json::Value;
 
-use crate::process::{cargo, output, run};
-
-/// Variables with which a user may steer `torch-sys` past the libtorch of the environment.
-const OTHER_LIBTORCH: &[&str] = &[
-    "LIBTORCH_CXX11_ABI",
-    "LIBTORCH_INCLUDE",
-    "LIBTORCH_LIB",
-    "LIBTORCH_STATIC",
-    "LIBTORCH_USE_PYTORCH",
-];
+use crate::command::{cargo, output};
 
 /// The checkout's root folder.
 #[derive(Debug, Clone)]
@@ -25,16 +17,19 @@ pub(crate) struct Checkout(PathBuf);
 impl Checkout {
     /// Returns the checkout that this program was built from.
     pub(crate) fn locate() -> anyhow::Result<Self> {
-        let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let root = xtask.parent().context("xtask has no parent folder")?;
-        Ok(Self(root.canonicalize().with_context(|| {
-            format!("the checkout {} is gone", root.display())
-        })?))
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let gone = || format!("the checkout {} is gone", root.display());
+        Ok(Self(root.canonicalize().with_context(gone)?))
     }
 
     /// Returns a path below the root.
     pub(crate) fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         self.0.join(path)
+    }
+
+    /// Reads a file below the root.
+    pub(crate) fn read(&self, path: &str) -> anyhow::Result<String> {
+        fs::read_to_string(self.join(path)).with_context(|| format!("cannot read {path}"))
     }
 
     /// Returns where executed notebooks and what belongs to them are written.
@@ -54,32 +49,24 @@ impl Checkout {
     }
 
     /// Returns a Cargo command in this checkout that builds with the environment's libtorch.
-    pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn cargo(&self, words: &str) -> Command {
         let mut command = cargo();
-        command
-            .args(arguments)
-            .current_dir(&self.0)
-            .env("LIBTORCH", self.libtorch_link());
-        for name in OTHER_LIBTORCH {
-            command.env_remove(name);
+        command.args(words.split(' ')).current_dir(&self.0);
+        for (name, _) in std::env::vars_os() {
+            if is_left_by_cargo(&name) || OTHER_LIBTORCH.iter().any(|other| name == *other) {
+                command.env_remove(name);
+            }
         }
-        for (name, _) in std::env::vars_os().filter(|(name, _)| is_left_by_cargo(name)) {
-            command.env_remove(name);
-        }
+        command.env("LIBTORCH", self.libtorch_link());
         command
     }
 
-    /// Runs Cargo with `arguments` that build the program `name`, and returns where it is.
-    pub(crate) fn build(&self, arguments: &[&str], name: &str) -> anyhow::Result<PathBuf> {
-        let mut build = self.cargo(arguments);
-        let messages = output(build.arg("--message-format=json-render-diagnostics"))?;
+    /// Builds what `words` select, the program `name` among it, and returns where that is.
+    pub(crate) fn build(&self, words: &str, name: &str) -> anyhow::Result<PathBuf> {
+        let mut build = self.cargo("build --quiet --message-format=json-render-diagnostics");
+        let messages = output(build.args(words.split(' ')))?;
         executable(&messages, name)
             .with_context(|| format!("Cargo built {name} without saying where"))
-    }
-
-    /// Runs Cargo in this checkout.
-    pub(crate) fn run_cargo(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        run(&mut self.cargo(arguments))
     }
 }
 
@@ -94,19 +81,15 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
 
 /// Makes `link` a symbolic link to `target`, whatever `link` pointed to before.
 pub(crate) fn link_to(link: &Path, target: &Path) -> anyhow::Result<()> {
-    if std::fs::read_link(link).is_ok_and(|found| found == target) {
+    if fs::read_link(link).is_ok_and(|found| found == target) {
         return Ok(());
     }
-    if std::fs::symlink_metadata(link).is_ok_and(|found| found.is_symlink()) {
-        std::fs::remove_file(link)?;
+    if link.is_symlink() {
+        fs::remove_file(link)?;
     }
-    std::os::unix::fs::symlink(target, link).with_context(|| {
-        format!(
-            "cannot make {} a link to {}; move it away",
-            link.display(),
-            target.display()
-        )
-    })
+    let (from, to) = (link.display(), target.display());
+    std::os::unix::fs::symlink(target, link)
+        .with_context(|| format!("cannot make {from} a link to {to}; move it away"))
 }
 
 #[cfg(test)]
@@ -119,10 +102,8 @@ mod tests {
 {"reason": "compiler-artifact", "target": {"name": "tutorial"}, "executable": null}
 {"reason": "compiler-artifact", "target": {"name": "tutorial"}, "executable": "/t/tutorial-1f"}
 {"reason": "build-finished", "success": true}"#;
-        assert_eq!(
-            executable(messages, "tutorial"),
-            Some("/t/tutorial-1f".into())
-        );
+        let found = executable(messages, "tutorial");
+        assert_eq!(found, Some("/t/tutorial-1f".into()));
         assert_eq!(executable(messages, "kernel"), None);
     }
 
@@ -132,15 +113,11 @@ mod tests {
         let link = folder.path().join("link");
         for target in ["first", "second", "second"] {
             link_to(&link, Path::new(target)).unwrap();
-            assert_eq!(std::fs::read_link(&link).unwrap(), Path::new(target));
+            assert_eq!(fs::read_link(&link).unwrap(), Path::new(target));
         }
         let real = folder.path().join("real");
-        std::fs::create_dir(&real).unwrap();
-        assert!(
-            link_to(&real, Path::new("first"))
-                .unwrap_err()
-                .to_string()
-                .contains("move it away")
-        );
+        fs::create_dir(&real).unwrap();
+        let error = link_to(&real, Path::new("first")).unwrap_err();
+        assert!(error.to_string().contains("move it away"), "{error}");
     }
 }

@@ -1,0 +1,208 @@
+"""Runs this project, Keras and PyTorch on the same pictures, in turn, and makes a table of their figures.
+
+Each is a program that measures itself and ends with one JSON object, whose keys are in README.md. A round runs all of
+them, so that whatever else the machine does meets all alike. `cargo xtask bench` runs this twice: to check what was
+asked for, by any Python; then in the peers' environment, with the options that begin with `--ours`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+PEERS = Path(__file__).parent / "peers"
+# Multiply-adds of MobileNetV2's base on a picture of 160x160, two operations each.
+GFLOP_PER_PICTURE = 0.308
+# Title: program, whether it gets the allocator settings that a notebook's kernel gives, whether its tutorial is only
+# run when asked for.
+COLUMNS = {
+    "ours": ("ours", True, False),
+    "Keras": ("keras", False, False),
+    "PyTorch": ("pytorch", False, False),
+    "PyTorch, our allocator": ("pytorch", True, True),
+    "Keras, our allocator": ("keras", True, True),
+}
+# Title: key, which way is better (none: not compared with ours), decimals.
+ROWS = {
+    "decode + format, pictures/s": ("decode", "more", 0),
+    "base forward, pictures/s": ("base_forward", "more", 0),
+    "fine-tuning step, pictures/s": ("fine_tuning", "more", 0),
+    "matrix product, GFLOP/s": ("gemm_gflops", None, 0),
+    "base forward, % of that": ("base_forward_share", None, 0),
+    "tutorial, phase 1, s": ("phase_1_seconds", "less", 1),
+    "tutorial, phase 2, s": ("phase_2_seconds", "less", 1),
+    "tutorial in all, s": ("seconds", "less", 1),
+    "validation accuracy after phase 1": ("phase_1_val_accuracy", None, 4),
+    "validation accuracy after phase 2": ("phase_2_val_accuracy", None, 4),
+    "tutorial, peak memory, MB": ("peak_memory_mb", "less", 0),
+}
+
+
+def at_least(least):
+    def number(text):
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: expected a number from {least} on")
+        return int(text)
+
+    return number
+
+
+def command_line(words):
+    parser = argparse.ArgumentParser(prog="cargo xtask bench", allow_abbrev=False,
+                                     description="Times the tutorial beside Keras and PyTorch.")
+    parser.add_argument("pictures", nargs="?", metavar="PICTURES", default=os.environ.get("TRANSFER_DATASET"), help="a folder "
+                        "with train/ and validation/, two class folders in each (or TRANSFER_DATASET)")
+    parser.add_argument("--rounds", type=at_least(1), default=3, metavar="N", help="how often the pieces are measured (3)")
+    parser.add_argument("--epochs", type=at_least(1), default=10, metavar="N", help="of each of the tutorial's phases (10)")
+    parser.add_argument("--limit", type=at_least(2), metavar="N", help="pictures of each split, at most")
+    parser.add_argument("--pieces", action="store_true", help="without the tutorial as a whole")
+    parser.add_argument("--all", action="store_true", help="the peers' tutorials with this project's allocator settings as well")
+    for name in ["ours", "keras-weights", "torchvision-weights", "libtorch", "output"]:
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    parser.add_argument("--allocator", action="append", default=[], help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    if not options.pictures:
+        parser.error("PICTURES is missing")
+    for split in ["train", "validation"]:
+        if not Path(options.pictures, split).is_dir():
+            parser.error(f"{options.pictures} has no folder {split}: train/ and validation/ are needed, two class folders in each")
+    options.pictures = Path(options.pictures).absolute()
+    options.allocator = dict(setting.split("=") for setting in options.allocator)
+    return options
+
+
+def measure(title, mode, options):
+    """Runs one program and returns its figures; its other lines are shown."""
+    program, our_allocator, _ = COLUMNS[title]
+    words = {
+        "ours": [options.ours],
+        "keras": [sys.executable, PEERS / "keras_tutorial.py", "--weights", options.keras_weights],
+        "pytorch": [sys.executable, PEERS / "pytorch_tutorial.py", "--weights", options.torchvision_weights],
+    }[program]
+    words += [mode, options.pictures, "--epochs", str(options.epochs)]
+    words += ["--limit", str(options.limit)] if options.limit else []
+    environment = {name: value for name, value in os.environ.items() if name not in options.allocator}
+    environment |= options.allocator if our_allocator else {}
+    figures = None
+    with tempfile.TemporaryFile("w+") as errors:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": errors}
+        with subprocess.Popen(words, env=environment, text=True, **pipes) as process:
+            for line in process.stdout:
+                if line.startswith("{"):
+                    figures = json.loads(line)
+                else:
+                    print(f"  {line}", end="", flush=True)
+        if process.returncode or figures is None:
+            errors.seek(0)
+            raise SystemExit(f"error: {title} ended with {process.returncode}, figures: {figures}\n{errors.read()}")
+    if program == "ours":
+        rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+        figures["versions"] |= {"libtorch": options.libtorch, "rustc": rustc}
+    return figures
+
+
+def values(reports, key):
+    """Returns a row's values in all reports, by the way in which it was done (memory layout, say), the best first."""
+    found = {}
+    for report in reports:
+        value = report.get("base_forward" if key == "base_forward_share" else key)
+        for way, value in (value if isinstance(value, dict) else {"": value}).items():
+            if key == "base_forward_share" and value is not None:
+                value = 100 * value * GFLOP_PER_PICTURE / report["gemm_gflops"]
+            if value is not None:
+                found.setdefault(way, []).append(value)
+    less = any(better == "less" for row, better, _ in ROWS.values() if row == key)
+    return dict(sorted(found.items(), key=lambda item: median(item[1]), reverse=not less))
+
+
+def best(reports, key):
+    return next((median(found) for found in values(reports, key).values()), None)
+
+
+def markdown(columns, machine, pictures, rounds):
+    """Returns the table, what was measured on what, and what a table has no room for. `columns` has the reports by
+    title, this project's first: the others are compared with it."""
+    reports = [report for all in columns.values() for report in all]
+    held_out, epochs = ([report[key] for report in reports if key in report] for key in ["validation_pictures", "epochs"])
+    subject = f"Pictures: {pictures}, {max(report['pictures'] for report in reports)} for training"
+    subject += f", {held_out[0]} for validation" if held_out else ""
+    subject += f"; 160x160, batches of 32. Pieces: medians of {rounds} round{'s' if rounds > 1 else ''}."
+    subject += f" Tutorial: {epochs[0]} + {epochs[0]} epochs, once." if epochs else ""
+    lines = ["# Benchmark", "", f"{machine}.", subject, "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+
+    spread, ways = [], []
+    for row, (key, better, decimals) in ROWS.items():
+        reached = [best(reports, key) for reports in columns.values()]
+        if all(value is None for value in reached):
+            continue
+        cells = [f"{value:.{decimals}f}" if value is not None else "" for value in reached]
+        for number, value in enumerate(reached):
+            if better and number and value is not None and reached[0] is not None:
+                ratio = reached[0] / value if better == "more" else value / reached[0]
+                cells[number] += f" ({ratio:.2f}x)"
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+        for title, reports in columns.items() if better else ():
+            found = values(reports, key)
+            spread += [(max(abs(value / median(all) - 1) for value in all), title, row) for all in found.values() if len(all) > 1]
+            if len(found) > 1:
+                told = ", ".join(f"{way} {median(all):.{decimals}f}" for way, all in found.items())
+                ways.append(f"- {title}, {row}: {told}")
+    lines += ["", "In brackets: how many times as fast, or as small, ours is. Of several ways that a program was run in, the "
+              "fastest is in the table."]
+    if spread:
+        off, title, row = max(spread, key=lambda item: item[0])
+        lines.append(f"A round is off its median by {100 * off:.0f} % at most ({title}, {row}).")
+    lines += ["", *ways]
+    told = []
+    for title, (report, *_) in columns.items():
+        if report["versions"] not in told:
+            told.append(report["versions"])
+            versions = ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items()))
+            lines.append(f"- {title}: {versions}; {report['threads']} threads")
+    return "\n".join(lines) + "\n"
+
+
+def machine():
+    """Returns processor, cores and memory, as far as Linux tells."""
+
+    def field(file, name):
+        lines = Path(file).read_text().splitlines() if Path(file).exists() else []
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
+
+    parts = [field("/proc/cpuinfo", "model name") or platform.machine(), f"{len(os.sched_getaffinity(0))} cores"]
+    if memory := field("/proc/meminfo", "MemTotal"):
+        parts.append(f"{int(memory.split()[0]) * 1024 / 1e9:.1f} GB of memory")
+    return ", ".join(parts)
+
+
+def main():
+    options = command_line(sys.argv[1:])
+    if not options.ours:
+        return
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    columns = {title: [] for title in COLUMNS}
+    with open(output / "results.jsonl", "w") as raw:
+        rounds = [("pieces", number, title) for number in range(1, options.rounds + 1) for title in COLUMNS]
+        if not options.pieces:
+            rounds += [("tutorial", 1, title) for title, (*_, extra) in COLUMNS.items() if options.all or not extra]
+        for mode, number, title in rounds:
+            print(f"round {number:<7} {mode}: {title} ...", flush=True)
+            start = time.perf_counter()
+            figures = measure(title, mode, options)
+            print(f"round {number:<7} done in {time.perf_counter() - start:.1f} s", flush=True)
+            columns[title].append(figures)
+            print(json.dumps({"column": title, "round": number} | figures), file=raw, flush=True)
+    table = markdown(columns, machine(), options.pictures.name, options.rounds)
+    (output / "results.md").write_text(table)
+    print(f"\n{table}\ntable         {output / 'results.md'}\nfigures       {output / 'results.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()
