@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_output
 
-from notebooks import DETERMINISTIC, code, dep, end_with_stdin, epochs, execute, first_line, save, scratch, text, training_results
+from notebooks import DETERMINISTIC, Failed, code, dep, end_with_stdin, epochs, execute, first_line, save, scratch, text, training_results
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 # Of a run that checks the notebook and not the network.
@@ -145,6 +145,15 @@ def our_runs_are_honest_as_well(folder):
     assert "went on" not in said.split("the cell panics", 1)[1] and "Traceback" not in said, said
 
 
+def a_cell_past_its_limit_fails_by_name(folder):
+    try:
+        execute(scratch("let before = 1;", "loop { std::thread::sleep(std::time::Duration::from_secs(1)); }"), folder, 15)
+    except Failed as error:
+        assert "15 seconds" in str(error) and "loop {" in str(error), error
+    else:
+        raise AssertionError("an endless cell ended")
+
+
 def two_notebooks_at_once_do_not_disturb_each_other(folder):
     where = 'println!("folder {}", std::env::var("EVCXR_TMPDIR").unwrap());'
     running = {name: nbconvert(folder, name, dep(), f'println!("{name}");', where) for name in ["one", "two"]}
@@ -223,6 +232,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch_folder:
         check(failures_are_honest, Path(scratch_folder))
         check(our_runs_are_honest_as_well, Path(scratch_folder))
+        check(a_cell_past_its_limit_fails_by_name, Path(scratch_folder))
         check(nothing_outlives_a_run_whose_starter_is_killed, Path(scratch_folder))
         check(two_notebooks_at_once_do_not_disturb_each_other, Path(scratch_folder))
     check(each_notebook_runs_and_its_saved_outputs_are_those_of_an_honest_run, folder / "small", program)

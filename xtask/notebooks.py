@@ -53,11 +53,11 @@ def first_line(cell):
 
 def execute(notebook, folder, cell_limit=None):
     """Runs a notebook's cells in place, in `folder`, each for `cell_limit` seconds at most. Says how far it is."""
-    started = 0.0
+    started, running = 0.0, None
 
     def on_cell_execute(cell, cell_index):
-        nonlocal started
-        started = time.monotonic()
+        nonlocal started, running
+        started, running = time.monotonic(), cell
 
     def on_cell_executed(cell, cell_index, execute_reply):
         name = f"[{execute_reply['content'].get('execution_count')}]"
@@ -77,6 +77,9 @@ def execute(notebook, folder, cell_limit=None):
         client.execute()
     except CellExecutionError as error:
         raise Failed("a cell failed") from error
+    except (RuntimeError, TimeoutError) as error:  # the kernel died, or a cell took too long
+        cell = f" in this cell:\n{running.source}" if running else ""
+        raise Failed(f"{error}{cell}") from error
 
 
 def write(text, path):

@@ -120,7 +120,7 @@ impl Python {
                 run(python().args(["-m", "ensurepip", "--default-pip"]))?;
             }
             let mut pip = python();
-            pip.args(["-m", "pip", "install", "--quiet", "--no-input"]);
+            pip.args(["-m", "pip", "install", "--no-input"]);
             run(pip.arg("--disable-pip-version-check").args(&self.unmet))?;
             let installed = Self::ask(&self.executable, requirements)?;
             let missing = &installed.unmet;

@@ -31,12 +31,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
     step("bench", &mut script("bench/test_bench.py")?)?;
     let mut bridge = script("kernel/tests/bridge.py")?;
     step("kernel", bridge.env_remove("TRANSFER_KERNEL_FOLDER"))?;
-    let program = timed("example", "building the tutorial as a program", || {
-        checkout.build(
-            "-p support --example transfer_learning",
-            "transfer_learning",
-        )
-    })?;
+    // The tutorial as a program, which `cargo test` has built.
+    let program = checkout.build("--workspace --examples", "transfer_learning")?;
     timed(
         "notebooks",
         "how they fail, end and come to what they have saved",

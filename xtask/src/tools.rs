@@ -20,7 +20,8 @@ const FETCH_RUST_SRC: &str = "\
     limit=$(command -v timeout >/dev/null && echo timeout 120)
     $limit rustup component add rust-src && exit
     set -e
-    mkdir -p rust-src-download
+    rm -rf rust-src-download
+    mkdir rust-src-download
     cd rust-src-download
     fetch() { apt-get -q download rust-web-src || apt-get -q download rust-src; } # the newer ones first
     fetch || { apt-get -q update; fetch; } # the lists of a fresh container may be empty
@@ -43,7 +44,7 @@ pub(crate) fn install_evcxr(home: &Home) -> anyhow::Result<()> {
         let build = tools.join("evcxr-build");
         let mut install = cargo();
         install.args(["install", "evcxr_jupyter", "--version", EVCXR_VERSION]);
-        install.args(["--locked", "--force", "--quiet", "--root"]);
+        install.args(["--locked", "--force", "--root"]);
         install.arg(&tools).arg("--target-dir").arg(&build);
         install.current_dir(&tools).env_remove("CARGO_TARGET_DIR");
         run(&mut install)?;
