@@ -8,6 +8,7 @@ mod augmentation;
 mod batches;
 mod dataset;
 mod decode;
+mod noise;
 mod pixels;
 
 #[cfg(test)]
@@ -19,4 +20,5 @@ pub(crate) use batches::{Workers, stack, threads};
 pub use dataset::{Dataset, Skipped};
 pub(crate) use dataset::{read, readable};
 pub use decode::decode;
+pub(crate) use noise::noise;
 pub use pixels::Pixels;

@@ -1,17 +1,18 @@
-//! What the frozen layers make of each picture, computed once instead of once per epoch.
+//! The frozen prefix's output for each image, computed once instead of once per epoch.
 //!
-//! While a layer is frozen and in inference mode its output for a picture never changes, so
-//! training can start behind it. They live as long as one `fit`, during which nothing can change
-//! a frozen weight. Whether they are wanted is decided there.
+//! While a layer is frozen and in inference mode its output for an image never changes, so
+//! training can start after it. They live as long as one `fit`, during which nothing can change
+//! a frozen weight. Whether they are wanted is not decided here.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use tch::Tensor;
 
 use super::store::Store;
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches};
-use crate::{Error, Result, settings};
+use crate::{Error, Result};
 
 /// The outputs of one layer for all pictures of a dataset.
 pub(super) struct Activations {
@@ -25,17 +26,18 @@ pub(super) struct Activations {
 
 impl Activations {
     /// Computes layer `index`'s outputs; those that take more than `memory` bytes go into a file
-    /// in the data folder. `goes_on` is asked after every batch; where it says no there are none.
-    pub(super) fn compute<C>(
+    /// in `folder`. `on_step_end` is called after every batch; its error ends it.
+    pub(super) fn compute<C, E: From<Error>>(
         model: &Sequential<C>,
         index: usize,
         batches: &Batches,
         memory: usize,
-        mut goes_on: impl FnMut() -> bool,
-    ) -> Result<Option<Self>> {
+        folder: &Path,
+        mut on_step_end: impl FnMut() -> Result<(), E>,
+    ) -> Result<Self, E> {
         let frozen = model.inference(0, index)?;
         let shape = [vec![batches.examples() as i64], model.layer_shape(index)].concat();
-        let mut store = Store::new(&shape, memory, &settings::data_dir())?;
+        let mut store = Store::new(&shape, memory, folder)?;
         // All room is taken here: before 2.38, glibc cannot use a freed tensor's memory for the next
         // one of that size once something small that stays lies behind it.
         let mut row_of: HashMap<String, i64> = HashMap::with_capacity(batches.examples());
@@ -51,16 +53,14 @@ impl Activations {
             let batch_labels = Vec::<i64>::try_from(batch_labels);
             labels.extend(batch_labels.map_err(Error::torch("labels"))?);
             row_of.extend(ids.into_iter().zip(first..));
-            if !goes_on() {
-                return Ok(None);
-            }
+            on_step_end()?;
         }
-        Ok(Some(Self {
+        Ok(Self {
             store,
             labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
             rows: batches.ids().map(|id| row_of.get(id).copied()).collect(),
             batch_size: batches.size(),
-        }))
+        })
     }
 
     /// Returns the number of pictures.
