@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::callbacks::{BestEpoch, Callback, Callbacks, Console, End, EpochEnd, Phase, StepEnd};
+use super::callbacks::{BestEpoch, Callback, Callbacks, Console, End, EpochEnd, Pass, Phase};
 use super::checkpoint::Checkpoints;
 use super::evaluation::Totals;
 use super::frozen::FrozenPrefix;
@@ -26,7 +26,8 @@ impl Sequential<Compiled> {
     /// example, no epoch, no trainable variable) or nothing to validate on, which early stopping needs;
     /// `Picture` when a broken image stops the run; `Shape` when the images do not fit the model;
     /// `Checkpoint` when another run uses the folder, or when there is one to continue from and it, or
-    /// the best one, is damaged or of another run; `Io` when the folder cannot be written to.
+    /// the best one, is damaged or of another run; `Io` when the folder cannot be written to. All but
+    /// `Picture` and `Shape` leave the history of the last `fit` as it was.
     ///
     /// In an epoch: `Training`, which says why. [`history`](Self::history) then has the epochs before.
     /// When a loss or a weight is not finite any more, the model is as it was after the last of them.
@@ -52,11 +53,7 @@ impl Sequential<Compiled> {
             }
             None => None,
         };
-        self.compiled.history = History::default();
-        let best = match &checkpoints {
-            Some(checkpoints) if fit.resume => self.resume(checkpoints, &fit, console)?,
-            _ => None,
-        };
+        let best = self.begin(checkpoints.as_ref(), &fit, console)?;
         let mut callbacks = Callbacks::of(&mut fit, batches, checkpoints, best);
         let ended = self.train(batches, &fit, &mut callbacks, console);
         callbacks.on_train_end(self, ended.as_ref().copied(), console)?;
@@ -96,35 +93,20 @@ impl Sequential<Compiled> {
         console: &mut Console<'_>,
     ) -> Result<(), End> {
         let FrozenPrefix { cut, training, .. } = prefix;
-        let (start, steps) = (Instant::now(), training.batches.len());
-        callbacks.on_epoch_begin(epoch + 1, console);
-        self.compiled.step = (epoch as u64).wrapping_mul(steps as u64);
-        let mut totals = Totals::default();
+        let pass = Pass::new(epoch + 1, Phase::Training, training);
+        callbacks.on_epoch_begin(pass.epoch, console);
+        let (start, mut totals) = (Instant::now(), Totals::default());
+        self.compiled.step = (epoch as u64).wrapping_mul(pass.steps as u64);
         for (step, batch) in (1..).zip(training.epoch(epoch)) {
             let (input, labels) = batch?;
             let before = self.train_step(*cut, &input, &labels)?;
             totals.add(before, labels.numel());
-            let end = StepEnd {
-                epoch: epoch + 1,
-                phase: Phase::Training,
-                step,
-                steps,
-                loss: before.loss,
-                totals: &totals,
-            };
-            callbacks.on_step_end(&end, console)?;
+            callbacks.on_step_end(&pass.end(step, before.loss, &totals), console)?;
         }
         let validation = prefix.validation.as_ref().map(|validation| {
+            let pass = Pass::new(epoch + 1, Phase::Validation, validation);
             self.evaluate_outputs(*cut, validation, |step, loss, totals| {
-                let end = StepEnd {
-                    epoch: epoch + 1,
-                    phase: Phase::Validation,
-                    step,
-                    steps: validation.batches.len(),
-                    loss,
-                    totals,
-                };
-                callbacks.on_step_end(&end, console)
+                callbacks.on_step_end(&pass.end(step, loss, totals), console)
             })
         });
         let log = EpochLog::new(totals.mean(), validation.transpose()?, start.elapsed());
@@ -132,15 +114,23 @@ impl Sequential<Compiled> {
         callbacks.on_epoch_end(self, &EpochEnd { epoch, log }, console)
     }
 
-    /// Takes the model to the newest checkpoint; returns the best epoch, where its weights are to be
-    /// restored in the end.
-    fn resume(
+    /// Begins a history or, where a run is to be continued, takes the model to its newest checkpoint;
+    /// returns the best epoch so far, where its weights are to be restored in the end.
+    fn begin(
         &mut self,
-        checkpoints: &Checkpoints,
+        checkpoints: Option<&Checkpoints>,
         fit: &Fit<'_>,
         console: &mut Console<'_>,
     ) -> Result<Option<BestEpoch>> {
-        let Some(newest) = checkpoints.newest(fit.epochs)? else {
+        let Some((checkpoints, newest)) = checkpoints
+            .filter(|_| fit.resume)
+            .and_then(|checkpoints| {
+                let newest = checkpoints.newest(fit.epochs).transpose()?;
+                Some(newest.map(|newest| (checkpoints, newest)))
+            })
+            .transpose()?
+        else {
+            self.compiled.history = History::default();
             return Ok(None);
         };
         let epochs = &newest.history.epochs;

@@ -128,27 +128,20 @@ impl<'a> FrozenPrefix<'a> {
             validation: fit.validation.map(outputs).transpose()?,
         };
         let name = model.layer_name(cut);
-        let mut line = |text: String| {
+        let anew = (wanted && prefix.training.stored().is_none()).then(|| match saved {
+            ..LEAST_SAVED => format!(
+                "computed anew in every epoch, as storing its output would save {saved:.0} multiply-adds a \
+                 byte, and pays from {LEAST_SAVED} on"
+            ),
+            _ => "computed anew in every epoch for the training pictures, which are augmented".into(),
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        let once = prefix.report(memory);
+        let once = once.map(|stored| format!("{stored}, computed once in {seconds:.0}s"));
+        for text in anew.into_iter().chain(once) {
             console
                 .progress
                 .line(&format!("frozen up to {name}: {text}"));
-        };
-        if wanted && saved < LEAST_SAVED {
-            line(format!(
-                "computed anew in every epoch, as storing its output would save {saved:.0} multiply-adds a \
-                 byte, and pays from {LEAST_SAVED} on"
-            ));
-        } else if wanted && training.is_augmented() {
-            line(
-                "computed anew in every epoch for the training pictures, which are augmented"
-                    .into(),
-            );
-        }
-        if let Some(stored) = prefix.report(memory) {
-            line(format!(
-                "{stored}, computed once in {:.0}s",
-                start.elapsed().as_secs_f64()
-            ));
         }
         Ok(prefix)
     }

@@ -22,7 +22,9 @@ pub struct Fit<'a> {
 }
 
 /// What is called with the history so far.
-pub(super) struct OnEpochEnd<'a>(pub(super) Box<dyn FnMut(&History) -> Result<()> + 'a>);
+pub(super) struct OnEpochEnd<'a>(pub(super) Box<Call<'a>>);
+
+type Call<'a> = dyn FnMut(&History) -> Result<()> + 'a;
 
 impl fmt::Debug for OnEpochEnd<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

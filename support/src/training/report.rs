@@ -45,20 +45,17 @@ impl Callback for ProgressLines<'_> {
 
     fn on_step_end(&mut self, end: &StepEnd<'_>, console: &mut Console<'_>) -> Result<(), End> {
         let &StepEnd { step, totals, .. } = end;
-        match end.phase {
+        let steps = end.pass.steps;
+        match end.pass.phase {
             Phase::Training => {
                 let elapsed = self.start.elapsed();
                 self.trained = Some((totals.examples, elapsed));
-                let steps = self.training.len();
-                console
-                    .progress
-                    .show(|| epoch_progress(step, steps, totals, elapsed));
+                let text = || epoch_progress(step, steps, totals, elapsed);
+                console.progress.show(text);
             }
             Phase::Validation => {
-                let steps = end.steps;
-                console
-                    .progress
-                    .show(|| format!("validation: {step}/{steps}"));
+                let text = || format!("validation: {step}/{steps}");
+                console.progress.show(text);
             }
         }
         Ok(())

@@ -2,13 +2,16 @@
 
 mod early_stopping;
 mod non_finite;
+mod stop_button;
 
 pub(super) use early_stopping::BestEpoch;
 use early_stopping::{BestWeights, StopEarly};
 use non_finite::StopOnNonFinite;
+use stop_button::StopButton;
 
 use super::checkpoint::Checkpoints;
 use super::evaluation::Totals;
+use super::frozen::PrefixOutputs;
 use super::options::OnEpochEnd;
 use super::report::ProgressLines;
 use super::{Compiled, EarlyStopping, EpochLog, Fit, History};
@@ -58,15 +61,40 @@ pub(super) enum Phase {
     Validation,
 }
 
-/// A step that is done. Steps and epochs are counted from 1.
-pub(super) struct StepEnd<'a> {
+/// The steps of one phase of an epoch. Epochs and steps are counted from 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass {
     pub(super) epoch: usize,
     pub(super) phase: Phase,
-    pub(super) step: usize,
     pub(super) steps: usize,
+}
+
+impl Pass {
+    pub(super) fn new(epoch: usize, phase: Phase, outputs: &PrefixOutputs<'_>) -> Self {
+        Self {
+            epoch,
+            phase,
+            steps: outputs.batches.len(),
+        }
+    }
+
+    pub(super) fn end(self, step: usize, loss: f64, totals: &Totals) -> StepEnd<'_> {
+        StepEnd {
+            pass: self,
+            step,
+            loss,
+            totals,
+        }
+    }
+}
+
+/// A step that is done.
+pub(super) struct StepEnd<'a> {
+    pub(super) pass: Pass,
+    pub(super) step: usize,
     /// The batch's mean loss.
     pub(super) loss: f64,
-    /// The sums over this phase of the epoch.
+    /// The sums over this pass.
     pub(super) totals: &'a Totals,
 }
 
@@ -204,48 +232,6 @@ impl Callback for KeepHistory {
         _: &mut Console<'_>,
     ) -> Result<(), End> {
         model.compiled.history.epochs.push(end.log.clone());
-        Ok(())
-    }
-}
-
-/// Ends the training after a step once the notebook's Stop button was pressed. After the last step
-/// of a validation it waits for the next epoch: this one is whole.
-#[derive(Default)]
-struct StopButton {
-    epochs_before: usize,
-}
-
-impl Callback for StopButton {
-    fn on_train_begin(&mut self, model: &Sequential<Compiled>) -> Result<(), End> {
-        self.epochs_before = model.history().epochs.len();
-        Ok(())
-    }
-
-    fn on_step_end(&mut self, end: &StepEnd<'_>, console: &mut Console<'_>) -> Result<(), End> {
-        let &StepEnd {
-            epoch, step, steps, ..
-        } = end;
-        let place = match end.phase {
-            Phase::Training => format!("after step {step} of epoch {epoch}"),
-            Phase::Validation if step == steps => return Ok(()),
-            Phase::Validation => format!("in the validation of epoch {epoch}, which is trained"),
-        };
-        if !console.stop.requested() {
-            return Ok(());
-        }
-        let before = self.epochs_before;
-        Err(End::Stopped(format!(
-            "stopped {place}; the history has the {before} before"
-        )))
-    }
-
-    fn on_epoch_end(
-        &mut self,
-        model: &mut Sequential<Compiled>,
-        _: &EpochEnd,
-        _: &mut Console<'_>,
-    ) -> Result<(), End> {
-        self.epochs_before = model.history().epochs.len();
         Ok(())
     }
 }

@@ -48,8 +48,8 @@ impl Callback for StopOnNonFinite {
         if end.loss.is_finite() {
             return Ok(());
         }
-        let (loss, step, steps) = (end.loss, end.step, end.steps);
-        let what = match end.phase {
+        let (loss, step, steps) = (end.loss, end.step, end.pass.steps);
+        let what = match end.pass.phase {
             Phase::Training => "loss",
             Phase::Validation => "validation loss",
         };
