@@ -223,6 +223,15 @@ fn a_run_can_be_continued_and_the_histories_joined() {
 }
 
 #[test]
+fn the_last_epoch_that_can_be_counted_is_trained() {
+    let folder = pictures(&["cats", "dogs"], 2);
+    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let last = Fit::epochs(usize::MAX).initial_epoch(usize::MAX - 1);
+    let history = model(155, 1e-4).fit(&train, last).unwrap();
+    assert_eq!(history.epochs.len(), 1);
+}
+
+#[test]
 fn evaluating_a_number_of_steps_takes_the_first_batches() {
     let folder = pictures(&["cats", "dogs"], 6);
     let (_, validation) = batches(folder.path(), BrokenPictures::Stop);

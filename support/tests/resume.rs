@@ -173,6 +173,22 @@ fn a_damaged_checkpoint_gives_way_to_the_one_before_it() {
 }
 
 #[test]
+fn a_checkpoint_that_was_renamed_is_of_no_other_epoch() {
+    let folder = pictures(&["cats", "dogs"], 3);
+    let batches = batches(folder.path(), BrokenPictures::Stop);
+    let checkpoints = &folder.path().join("checkpoints");
+    train(&batches, |fit| fit.checkpoints(checkpoints), 1).unwrap();
+    let [saved, renamed] = [1, 7].map(|epoch| format!("epoch-000{epoch}.safetensors"));
+    fs::rename(checkpoints.join(saved), checkpoints.join(renamed)).unwrap();
+    let error = train(&batches, |fit| fit.resume(checkpoints), 9).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("saved after epoch 1, and then renamed"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_checkpoint_of_another_run_is_refused_and_changes_nothing() {
     let folder = pictures(&["cats", "dogs"], 3);
     let batches = batches(folder.path(), BrokenPictures::Stop);

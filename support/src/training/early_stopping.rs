@@ -36,7 +36,8 @@ impl Monitor {
 /// [Keras' `EarlyStopping`](https://keras.io/api/callbacks/early_stopping/) does; its defaults are
 /// Keras'.
 ///
-/// A loss that is not a finite number is no improvement, and any other is one on it.
+/// A loss that is not a finite number is no improvement, and any other is one on it; `fit` itself ends
+/// with an error at the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EarlyStopping {
     pub(super) monitor: Monitor,

@@ -96,7 +96,7 @@ impl<'a> Fit<'a> {
         self
     }
 
-    /// Saves a checkpoint after each epoch in a folder, which holds nothing else: model, optimizer
+    /// Saves a checkpoint after each epoch in a folder, which holds no other files: model, optimizer
     /// and history, written whole or not at all. The last two are kept, and the best one where its
     /// weights are to be restored; those of an earlier run go when the first is saved. One run at a
     /// time can use a folder.

@@ -1,6 +1,6 @@
 //! One training step, and what has to hold before it.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{Compiled, Evaluation};
 use crate::model::Sequential;
@@ -125,7 +125,10 @@ impl Sequential<Compiled> {
             return argument("class indices, 64-bit integers".into(), kind);
         }
         let classes = self.compiled.loss.classes(&self.output_shape())?;
-        let labels = Vec::<i64>::try_from(labels).map_err(Error::torch("labels"))?;
+        let labels = labels
+            .f_to_device(Device::Cpu)
+            .and_then(Vec::<i64>::try_from);
+        let labels = labels.map_err(Error::torch("labels"))?;
         match labels
             .iter()
             .find(|&&label| !(0..classes as i64).contains(&label))
