@@ -5,14 +5,13 @@
 //! a frozen weight. Whether they are wanted is not decided here.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use tch::Tensor;
 
 use super::store::Store;
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches};
-use crate::{Error, Result};
+use crate::{Error, Result, settings};
 
 /// The outputs of one layer for all pictures of a dataset.
 pub(super) struct Activations {
@@ -26,18 +25,17 @@ pub(super) struct Activations {
 
 impl Activations {
     /// Computes layer `index`'s outputs; those that take more than `memory` bytes go into a file
-    /// in `folder`. `on_step_end` is called after every batch; its error ends it.
+    /// in the data folder. `on_step_end` is called after every batch; its error ends it.
     pub(super) fn compute<C, E: From<Error>>(
         model: &Sequential<C>,
         index: usize,
         batches: &Batches,
         memory: usize,
-        folder: &Path,
         mut on_step_end: impl FnMut() -> Result<(), E>,
     ) -> Result<Self, E> {
         let frozen = model.inference(0, index)?;
         let shape = [vec![batches.examples() as i64], model.layer_shape(index)].concat();
-        let mut store = Store::new(&shape, memory, folder)?;
+        let mut store = Store::new(&shape, memory, &settings::data_dir())?;
         // All room is taken here: before 2.38, glibc cannot use a freed tensor's memory for the next
         // one of that size once something small that stays lies behind it.
         let mut row_of: HashMap<String, i64> = HashMap::with_capacity(batches.examples());

@@ -7,9 +7,9 @@ use tch::Tensor;
 use super::activations::Activations;
 use super::callbacks::{Console, End};
 use super::{Fit, memory};
+use crate::Result;
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches};
-use crate::{Result, settings};
 
 /// Outputs that took fewer multiply-adds a byte than this are not stored.
 /// [`Fit::cache_activations`] says where the number is from.
@@ -113,9 +113,7 @@ impl<'a> FrozenPrefix<'a> {
             if !is_stored(batches) {
                 return Ok(PrefixOutputs::computed(model, cut, batches)?);
             }
-            let folder = settings::data_dir();
-            let stored =
-                Activations::compute(model, cut, batches, memory_left, &folder, &mut on_step_end)?;
+            let stored = Activations::compute(model, cut, batches, memory_left, &mut on_step_end)?;
             if !stored.store().is_file() {
                 memory_left -= stored.store().bytes();
             }
