@@ -118,13 +118,39 @@ pub enum Error {
         reason: String,
     },
 
-    /// A checkpoint that is damaged, or of another run.
+    /// A checkpoint that is damaged or of another run, or a folder of checkpoints that another run uses.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint {
-        /// The file.
+        /// The file or folder.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+
+    /// [`fit`](crate::model::Sequential::fit) ended in the middle of the training. What was done before
+    /// is not lost.
+    #[error("epoch {epoch}: {source}\n(epochs in the model's `history()`: {epochs})")]
+    Training {
+        /// The epoch, counted from 1.
+        epoch: usize,
+        /// How many epochs the model's [`history`](crate::model::Sequential::history) has.
+        epochs: usize,
+        /// What went wrong.
+        source: Box<Error>,
+    },
+
+    /// Training has diverged: there is no going on from a loss or a weight that is infinite or no number.
+    #[error(
+        "{what}: compile with a lower learning rate than {learning_rate:e} or, if it was so from the first \
+         step on, look for pixels that are not finite; the model is as it was after {epochs} epochs"
+    )]
+    NotFinite {
+        /// The loss or weight.
+        what: String,
+        /// The optimizer's learning rate.
+        learning_rate: f64,
+        /// After how many epochs the model was as it is now: weights and optimizer.
+        epochs: usize,
     },
 
     /// A model file that is damaged, incomplete or of another format.

@@ -135,3 +135,20 @@ fn without_a_validation_nothing_can_stop_early() {
         "fit, the validation batches: expected some, for early stopping, got none"
     );
 }
+
+#[test]
+#[ignore = "needs weights"]
+fn an_improvement_by_no_number_is_refused() {
+    let folder = pictures(&["cats", "dogs"], 2);
+    let batches = &batches(folder.path(), BrokenPictures::Stop);
+    for min_delta in [f64::NAN, f64::INFINITY] {
+        let rule = early_stopping().min_delta(min_delta);
+        let error = train(batches, 1, |fit| fit.early_stopping(rule)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "EarlyStopping, the least improvement: expected a finite number, got {min_delta}"
+            )
+        );
+    }
+}

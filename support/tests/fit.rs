@@ -5,12 +5,14 @@ mod small_set;
 
 use std::fs;
 
-use small_set::{augmented_batches, batches, model, pictures};
+use small_set::{augmented_batches, batches, model, pictures, weights};
+use support::Error;
+use support::dataset::Example;
 use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential};
-use support::pipeline::{Augmentation, Batches};
+use support::pipeline::{Augmentation, Batches, Dataset};
 use support::settings::BrokenPictures;
 use support::training::{Compiled, Fit, History, Loss, RmsProp};
-use tch::Device;
+use tch::{Device, Tensor};
 
 /// A frozen base with features dropped before the last layer.
 fn dropping_model(learning_rate: f64, seed: u64) -> Sequential<Compiled> {
@@ -64,6 +66,27 @@ fn a_run_on_stored_activations_has_the_losses_of_one_on_pictures() {
         for (stored, computed) in stored.iter().zip(&computed) {
             assert!((stored - computed).abs() < 1e-4, "{stored} for {computed}");
         }
+    }
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn an_example_that_is_there_twice_counts_twice_on_stored_activations_as_well() {
+    let folder = pictures(&["cats", "dogs"], 6);
+    let [train, _, _] = small_set::dataset(folder.path(), BrokenPictures::Stop)
+        .split([8, 1, 1])
+        .unwrap();
+    let cats = train.examples().iter().filter(|example| example.label == 0);
+    let examples: Vec<Example> = cats.chain(train.examples()).cloned().collect();
+    let classes = train.classes().to_vec();
+    let twice = Dataset::new(examples, classes, 3, BrokenPictures::Stop);
+    let twice = twice.map(small_set::format).shuffle(8).batch(5);
+    let fit = |cache| {
+        let fit = Fit::epochs(3).validation(&twice).cache_activations(cache);
+        numbers(&model(155, 1e-3).fit(&twice, fit).unwrap())
+    };
+    for (stored, computed) in fit(true).iter().zip(fit(false)) {
+        assert!((stored - computed).abs() < 1e-4, "{stored} for {computed}");
     }
 }
 
@@ -210,6 +233,16 @@ fn a_run_can_be_continued_and_the_histories_joined() {
 
 #[test]
 #[ignore = "needs weights"]
+fn the_last_epoch_that_can_be_counted_is_trained() {
+    let folder = pictures(&["cats", "dogs"], 2);
+    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let last = Fit::epochs(usize::MAX).initial_epoch(usize::MAX - 1);
+    let history = model(155, 1e-4).fit(&train, last).unwrap();
+    assert_eq!(history.epochs.len(), 1);
+}
+
+#[test]
+#[ignore = "needs weights"]
 fn evaluating_a_number_of_steps_takes_the_first_batches() {
     let folder = pictures(&["cats", "dogs"], 6);
     let (_, validation) = batches(folder.path(), BrokenPictures::Stop);
@@ -237,6 +270,137 @@ fn a_broken_picture_is_skipped_and_named_or_stops_the_run() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("train/dogs/2.png"), "{error}");
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn an_image_that_cannot_be_read_after_an_epoch_does_not_cost_the_history() {
+    let folder = pictures(&["cats", "dogs"], 4);
+    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let mut model = model(155, 1e-4);
+    let fit = Fit::epochs(5)
+        .validation(&validation)
+        .cache_activations(false)
+        .on_epoch_end(|history| {
+            if history.epochs.len() == 2 {
+                fs::write(folder.path().join("train/dogs/2.png"), b"").unwrap();
+            }
+            Ok(())
+        });
+    let error = model.fit(&train, fit).unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            Error::Training { epoch: 3, epochs: 2, source }
+                if matches!(**source, Error::Picture { .. })
+        ),
+        "{error}"
+    );
+    let history = model.history().clone();
+    assert_eq!(history.val_loss().len(), 2);
+    // A fit that is refused leaves it, the next one's is another.
+    model.fit(&train, Fit::epochs(0)).unwrap_err();
+    assert_eq!(*model.history(), history);
+    let next = model.fit(&validation, Fit::epochs(1)).unwrap();
+    assert_eq!(*model.history(), next);
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn a_training_that_diverges_ends_with_the_model_as_it_was() {
+    let folder = pictures(&["cats", "dogs"], 4);
+    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let before = weights(&model(140, 1.));
+    let diverge = |frozen, learning_rate: f64, train: &Batches, fit: Fit<'_>| {
+        let mut model = model(frozen, learning_rate);
+        let error = model.fit(train, fit).unwrap_err();
+        assert!(
+            matches!(
+                &error,
+                Error::Training { epoch: 1, epochs: 0, source }
+                    if matches!(**source, Error::NotFinite { epochs: 0, .. })
+            ),
+            "{error}"
+        );
+        assert!(weights(&model) == before, "the weights changed");
+        assert!(model.history().epochs.is_empty());
+        // The optimizer as well.
+        let (images, labels) = validation.first().unwrap();
+        let rate = RmsProp::new(learning_rate);
+        let mut fresh = small_set::model(frozen, 1.)
+            .compile(rate, Loss::BinaryCrossentropy)
+            .unwrap();
+        for model in [&mut model, &mut fresh] {
+            model.train_on_batch(&images, &labels).unwrap();
+        }
+        // By their bits: a step of such a length may leave no numbers.
+        let bits = |model| {
+            let values = weights(model).into_iter().flat_map(|(_, values)| values);
+            values.map(f32::to_bits).collect::<Vec<_>>()
+        };
+        assert!(bits(&model) == bits(&fresh), "the optimizers differ");
+        error.to_string()
+    };
+    let step = diverge(140, 1e20, &train, Fit::epochs(2));
+    assert!(
+        step.contains("epoch 1: the loss of step 2 of 2 is "),
+        "{step}"
+    );
+    assert!(step.contains("lower learning rate than 1e20 "), "{step}");
+    // The only step's loss is from before it.
+    let one = train.take(1);
+    let validated = diverge(155, 1e38, &one, Fit::epochs(2).validation(&validation));
+    assert!(
+        validated.contains("epoch 1: the validation loss of step 1 of 2 is "),
+        "{validated}"
+    );
+    let weight = diverge(140, 1e39, &one, Fit::epochs(2));
+    assert!(
+        weight.contains("epoch 1: a weight after the last step is not finite"),
+        "{weight}"
+    );
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn labels_that_do_not_exist_are_refused_before_anything_changes() {
+    let folder = pictures(&["cats", "dogs"], 2);
+    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (images, labels) = train.first().unwrap();
+    assert_eq!(labels.size(), [4]);
+    let mut model = model(155, 1e-3);
+    let before = weights(&model);
+    let mut refusal = |images: &Tensor, labels: Tensor| {
+        let error = model.train_on_batch(images, &labels).unwrap_err();
+        assert!(weights(&model) == before, "the weights changed");
+        error
+    };
+    for (wrong, reason) in [
+        (
+            Tensor::from_slice(&[0i64, 7, 1, 0]),
+            "indices of 2 classes, got 7",
+        ),
+        (
+            Tensor::from_slice(&[0i64, 1, 1, -1]),
+            "indices of 2 classes, got -1",
+        ),
+        (
+            Tensor::from_slice(&[0f32, 1., 1., 0.]),
+            "64-bit integers, got Float",
+        ),
+    ] {
+        let error = refusal(&images, wrong);
+        assert!(matches!(error, Error::Argument { .. }), "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    for wrong in [labels.narrow(0, 0, 3), labels.unsqueeze(1)] {
+        let error = refusal(&images, wrong);
+        assert!(matches!(error, Error::Shape { .. }), "{error}");
+    }
+    let error = refusal(&images.narrow(0, 0, 0), labels.narrow(0, 0, 0));
+    assert!(matches!(error, Error::Shape { .. }), "{error}");
+    model.train_on_batch(&images, &labels).unwrap();
+    assert!(weights(&model) != before);
 }
 
 #[test]

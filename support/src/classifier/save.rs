@@ -2,14 +2,12 @@
 
 use std::path::Path;
 
-use image::RgbImage;
-
 use super::info::{
     Architecture, Backbone, HeadLayer, Input, ModelInfo, Optimizer, Resize, TrainingSettings,
 };
 use crate::model::Sequential;
 use crate::model::weights::{self, Metadata, ORIGIN};
-use crate::pipeline::Batches;
+use crate::pipeline::{Batches, noise};
 use crate::training::{Compiled, Evaluation, History};
 use crate::{Error, Result};
 
@@ -82,9 +80,7 @@ impl Sequential<Compiled> {
     fn info(&self, record: &TrainingRecord) -> Result<ModelInfo> {
         let batches = &record.batches;
         self.check(batches, "save, the training batches")?;
-        let hyperparameters = self.compiled.optimizer().describe().into_iter();
-        let hyperparameters = hyperparameters
-            .filter_map(|(name, value)| Some((name.replace(' ', "_"), value.as_f64()?)));
+        let (name, hyperparameters) = self.compiled.optimizer().describe();
         Ok(ModelInfo {
             classes: batches.classes().to_vec(),
             input: self.input(batches)?,
@@ -97,8 +93,8 @@ impl Sequential<Compiled> {
             loss: self.compiled.loss(),
             training: TrainingSettings {
                 optimizer: Optimizer {
-                    name: "RMSprop".into(),
-                    hyperparameters: hyperparameters.collect(),
+                    name: name.into(),
+                    hyperparameters,
                 },
                 examples: batches.examples(),
                 batch_size: batches.size(),
@@ -127,11 +123,7 @@ impl Sequential<Compiled> {
             mean: weights.mean(),
             std: weights.std(),
         };
-        // Neither cropping nor antialiasing leaves noise as it is.
-        let noise = RgbImage::from_fn(500, 375, |x, y| {
-            let hash = (x * 73 + y * 179 + 1).wrapping_mul(2_654_435_761);
-            image::Rgb([24, 16, 8].map(|shift| (hash >> shift) as u8))
-        });
+        let noise = noise();
         let (expected, got) = (input.format(&noise), batches.format(noise)?);
         let same_size = expected.dimensions() == got.dimensions();
         let (expected, got) = (expected.into_values(), got.into_values());

@@ -8,6 +8,7 @@ use std::f64::consts::TAU;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Pixels;
@@ -24,12 +25,14 @@ use crate::{Error, Result};
 ///     .random_rotation(0.2)
 ///     .color_jitter(0.2, 0.2, 0.2);
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Augmentation {
     operations: Vec<Operation>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Operation {
     FlipHorizontal,
     /// At most how many turns either way.

@@ -14,10 +14,9 @@ use std::thread;
 use image::RgbImage;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::{Dataset, Pixels, Skipped};
+use super::{Augmentation, Dataset, Pixels, Skipped};
 use crate::assets::hash;
 use crate::text::listed;
 use crate::{Error, Result};
@@ -180,28 +179,21 @@ impl Batches {
         self.dataset.seed()
     }
 
-    /// Returns what decides which pictures come in which order.
-    pub(crate) fn describe(&self) -> [(String, Value); 7] {
+    /// Returns how the pictures are augmented, if they are.
+    pub(crate) fn augmentation(&self) -> Option<&Augmentation> {
+        self.dataset.augmentation()
+    }
+
+    /// Returns from how many examples each next one is drawn.
+    pub(crate) fn shuffle_buffer(&self) -> usize {
+        self.dataset.shuffle_buffer()
+    }
+
+    /// Returns a digest of the examples' ids and labels, in the order before any shuffling.
+    pub(crate) fn examples_digest(&self) -> String {
         let examples = self.dataset.examples().iter();
-        let ids: Vec<&str> = examples.map(|example| example.id.as_str()).collect();
-        [
-            ("classes".into(), self.classes().into()),
-            ("pictures".into(), self.examples().into()),
-            (
-                "picture names' digest".into(),
-                hash(ids.join("\0").as_bytes()).into(),
-            ),
-            ("batch size".into(), self.size.into()),
-            ("seed".into(), self.dataset.seed().into()),
-            (
-                "augmentation".into(),
-                format!("{:?}", self.dataset.augmentation()).into(),
-            ),
-            (
-                "shuffle buffer".into(),
-                self.dataset.shuffle_buffer().into(),
-            ),
-        ]
+        let lines = examples.map(|example| format!("{:?} {}\n", example.id, example.label));
+        hash(lines.collect::<String>().as_bytes())
     }
 
     /// Returns the examples whose pictures could not be read so far, each once, by name.

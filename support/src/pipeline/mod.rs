@@ -8,6 +8,7 @@ mod augmentation;
 mod batches;
 mod dataset;
 mod decode;
+mod noise;
 mod orientation;
 mod pixels;
 mod webp;
@@ -24,4 +25,5 @@ pub use decode::decode;
 #[cfg(test)]
 pub(crate) use decode::decode_within;
 pub(crate) use decode::is_turned;
+pub(crate) use noise::noise;
 pub use pixels::Pixels;

@@ -291,11 +291,11 @@ impl ValueFormatter<f64> for Axis {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Where pixels of about this color are, in the upper panel left of the legend.
-    fn places(figure: &Figure, color: RGBColor) -> Vec<(u32, u32)> {
+    pub(in crate::plotting) fn places(figure: &Figure, color: RGBColor) -> Vec<(u32, u32)> {
         let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
         let close = |pixel: &Rgb<u8>| {
             [color.0, color.1, color.2]

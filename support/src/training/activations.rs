@@ -1,8 +1,8 @@
-//! What the frozen layers make of each picture, computed once instead of once per epoch.
+//! The frozen prefix's output for each image, computed once instead of once per epoch.
 //!
-//! While a layer is frozen and in inference mode its output for a picture never changes, so
-//! training can start behind it. They live as long as one `fit`, during which nothing can change
-//! a frozen weight. Whether they are wanted is decided there.
+//! While a layer is frozen and in inference mode its output for an image never changes, so
+//! training can start after it. They live as long as one `fit`, during which nothing can change
+//! a frozen weight. Whether they are wanted is not decided here.
 
 use tch::Tensor;
 
@@ -23,14 +23,14 @@ pub(super) struct Activations {
 
 impl Activations {
     /// Computes layer `index`'s outputs; those that take more than `memory` bytes go into a file
-    /// in the dataset's data folder. `goes_on` is asked after every batch; where it says no there are none.
-    pub(super) fn compute<C>(
+    /// in the dataset's data folder. `on_step_end` is called after every batch; its error ends it.
+    pub(super) fn compute<C, E: From<Error>>(
         model: &Sequential<C>,
         index: usize,
         batches: &Batches,
         memory: usize,
-        mut goes_on: impl FnMut() -> bool,
-    ) -> Result<Option<Self>> {
+        mut on_step_end: impl FnMut() -> Result<(), E>,
+    ) -> Result<Self, E> {
         let frozen = model.inference(0, index)?;
         let shape = [vec![batches.examples() as i64], model.layer_shape(index)].concat();
         let mut store = Store::new(&shape, memory, batches.data_dir())?;
@@ -51,16 +51,14 @@ impl Activations {
             for (index, row) in indices.into_iter().zip(first..) {
                 rows[index] = Some(row);
             }
-            if !goes_on() {
-                return Ok(None);
-            }
+            on_step_end()?;
         }
-        Ok(Some(Self {
+        Ok(Self {
             store,
             labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
             rows,
             batch_size: batches.size(),
-        }))
+        })
     }
 
     /// Returns the number of pictures.
@@ -122,8 +120,8 @@ mod tests {
             .batch(2);
         let base = MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap();
         let model = Sequential::new(base);
-        let stored = Activations::compute(&model, 5, &batches, 1 << 30, || true);
-        let stored = stored.unwrap().unwrap();
+        let on_step_end = || Ok::<(), Error>(());
+        let stored = Activations::compute(&model, 5, &batches, 1 << 30, on_step_end).unwrap();
         let frozen = model.inference(0, 5).unwrap();
         let order = [4, 3, 2, 1, 0];
         let (outputs, labels): (Vec<_>, Vec<_>) =

@@ -1,49 +1,58 @@
 //! Checkpoints: after an epoch, everything that training goes on from.
 //!
-//! The order of the pictures depends on the seed and the epoch only, so there is no other random
+//! The order of the examples depends on the seed and the epoch only, so there is no other random
 //! state. A checkpoint is a safetensors file of the model's variables under their own names and
-//! the optimizer's behind a prefix; beside them stands, as JSON, which run it is of.
+//! the optimizer's with a prefix; beside them stand, as JSON, the history and which run it is of.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-
-use super::weights::TrainedWeights;
+use super::record::RunRecord;
+use super::state::TrainedWeights;
 use super::{Compiled, History};
 use crate::model::Sequential;
 use crate::model::weights::{self, Contents, Metadata};
 use crate::{Error, Result};
 
-/// What a run is, field by field: a checkpoint goes on only with the run it is of.
-pub(super) type Run = Map<String, Value>;
-
-/// The checkpoints of one run in a folder of their own.
+/// The checkpoints of one run in a folder of their own, which no other run uses meanwhile.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     folder: PathBuf,
-    run: Run,
+    run: RunRecord,
+    /// Locked as long as it is open.
+    _lock: File,
 }
 
-/// What a checkpoint gave back, besides the weights and the optimizer.
-#[derive(Debug)]
-pub(super) struct Restored {
+/// The newest checkpoint that is whole.
+pub(super) struct Newest {
     pub(super) path: PathBuf,
     pub(super) epoch: usize,
     pub(super) history: History,
-    /// What was wrong with newer ones.
+    contents: Contents,
+    /// What is wrong with newer ones.
     pub(super) damaged: Vec<Error>,
 }
 
-const VERSION: &str = "1";
+/// Changes when a reader of this version could no longer read the file, or would misunderstand it.
+const VERSION: &str = "2";
 const KEPT: usize = 2;
 const OPTIMIZER: &str = "optimizer/mean_square/";
+const LOCK: &str = ".lock";
 
 impl Checkpoints {
-    pub(super) fn new(folder: &Path, run: Run) -> Self {
-        let folder = folder.into();
-        Self { folder, run }
+    /// Takes a folder for a run, and makes it where there is none.
+    ///
+    /// # Errors
+    /// `Checkpoint` while another run uses the folder, `Io` when it cannot be written to.
+    pub(super) fn open(folder: &Path, run: RunRecord) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        Ok(Self {
+            folder: folder.into(),
+            run,
+            _lock: lock(folder)?,
+        })
     }
 
     /// Saves a checkpoint after `epoch` epochs; all but this, the one before it and those of the
@@ -55,17 +64,18 @@ impl Checkpoints {
         &self,
         model: &Sequential<Compiled>,
         epoch: usize,
-        history: &History,
         best: &[usize],
     ) -> Result<()> {
-        fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
         let path = self.folder.join(file_name(epoch));
         let json = |value: serde_json::Result<String>| {
             value.map_err(|error| damaged(&path, error.to_string()))
         };
         let metadata = Metadata::from([
             ("checkpoint".into(), VERSION.into()),
-            ("history".into(), json(serde_json::to_string(history))?),
+            (
+                "history".into(),
+                json(serde_json::to_string(model.history()))?,
+            ),
             ("run".into(), json(serde_json::to_string(&self.run))?),
         ]);
         let variables = model
@@ -110,30 +120,24 @@ impl Checkpoints {
         Ok(by_epoch.collect())
     }
 
-    /// Gives the model the weights and the optimizer's state of the newest checkpoint that is whole,
-    /// if there is one.
+    /// Returns the newest checkpoint that is whole, if there is one.
     ///
     /// # Errors
-    /// `Checkpoint` when it is of another run or beyond `epochs`, or none is whole; then nothing has
-    /// been changed.
-    pub(super) fn restore(
-        &self,
-        model: &mut Sequential<Compiled>,
-        epochs: usize,
-    ) -> Result<Option<Restored>> {
+    /// `Checkpoint` when it is of another run or beyond `epochs`, or none is whole.
+    pub(super) fn newest(&self, epochs: usize) -> Result<Option<Newest>> {
         let mut broken = Vec::new();
         for (epoch, path) in self.found()?.into_iter().rev() {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            match read(&bytes) {
+            match read(&bytes, epoch) {
                 Ok((contents, run, history)) => {
-                    self.same_run(&run)
+                    self.check_run(&run)
                         .and_then(|()| is_within(epoch, epochs))
-                        .and_then(|()| give(model, contents))
                         .map_err(|reason| damaged(&path, reason))?;
-                    return Ok(Some(Restored {
+                    return Ok(Some(Newest {
                         path,
                         epoch,
                         history,
+                        contents,
                         damaged: broken,
                     }));
                 }
@@ -158,32 +162,95 @@ impl Checkpoints {
         let path = self.folder.join(file_name(epoch));
         let weights = fs::read(&path).map_err(|error| error.to_string());
         let weights = weights.and_then(|bytes| {
-            let (contents, run, _) = read(&bytes)?;
-            self.same_run(&run)?;
+            let (contents, run, _) = read(&bytes, epoch)?;
+            self.check_run(&run)?;
             TrainedWeights::in_file(model, contents)
         });
         weights.map_err(|reason| {
             let reason = format!(
-                "the best epoch's weights cannot be read: {reason}; go on without \
-                 `restore_best_weights`, or train anew with `checkpoints` in place of `resume`"
+                "the best epoch's weights cannot be read: {reason}; train anew with `checkpoints` in \
+                 place of `resume`"
             );
             damaged(&path, reason)
         })
     }
 
-    fn same_run(&self, saved: &Run) -> Result<(), String> {
-        for name in self.run.keys().chain(saved.keys()) {
-            let (now, then) = (self.run.get(name), saved.get(name));
-            if now != then {
-                let [now, then] = [now, then].map(|value| value.unwrap_or(&Value::Null));
-                return Err(format!(
-                    "it is of another run, with {name} {then} where this one has {now}; \
-                     train anew with `checkpoints` in place of `resume`, or in another folder"
-                ));
-            }
+    fn check_run(&self, saved: &RunRecord) -> Result<(), String> {
+        let difference = self.run.difference(saved);
+        match difference.map_err(|error| error.to_string())? {
+            None => Ok(()),
+            Some(difference) => Err(format!(
+                "it is of another run, with {difference}; train anew with `checkpoints` in place of \
+                 `resume`, or in another folder"
+            )),
         }
+    }
+}
+
+impl Newest {
+    /// Gives the model weights, optimizer's state and history.
+    ///
+    /// # Errors
+    /// `Checkpoint` when they do not fit; then nothing has been changed.
+    pub(super) fn load(mut self, model: &mut Sequential<Compiled>) -> Result<()> {
+        let mut load = || -> Result<(), String> {
+            let mut mean_squares = BTreeMap::new();
+            for variable in model.trainable_variables() {
+                let name = variable.name();
+                if let Some(found) = self.contents.remove(&format!("{OPTIMIZER}{name}")) {
+                    found.check(name, &variable.value().size())?;
+                    let value = found.tensor().map_err(|error| error.to_string())?;
+                    mean_squares
+                        .insert(name.to_owned(), value.to_device(variable.value().device()));
+                }
+            }
+            weights::assign(
+                std::mem::take(&mut self.contents),
+                model.variables_mut().collect(),
+            )?;
+            model.compiled.optimizer.set_mean_squares(mean_squares);
+            Ok(())
+        };
+        load().map_err(|reason| damaged(&self.path, reason))?;
+        model.compiled.history = self.history;
         Ok(())
     }
+}
+
+/// Locks a folder for this process until the file is closed, also by the process' end.
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK);
+    let options = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
+    let mut file = options.map_err(Error::io("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => {
+            let owner = file
+                .set_len(0)
+                .and_then(|()| write!(file, "{}", std::process::id()));
+            owner.map_err(Error::io("write", &path))?;
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            // Who it is, is only part of the message.
+            let _ = file.read_to_string(&mut owner);
+            return Err(damaged(
+                folder,
+                format!(
+                    "another run, in process {owner}, saves its checkpoints here; choose another folder, \
+                     or wait for that run or end it"
+                ),
+            ));
+        }
+        // The file system has no locks.
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+        Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+    }
+    Ok(file)
 }
 
 fn is_within(epoch: usize, epochs: usize) -> Result<(), String> {
@@ -207,7 +274,8 @@ fn epoch_of(name: &str) -> Option<usize> {
     epoch.parse().ok()
 }
 
-fn read(bytes: &[u8]) -> Result<(Contents, Run, History), String> {
+/// Reads the file of an epoch.
+fn read(bytes: &[u8], epoch: usize) -> Result<(Contents, RunRecord, History), String> {
     let (contents, metadata) = weights::read_safetensors(bytes)?;
     let text = |name: &str| metadata.get(name).ok_or(format!("it has no {name}"));
     let version = text("checkpoint")?;
@@ -217,25 +285,14 @@ fn read(bytes: &[u8]) -> Result<(Contents, Run, History), String> {
         ));
     }
     let json = |error: serde_json::Error| error.to_string();
-    let run = serde_json::from_str(text("run")?).map_err(json)?;
-    let history = serde_json::from_str(text("history")?).map_err(json)?;
-    Ok((contents, run, history))
-}
-
-/// Gives the model what a checkpoint holds: all of it or, on an error, nothing.
-fn give(model: &mut Sequential<Compiled>, mut contents: Contents) -> Result<(), String> {
-    let mut mean_squares = BTreeMap::new();
-    for variable in model.trainable_variables() {
-        let name = variable.name();
-        if let Some(found) = contents.remove(&format!("{OPTIMIZER}{name}")) {
-            found.check(name, &variable.value().size())?;
-            let value = found.tensor().map_err(|error| error.to_string())?;
-            mean_squares.insert(name.to_owned(), value.to_device(variable.value().device()));
-        }
+    let (run, history) = (text("run")?, text("history")?);
+    let run: RunRecord = serde_json::from_str(run).map_err(json)?;
+    let history: History = serde_json::from_str(history).map_err(json)?;
+    let last = run.initial_epoch + history.epochs.len();
+    if last != epoch {
+        return Err(format!("it was saved after epoch {last}, and then renamed"));
     }
-    weights::assign(contents, model.variables_mut().collect())?;
-    model.compiled.optimizer.set_mean_squares(mean_squares);
-    Ok(())
+    Ok((contents, run, history))
 }
 
 #[cfg(test)]
@@ -253,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_damaged_file_or_one_of_another_version_says_so() {
-        assert!(read(b"x").err().unwrap().contains("safetensors"));
+        assert!(read(b"x", 1).err().unwrap().contains("safetensors"));
         let write = |metadata: &[(&str, &str)]| {
             let pairs = metadata
                 .iter()
@@ -263,14 +320,17 @@ mod tests {
         };
         for (metadata, reason) in [
             (&[("run", "{}")][..], "it has no checkpoint"),
-            (&[("checkpoint", "2")], "version 2, and 1 is expected"),
+            (&[("checkpoint", "1")], "version 1, and 2 is expected"),
             (
                 &[("checkpoint", VERSION), ("run", "{}")],
                 "it has no history",
             ),
-            (&[("checkpoint", VERSION), ("run", "[")], "expected a map"),
+            (
+                &[("checkpoint", VERSION), ("run", "{}"), ("history", "[]")],
+                "missing field `backbone`",
+            ),
         ] {
-            let error = read(&write(metadata)).err().unwrap();
+            let error = read(&write(metadata), 1).err().unwrap();
             assert!(error.contains(reason), "{error}");
         }
     }

@@ -1,9 +1,13 @@
 //! When to stop training, and which epoch was the best.
 
+use serde::{Deserialize, Serialize};
+
 use super::EpochLog;
+use crate::{Error, Result};
 
 /// What early stopping looks at after each epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Monitor {
     /// The validation loss, which is to fall.
     #[default]
@@ -32,8 +36,9 @@ impl Monitor {
 /// [Keras' `EarlyStopping`](https://keras.io/api/callbacks/early_stopping/) does; its defaults are
 /// Keras'.
 ///
-/// A loss that is not a finite number is no improvement, and any other is one on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// A loss that is not a finite number is no improvement, and any other is one on it; `fit` itself ends
+/// with an error at the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EarlyStopping {
     pub(super) monitor: Monitor,
     patience: usize,
@@ -74,7 +79,7 @@ impl EarlyStopping {
         self
     }
 
-    /// Takes for an improvement only what improves by more than this.
+    /// Takes for an improvement only what improves by more than this, a finite number.
     #[must_use]
     pub fn min_delta(mut self, min_delta: f64) -> Self {
         self.min_delta = min_delta.abs();
@@ -90,8 +95,29 @@ impl EarlyStopping {
         self
     }
 
-    /// Judges the epochs after `initial_epoch`.
-    pub(super) fn judge(&self, epochs: &[EpochLog], initial_epoch: usize) -> Verdict {
+    pub(super) fn check(&self) -> Result<()> {
+        if self.min_delta.is_finite() {
+            return Ok(());
+        }
+        Err(Error::Argument {
+            name: "EarlyStopping, the least improvement",
+            expected: "a finite number".into(),
+            got: self.min_delta.to_string(),
+        })
+    }
+
+    /// Returns the best epoch so far, counted from 1, where its weights are to be restored.
+    pub(super) fn best_to_restore(
+        &self,
+        epochs: &[EpochLog],
+        initial_epoch: usize,
+    ) -> Option<usize> {
+        let best = self.verdict(epochs, initial_epoch).best;
+        best.filter(|_| self.restore_best_weights)
+    }
+
+    /// Returns what is to be made of the epochs after `initial_epoch`.
+    pub(super) fn verdict(&self, epochs: &[EpochLog], initial_epoch: usize) -> Verdict {
         let improves = |value: f64, best: f64| match self.monitor {
             Monitor::ValLoss => value + self.min_delta < best,
             Monitor::ValAccuracy => value - self.min_delta > best,
@@ -164,10 +190,10 @@ mod tests {
                 .patience(case.patience)
                 .min_delta(case.min_delta);
             let logs = logs(&case.values);
-            let judge = |epochs| early_stopping.judge(&logs[..epochs], case.initial_epoch);
-            let last = (1..logs.len()).find(|&epochs| judge(epochs).stop);
+            let verdict = |epochs| early_stopping.verdict(&logs[..epochs], case.initial_epoch);
+            let last = (1..logs.len()).find(|&epochs| verdict(epochs).stop);
             let last = last.unwrap_or(logs.len());
-            let verdict = judge(last);
+            let verdict = verdict(last);
             let stopped = verdict.stop.then_some(case.initial_epoch + last);
             assert_eq!((stopped, verdict.best), (case.stopped, Some(case.restored)));
         }
@@ -176,13 +202,13 @@ mod tests {
     #[test]
     fn a_number_improves_on_none_and_the_first_epoch_is_better_than_nothing() {
         let early_stopping = EarlyStopping::new().patience(2);
-        let judge = |values: &[Option<f64>]| {
-            let Verdict { best, wait, stop } = early_stopping.judge(&logs(values), 0);
+        let verdict = |values: &[Option<f64>]| {
+            let Verdict { best, wait, stop } = early_stopping.verdict(&logs(values), 0);
             (best, wait, stop)
         };
-        assert_eq!(judge(&[]), (None, 0, false));
-        assert_eq!(judge(&[None]), (Some(1), 1, false));
-        assert_eq!(judge(&[None, Some(f64::INFINITY)]), (Some(1), 2, true));
-        assert_eq!(judge(&[None, Some(9.)]), (Some(2), 0, false));
+        assert_eq!(verdict(&[]), (None, 0, false));
+        assert_eq!(verdict(&[None]), (Some(1), 1, false));
+        assert_eq!(verdict(&[None, Some(f64::INFINITY)]), (Some(1), 2, true));
+        assert_eq!(verdict(&[None, Some(9.)]), (Some(2), 0, false));
     }
 }

@@ -1,6 +1,10 @@
 //! What training reports, epoch by epoch.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize};
+
+use super::Evaluation;
 
 /// Loss and accuracy over one epoch, as Keras' `History` has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +23,22 @@ pub struct EpochLog {
     pub val_accuracy: Option<f64>,
     /// Seconds that the epoch took, validation included.
     pub seconds: f64,
+}
+
+impl EpochLog {
+    pub(super) fn new(
+        training: Evaluation,
+        validation: Option<Evaluation>,
+        time: Duration,
+    ) -> Self {
+        Self {
+            loss: training.loss,
+            accuracy: training.accuracy,
+            val_loss: validation.map(|validation| validation.loss),
+            val_accuracy: validation.map(|validation| validation.accuracy),
+            seconds: time.as_secs_f64(),
+        }
+    }
 }
 
 /// The epochs of one or several runs of [`fit`](crate::model::Sequential::fit), in order.

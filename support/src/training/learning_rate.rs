@@ -6,7 +6,9 @@
 
 use std::fmt;
 
-use super::weights::TrainedWeights;
+use super::callbacks::{Console, End};
+use super::frozen::FrozenPrefix;
+use super::state::TrainingState;
 use super::{Compiled, Fit};
 use crate::live::Task;
 use crate::model::Sequential;
@@ -233,29 +235,32 @@ impl Sequential<Compiled> {
     ) -> Result<LearningRates> {
         finder.check()?;
         self.check_training(batches, "find_learning_rate, the batches")?;
-        let weights = TrainedWeights::of(self)?;
-        let copy = self.compiled.copy()?;
-        let compiled = std::mem::replace(&mut self.compiled, copy);
+        let before = TrainingState::of(self)?;
         let found = self.search(batches, finder);
-        self.compiled = compiled;
-        weights.give(self)?;
+        before.restore(self)?;
         found
     }
 
     fn search(&mut self, batches: &Batches, finder: LearningRateFinder) -> Result<LearningRates> {
         let mut task = Task::begin("find_learning_rate", "step", finder.steps);
-        let done = self.frozen_prefix();
-        // Worth it where pictures come again.
+        // Worth it where images come again.
         let fit = Fit::epochs(1).cache_activations(batches.len() < finder.steps);
-        let sources = self.sources(done, batches, &fit, &mut task.progress, &mut task.stop)?;
-        let (source, _) = sources.ok_or_else(|| task.stopped(0))?;
+        let mut console = Console {
+            progress: &mut task.progress,
+            stop: &mut task.stop,
+        };
+        let prefix = match FrozenPrefix::new(self, batches, &fit, &mut console) {
+            Err(End::Error(error)) => return Err(error),
+            Err(_) => return Err(task.stopped(0)),
+            Ok(prefix) => prefix,
+        };
         let mut found = LearningRates::new(finder);
-        let endless = (0..).flat_map(|epoch| source.epoch(epoch));
+        let endless = (0..).flat_map(|epoch| prefix.training.epoch(epoch));
         for (step, batch) in (0..finder.steps).zip(endless) {
             let (input, labels) = batch?;
             let rate = finder.rate(step);
             self.compiled.optimizer.set_learning_rate(rate);
-            let loss = self.train_step(done, &input, &labels)?.loss;
+            let loss = self.train_step(prefix.cut, &input, &labels)?.loss;
             if !found.add(loss) {
                 break;
             }

@@ -2,22 +2,31 @@
 //! [`model`](crate::model), on what from [`pipeline`](crate::pipeline); figures are drawn elsewhere.
 
 mod activations;
+mod callbacks;
 mod checkpoint;
 mod early_stopping;
+mod evaluation;
 mod fit;
+mod frozen;
 mod history;
 mod learning_rate;
 mod loss;
+mod memory;
+mod options;
+mod record;
+mod report;
 mod rms_prop;
+mod state;
+mod step;
 mod store;
-mod weights;
 
 pub use early_stopping::{EarlyStopping, Monitor};
-pub use fit::{Evaluation, Fit};
+pub use evaluation::Evaluation;
 pub use history::{EpochLog, History};
 pub(crate) use learning_rate::LAST;
 pub use learning_rate::{LearningRateFinder, LearningRates};
 pub use loss::Loss;
+pub use options::Fit;
 pub use rms_prop::RmsProp;
 
 use tch::{Kind, Tensor};
@@ -33,6 +42,8 @@ pub struct Compiled {
     /// How many steps were trained before the next one, from the first epoch on; what a
     /// [`Dropout`](crate::model::Dropout) drops depends on it.
     step: u64,
+    /// The epochs of the last `fit`.
+    history: History,
 }
 
 impl<C> Sequential<C> {
@@ -50,19 +61,21 @@ impl<C> Sequential<C> {
             optimizer,
             loss,
             step: 0,
+            history: History::default(),
         }))
     }
 }
 
-impl Compiled {
-    /// Returns one that goes on by itself.
-    fn copy(&self) -> Result<Self> {
-        Ok(Self {
-            optimizer: self.optimizer.copy()?,
-            ..*self
-        })
+impl Sequential<Compiled> {
+    /// Returns the epochs of the last [`fit`](Self::fit), as Keras' `model.history`: also of one that
+    /// ended with an error, those before it. Those that it continued from a checkpoint are among them.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.compiled.history
     }
+}
 
+impl Compiled {
     /// Returns the loss that the model was compiled with.
     pub(crate) fn loss(&self) -> Loss {
         self.loss

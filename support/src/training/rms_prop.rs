@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
 
 use crate::model::Variable;
@@ -26,6 +26,18 @@ pub struct RmsProp {
     mean_squares: BTreeMap<String, Tensor>,
     /// The names of the variables of the last step, and their mean squares in one tensor.
     flat: Option<(Vec<String>, Tensor)>,
+}
+
+/// An optimizer and its hyper-parameters, as they stand in a checkpoint, by Keras' name.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", deny_unknown_fields)]
+pub(super) enum OptimizerConfig {
+    #[serde(rename = "RMSprop")]
+    RmsProp {
+        learning_rate: f64,
+        rho: f64,
+        epsilon: f64,
+    },
 }
 
 impl RmsProp {
@@ -69,13 +81,34 @@ impl RmsProp {
         self.learning_rate = learning_rate;
     }
 
-    /// Returns the hyper-parameters, by name.
-    pub(crate) fn describe(&self) -> [(String, Value); 3] {
-        [
-            ("learning rate".into(), self.learning_rate.into()),
-            ("rho".into(), self.rho.into()),
-            ("epsilon".into(), self.epsilon.into()),
-        ]
+    pub(super) fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    /// Returns what a file says of it.
+    pub(super) fn config(&self) -> OptimizerConfig {
+        let &Self {
+            learning_rate,
+            rho,
+            epsilon,
+            ..
+        } = self;
+        OptimizerConfig::RmsProp {
+            learning_rate,
+            rho,
+            epsilon,
+        }
+    }
+
+    /// Returns Keras' name of the optimizer and its hyper-parameters, by name.
+    pub(crate) fn describe(&self) -> (&'static str, BTreeMap<String, f64>) {
+        let hyper_parameters = [
+            ("learning_rate", self.learning_rate),
+            ("rho", self.rho),
+            ("epsilon", self.epsilon),
+        ];
+        let named = hyper_parameters.map(|(name, value)| (name.to_owned(), value));
+        ("RMSprop", named.into())
     }
 
     /// Returns the state, by variable.

@@ -1,0 +1,299 @@
+//! What an epoch runs over: the frozen prefix's outputs for each example, stored or computed anew.
+
+use std::time::Instant;
+
+use tch::Tensor;
+
+use super::activations::Activations;
+use super::callbacks::{Console, End};
+use super::{Fit, memory};
+use crate::Result;
+use crate::model::Sequential;
+use crate::pipeline::{Batch, Batches};
+
+/// Outputs that took fewer multiply-adds a byte than this are not stored.
+/// [`Fit::cache_activations`] says where the number is from.
+const LEAST_SAVED: f64 = 100.;
+
+/// Memory for outputs where the system does not tell how much it has.
+const UNKNOWN_MEMORY: u64 = 4 << 30;
+
+/// The layers that a `fit` need not train, and their outputs for the examples.
+pub(super) struct FrozenPrefix<'a> {
+    /// The last of the layers.
+    pub(super) cut: usize,
+    pub(super) training: PrefixOutputs<'a>,
+    pub(super) validation: Option<PrefixOutputs<'a>>,
+}
+
+/// The frozen prefix's outputs for the examples of some batches.
+pub(super) struct PrefixOutputs<'a> {
+    pub(super) batches: &'a Batches,
+    outputs: Outputs,
+}
+
+/// Returns a layer's output for images.
+type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+
+enum Outputs {
+    Stored(Activations),
+    Computed(Forward),
+}
+
+impl<'a> PrefixOutputs<'a> {
+    /// Returns layer `cut`'s outputs, computed anew in each epoch.
+    pub(super) fn computed<C: 'static>(
+        model: &Sequential<C>,
+        cut: usize,
+        batches: &'a Batches,
+    ) -> Result<Self> {
+        let outputs = Outputs::Computed(Box::new(model.inference(0, cut)?));
+        Ok(Self { batches, outputs })
+    }
+
+    /// Returns the epoch's (outputs `[N, ...]`, labels `[N]`), batch by batch.
+    pub(super) fn epoch(
+        &self,
+        epoch: usize,
+    ) -> Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + '_> {
+        match &self.outputs {
+            Outputs::Stored(outputs) => Box::new(outputs.batches(&self.batches.order(epoch))),
+            Outputs::Computed(compute) => Box::new(self.batches.epoch(epoch).map(move |batch| {
+                let Batch { images, labels, .. } = batch?;
+                Ok((compute(&images)?, labels))
+            })),
+        }
+    }
+
+    fn stored(&self) -> Option<&Activations> {
+        match &self.outputs {
+            Outputs::Stored(outputs) => Some(outputs),
+            Outputs::Computed(_) => None,
+        }
+    }
+}
+
+impl<'a> FrozenPrefix<'a> {
+    /// Finds the frozen prefix and stores its outputs for the training batches and the validation's of
+    /// `fit`, where that is wanted and pays; says which.
+    ///
+    /// # Errors
+    /// Also the Stop button.
+    pub(super) fn new<C: 'static>(
+        model: &Sequential<C>,
+        training: &'a Batches,
+        fit: &Fit<'a>,
+        console: &mut Console<'_>,
+    ) -> Result<Self, End> {
+        let cut = model.frozen_prefix();
+        let (start, saved) = (Instant::now(), saved_per_byte(model, cut));
+        let wanted = fit.cache_activations && cut > 0;
+        let is_stored =
+            |batches: &Batches| wanted && saved >= LEAST_SAVED && !batches.is_augmented();
+        let all = [Some(training), fit.validation];
+        let all = all
+            .into_iter()
+            .flatten()
+            .filter(|batches| is_stored(batches));
+        let (steps, mut step) = (all.map(Batches::len).sum::<usize>(), 0);
+        let mut on_step_end = || {
+            step += 1;
+            console.progress.show(|| {
+                let rate = (step * training.size()) as f64 / start.elapsed().as_secs_f64();
+                format!("frozen layers: {step}/{steps} - {rate:.0} img/s")
+            });
+            match console.stop.requested() {
+                true => Err(End::Stopped("stopped before the first epoch".into())),
+                false => Ok(()),
+            }
+        };
+        let memory = fit.activation_memory.unwrap_or_else(default_memory);
+        let mut memory_left = memory;
+        let mut outputs = |batches: &'a Batches| {
+            if !is_stored(batches) {
+                return Ok(PrefixOutputs::computed(model, cut, batches)?);
+            }
+            let stored = Activations::compute(model, cut, batches, memory_left, &mut on_step_end)?;
+            if !stored.store().is_file() {
+                memory_left -= stored.store().bytes();
+            }
+            let outputs = Outputs::Stored(stored);
+            Ok::<_, End>(PrefixOutputs { batches, outputs })
+        };
+        let prefix = Self {
+            cut,
+            training: outputs(training)?,
+            validation: fit.validation.map(outputs).transpose()?,
+        };
+        let name = model.layer_name(cut);
+        let anew = (wanted && prefix.training.stored().is_none()).then(|| match saved {
+            ..LEAST_SAVED => format!(
+                "computed anew in every epoch, as storing its output would save {saved:.0} multiply-adds a \
+                 byte, and pays from {LEAST_SAVED} on"
+            ),
+            _ => "computed anew in every epoch for the training pictures, which are augmented".into(),
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        let once = prefix.report(memory);
+        let once = once.map(|stored| format!("{stored}, computed once in {seconds:.0}s"));
+        for text in anew.into_iter().chain(once) {
+            console
+                .progress
+                .line(&format!("frozen up to {name}: {text}"));
+        }
+        Ok(prefix)
+    }
+
+    /// Tells what is stored, if anything is.
+    fn report(&self, memory: usize) -> Option<String> {
+        let stored = || {
+            let outputs = std::iter::once(&self.training).chain(&self.validation);
+            outputs.filter_map(PrefixOutputs::stored)
+        };
+        let count: usize = stored().map(Activations::len).sum();
+        let bytes = |in_file_only: bool| {
+            let stores = stored().map(Activations::store);
+            let stores = stores.filter(|store| store.is_file() || !in_file_only);
+            stores.map(|store| store.bytes()).sum::<usize>()
+        };
+        let megabytes = |bytes: usize| bytes as f64 / 1e6;
+        let of = match self.training.stored() {
+            Some(_) => "",
+            None => " of validation pictures",
+        };
+        let in_file = match bytes(true) {
+            0 => String::new(),
+            in_file => format!(
+                ", {:.0} of them in a file, as {:.0} MB of memory are allowed",
+                megabytes(in_file),
+                megabytes(memory)
+            ),
+        };
+        stored().next()?;
+        let all = megabytes(bytes(false));
+        Some(format!("{count} activations{of}, {all:.0} MB{in_file}"))
+    }
+}
+
+/// Returns how many bytes stored outputs may take in memory, unless the user says it.
+fn default_memory() -> usize {
+    let available = memory::available().unwrap_or(UNKNOWN_MEMORY);
+    usize::try_from(available / 2).unwrap_or(usize::MAX)
+}
+
+/// Returns how many multiply-adds the layers up to `cut` take for each byte of their output: what a
+/// store saves.
+fn saved_per_byte<C>(model: &Sequential<C>, cut: usize) -> f64 {
+    let layers = model.base().layers().iter().take(cut + 1);
+    let multiply_adds: i64 = layers
+        .flat_map(|layer| {
+            let [_, height, width] = layer.output_shape();
+            let kernels = layer.variables().iter().map(|variable| variable.value());
+            let kernels = kernels.filter(|value| value.dim() == 4);
+            kernels.map(move |kernel| kernel.numel() as i64 * height * width)
+        })
+        .sum();
+    let values: i64 = model.layer_shape(cut).iter().product();
+    multiply_adds as f64 / (values as f64 * size_of::<f32>() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use image::RgbImage;
+    use tch::Device;
+
+    use super::*;
+    use crate::dataset::Example;
+    use crate::live::{Progress, Stop};
+    use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2, SetTrainable};
+    use crate::pipeline::{Augmentation, Dataset, Pixels};
+    use crate::settings::BrokenPictures;
+
+    /// Two pictures, and a frozen model for them.
+    fn pictures_and_model(folder: &Path) -> (Dataset<Pixels>, Sequential) {
+        let path = folder.join("0.png");
+        RgbImage::new(32, 32).save(&path).unwrap();
+        let examples = [0, 1].map(|label| Example::at_path(format!("{label}.png"), label, &path));
+        let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
+        let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenPictures::Stop);
+        let mut base = MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap();
+        base.set_trainable(false);
+        let model = Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dense::new(1280, 1));
+        (pictures.map(|image| Pixels::from(image)), model)
+    }
+
+    fn prefix<'a>(model: &Sequential, batches: &'a Batches, fit: &Fit<'a>) -> FrozenPrefix<'a> {
+        let mut console = Console {
+            progress: &mut Progress::begin(),
+            stop: &mut Stop::listen(),
+        };
+        FrozenPrefix::new(model, batches, fit, &mut console).unwrap()
+    }
+
+    /// Returns whether the outputs are in a file, if they are stored.
+    fn in_file(outputs: &PrefixOutputs<'_>) -> Option<bool> {
+        outputs.stored().map(|stored| stored.store().is_file())
+    }
+
+    #[test]
+    fn activations_of_augmented_pictures_are_not_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, model) = pictures_and_model(folder.path());
+        let flip = Augmentation::new().random_flip_horizontal();
+        let augmented = pictures.augment(flip).unwrap().batch(2);
+        let plain = pictures.batch(2);
+        let prefix = prefix(&model, &augmented, &Fit::epochs(1).validation(&plain));
+        assert_eq!(in_file(&prefix.training), None);
+        assert_eq!(in_file(&prefix.validation.unwrap()), Some(false));
+    }
+
+    #[test]
+    fn activations_beyond_the_memory_allowed_for_all_go_into_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, model) = pictures_and_model(folder.path());
+        let batches = pictures.batch(2);
+        let values = model.layer_shape(model.frozen_prefix());
+        let bytes = 2 * values.iter().product::<i64>() as usize * size_of::<f32>();
+        for (memory, files) in [
+            (2 * bytes, [false, false]),
+            (2 * bytes - 1, [false, true]),
+            (bytes - 1, [true, true]),
+        ] {
+            let fit = Fit::epochs(1).validation(&batches);
+            let prefix = prefix(&model, &batches, &fit.activation_memory(memory));
+            let places = [&prefix.training, prefix.validation.as_ref().unwrap()].map(in_file);
+            assert_eq!(places, files.map(Some));
+            let report = prefix.report(memory).unwrap();
+            assert_eq!(report.contains("in a file"), files[1], "{report}");
+        }
+    }
+
+    #[test]
+    fn activations_are_stored_where_that_saves_enough_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, mut model) = pictures_and_model(folder.path());
+        let batches = pictures.batch(2);
+        for (frozen, stored) in [
+            (0, false),
+            (10, false),
+            (17, false),
+            (18, true),
+            (155, true),
+        ] {
+            model.base_mut().set_trainable(true);
+            model.base_mut().layers_mut()[..frozen].set_trainable(false);
+            let prefix = prefix(&model, &batches, &Fit::epochs(1));
+            let is_stored = in_file(&prefix.training).is_some();
+            assert_eq!(is_stored, stored, "{frozen} layers frozen");
+        }
+        // 0.4 MB a picture of 160 pixels to a side, which is 0.3 MB itself.
+        let saved = saved_per_byte(&model, 9);
+        assert!((25. ..27.).contains(&saved), "{saved}");
+        let saved = saved_per_byte(&model, 18);
+        assert!((165. ..167.).contains(&saved), "{saved}");
+    }
+}

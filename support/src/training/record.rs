@@ -1,0 +1,309 @@
+//! What a checkpoint says about its run: all that, besides the weights and the optimizer's state,
+//! decides how the run goes on.
+//!
+//! The names of the fields are those of its JSON, in users' files.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::rms_prop::OptimizerConfig;
+use super::{Compiled, EarlyStopping, Fit, Loss};
+use crate::Result;
+use crate::assets::hash;
+use crate::model::{Sequential, TopLayer, Weights};
+use crate::pipeline::{Augmentation, Batches, noise};
+
+/// A run: a checkpoint goes on only with the run it is of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunRecord {
+    backbone: BackboneRecord,
+    head: Vec<HeadLayer>,
+    /// The names of the variables that are trained.
+    trainable_variables: Vec<String>,
+    loss: Loss,
+    optimizer: OptimizerConfig,
+    pub(super) initial_epoch: usize,
+    early_stopping: Option<EarlyStopping>,
+    training: DataRecord,
+    validation: Option<DataRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackboneRecord {
+    name: String,
+    weights: Weights,
+    /// `[channels, height, width]` of the images.
+    input_shape: [i64; 3],
+}
+
+/// A layer on top of the backbone, by Keras' `class_name`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "class_name", deny_unknown_fields)]
+enum HeadLayer {
+    GlobalAveragePooling2D,
+    Dropout {
+        rate: f64,
+        seed: u64,
+    },
+    Dense {
+        name: String,
+        inputs: usize,
+        units: usize,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DataRecord {
+    classes: Vec<String>,
+    examples: usize,
+    /// Of their ids and labels, in order.
+    examples_digest: String,
+    /// Of what the function given to `map` makes of an image of noise.
+    map_digest: String,
+    augmentation: Option<Augmentation>,
+    batch_size: usize,
+    seed: u64,
+    shuffle_buffer: usize,
+}
+
+impl RunRecord {
+    /// Describes the run of a `fit` on some batches.
+    ///
+    /// # Errors
+    /// `Picture` when the function given to `map` panics on an image of noise.
+    pub(super) fn of(
+        model: &Sequential<Compiled>,
+        training: &Batches,
+        fit: &Fit<'_>,
+    ) -> Result<Self> {
+        let base = model.base();
+        let names = model.trainable_variables().into_iter();
+        Ok(Self {
+            backbone: BackboneRecord {
+                name: base.name(),
+                weights: base.weights(),
+                input_shape: base.input_shape(),
+            },
+            head: model.top().iter().map(HeadLayer::of).collect(),
+            trainable_variables: names.map(|variable| variable.name().into()).collect(),
+            loss: model.compiled.loss,
+            optimizer: model.compiled.optimizer.config(),
+            initial_epoch: fit.initial_epoch,
+            early_stopping: fit.early_stopping,
+            training: DataRecord::of(training)?,
+            validation: fit.validation.map(DataRecord::of).transpose()?,
+        })
+    }
+
+    /// Returns the first field in which a saved run is another one, and both values, in words; none
+    /// where it is this one.
+    pub(super) fn difference(&self, saved: &Self) -> Result<Option<String>, serde_json::Error> {
+        let [now, then] = [self, saved].map(serde_json::to_value);
+        Ok(difference(&now?, &then?))
+    }
+}
+
+/// Returns the path to the first value in which two differ, and the values.
+fn difference(now: &Value, then: &Value) -> Option<String> {
+    let within = |key: &str, now: Option<&Value>, then: Option<&Value>| {
+        let [now, then] = [now, then].map(|value| value.unwrap_or(&Value::Null));
+        let words = key.replace('_', " ");
+        difference(now, then).map(|found| format!("{words} {found}"))
+    };
+    match (now, then) {
+        (Value::Object(now), Value::Object(then)) => {
+            let mut keys = now.keys().chain(then.keys());
+            keys.find_map(|key| within(key, now.get(key), then.get(key)))
+        }
+        (Value::Array(now), Value::Array(then)) => {
+            let mut places = 0..now.len().max(then.len());
+            places.find_map(|at| within(&(at + 1).to_string(), now.get(at), then.get(at)))
+        }
+        _ if now == then => None,
+        _ => {
+            let [now, then] = [now, then].map(|value| match value {
+                Value::Null => "none".into(),
+                Value::Object(_) | Value::Array(_) => "some".into(),
+                value => value.to_string(),
+            });
+            Some(format!("{then} where this one has {now}"))
+        }
+    }
+}
+
+impl HeadLayer {
+    fn of(layer: &TopLayer) -> Self {
+        match layer {
+            TopLayer::GlobalAveragePooling2d(_) => Self::GlobalAveragePooling2D,
+            TopLayer::Dropout(dropout) => {
+                let (rate, seed) = dropout.parts();
+                Self::Dropout { rate, seed }
+            }
+            TopLayer::Dense(dense) => Self::Dense {
+                name: dense.name().into(),
+                inputs: dense.inputs(),
+                units: dense.outputs(),
+            },
+        }
+    }
+}
+
+impl DataRecord {
+    fn of(batches: &Batches) -> Result<Self> {
+        let made = batches.format(noise())?;
+        let (width, height) = made.dimensions();
+        let values = made.into_values().into_iter().flat_map(f32::to_le_bytes);
+        let sides = [width, height].into_iter().flat_map(u32::to_le_bytes);
+        Ok(Self {
+            classes: batches.classes().to_vec(),
+            examples: batches.examples(),
+            examples_digest: batches.examples_digest(),
+            map_digest: hash(&sides.chain(values).collect::<Vec<u8>>()),
+            augmentation: batches.augmentation().cloned(),
+            batch_size: batches.size(),
+            seed: batches.seed(),
+            shuffle_buffer: batches.shuffle_buffer(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+    use serde_json::json;
+    use tch::Device;
+
+    use super::*;
+    use crate::dataset::Example;
+    use crate::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2};
+    use crate::pipeline::{Dataset, Pixels};
+    use crate::settings::BrokenPictures;
+    use crate::training::{Monitor, RmsProp};
+
+    /// What the checkpoint of a run with all kinds of parts says.
+    fn record() -> RunRecord {
+        let mut base = MobileNetV2::untrained([3, 64, 96], Device::Cpu).unwrap();
+        base.set_trainable(false);
+        let model = Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dropout::new(0.25).seed(3))
+            .push(Dense::new(1280, 1))
+            .compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)
+            .unwrap();
+        let examples = [("a", 0), ("b", 1)]
+            .map(|(id, label)| Example::at_path(id.into(), label, std::path::Path::new(id)));
+        let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
+        let dataset = Dataset::new(examples.into(), classes, 7, BrokenPictures::Stop)
+            .map(|_: &RgbImage| Pixels::from(&RgbImage::new(2, 1)));
+        let augmentation = Augmentation::new()
+            .random_flip_horizontal()
+            .random_rotation(0.5)
+            .color_jitter(0.1, 0.2, 0.3);
+        let training = dataset.augment(augmentation).unwrap().shuffle(9).batch(2);
+        let validation = dataset.take(1).batch(4);
+        let rule = EarlyStopping::new()
+            .monitor(Monitor::ValAccuracy)
+            .patience(3)
+            .min_delta(0.5);
+        let fit = Fit::epochs(9)
+            .initial_epoch(2)
+            .validation(&validation)
+            .early_stopping(rule);
+        RunRecord::of(&model, &training, &fit).unwrap()
+    }
+
+    #[test]
+    fn what_a_checkpoint_says_about_its_run_is_this_json() {
+        // Users have files like this: what changes it needs another version.
+        let expected = json!({
+            "backbone": {
+                "name": "mobilenetv2_1.00_64",
+                "weights": "tfhub",
+                "input_shape": [3, 64, 96],
+            },
+            "head": [
+                {"class_name": "GlobalAveragePooling2D"},
+                {"class_name": "Dropout", "rate": 0.25, "seed": 3},
+                {"class_name": "Dense", "name": "dense", "inputs": 1280, "units": 1},
+            ],
+            "trainable_variables": ["dense/kernel", "dense/bias"],
+            "loss": "binary_crossentropy",
+            "optimizer": {
+                "name": "RMSprop",
+                "learning_rate": 1e-4,
+                "rho": 0.9,
+                "epsilon": 1e-7,
+            },
+            "initial_epoch": 2,
+            "early_stopping": {
+                "monitor": "val_accuracy",
+                "patience": 3,
+                "min_delta": 0.5,
+                "restore_best_weights": false,
+            },
+            "training": {
+                "classes": ["cats", "dogs"],
+                "examples": 2,
+                // Of `"a" 0` and `"b" 1`, each with a newline.
+                "examples_digest": "e5990813ec41fb882515b98e89cf3477621341b1cde933c1b96fb079ccefec26",
+                // Of 2 and 1, in four bytes each, and six zeros in four bytes each.
+                "map_digest": "e19955f5a4db80dc8059babf280ab45fc5c7933e6d06838552c4d90d39a2c33d",
+                "augmentation": [
+                    "flip_horizontal",
+                    {"rotation": 0.5},
+                    {"color_jitter": [0.1, 0.2, 0.3]},
+                ],
+                "batch_size": 2,
+                "seed": 7,
+                "shuffle_buffer": 9,
+            },
+            "validation": {
+                "classes": ["cats", "dogs"],
+                "examples": 1,
+                "examples_digest": "0586ca90e6782704b6c375329e68f1a8744d3813f16a836a5749f5a4f12a5861",
+                "map_digest": "e19955f5a4db80dc8059babf280ab45fc5c7933e6d06838552c4d90d39a2c33d",
+                "augmentation": null,
+                "batch_size": 4,
+                "seed": 7,
+                "shuffle_buffer": 1,
+            },
+        });
+        let record = record();
+        assert_eq!(serde_json::to_value(&record).unwrap(), expected);
+        let read: RunRecord = serde_json::from_value(expected).unwrap();
+        assert_eq!(read, record);
+    }
+
+    #[test]
+    fn the_first_difference_between_two_runs_is_told_by_its_path() {
+        let difference = |now, then| difference(&now, &then);
+        assert_eq!(difference(json!({"a": [1, 2]}), json!({"a": [1, 2]})), None);
+        for (now, then, told) in [
+            (
+                json!({"a": 1, "batch_size": 32}),
+                json!({"a": 1, "batch_size": 8}),
+                "batch size 8 where this one has 32",
+            ),
+            (
+                json!({"a": ["x", {"b": true}]}),
+                json!({"a": ["x", {"b": false}, 3]}),
+                "a 2 b false where this one has true",
+            ),
+            (
+                json!({"a": [1]}),
+                json!({"a": [1, 2]}),
+                "a 2 2 where this one has none",
+            ),
+            (
+                json!({"a": {"b": 1}}),
+                json!({"a": null}),
+                "a none where this one has some",
+            ),
+        ] {
+            assert_eq!(difference(now, then).unwrap(), told);
+        }
+    }
+}
