@@ -7,8 +7,10 @@ mod common;
 
 use std::path::Path;
 
-use common::{Shapes, assert_close, formula, keras_file, picture, shapes, tensors};
-use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, Weights};
+use common::{Shapes, assert_close, formula, keras_file, picture, settings, shapes, tensors};
+use support::model::{
+    Architecture, Backbone, Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, Weights,
+};
 use tch::{Device, Tensor};
 use tempfile::TempDir;
 
@@ -27,7 +29,7 @@ fn shape(size: u32) -> [i64; 3] {
 
 /// Asserts that the pooled features are those of the reference.
 #[track_caller]
-fn assert_features(what: &str, base: MobileNetV2, images: &Tensor, expected: &Tensor) {
+fn assert_features(what: &str, base: Backbone, images: &Tensor, expected: &Tensor) {
     assert_eq!(base.layers().len(), 155, "{what}");
     let pooled = GlobalAveragePooling2d
         .forward(&base.forward(images).unwrap())
@@ -53,19 +55,23 @@ fn timm_file(folder: &TempDir, shapes: &Shapes) -> std::path::PathBuf {
     path
 }
 
-fn from_file(path: &Path, size: u32) -> Result<MobileNetV2, String> {
-    MobileNetV2::from_file(path, shape(size), Device::Cpu).map_err(|error| error.to_string())
+fn from_file(path: &Path, size: u32) -> Result<Backbone, String> {
+    Backbone::from_file(path, shape(size), Device::Cpu).map_err(|error| error.to_string())
 }
 
 #[test]
 fn features_equal_those_of_torchvision() {
     let reference = tensors("torch_backbones.safetensors");
     for size in [96, 160] {
-        let base =
-            MobileNetV2::with_weights(Weights::Torchvision, shape(size), Device::Cpu).unwrap();
-        assert_eq!(base.weights(), Weights::Torchvision);
+        let base = Backbone::pretrained(
+            MobileNetV2::TORCHVISION,
+            shape(size),
+            &settings(Device::Cpu),
+        )
+        .unwrap();
+        assert_eq!(base.weights(), MobileNetV2::TORCHVISION);
         let name = format!("torchvision {size}");
-        let images = images(Weights::Torchvision, 0..2, size);
+        let images = images(MobileNetV2::TORCHVISION, 0..2, size);
         assert_features(&name, base, &images, &reference[&name]);
     }
 }
@@ -81,8 +87,10 @@ fn features_equal_those_of_timm_at_three_widths() {
         let folder = tempfile::tempdir().unwrap();
         let file = timm_file(&folder, &shapes("torch_backbones.safetensors", model));
         let base = from_file(&file, size).unwrap();
-        assert_eq!((base.weights(), base.alpha()), (Weights::Timm, alpha));
-        let images = images(Weights::Timm, 2..3, size);
+        assert_eq!(base.weights(), MobileNetV2::TIMM);
+        let architecture = Architecture::MobileNetV2(MobileNetV2 { alpha });
+        assert_eq!(base.architecture(), architecture);
+        let images = images(MobileNetV2::TIMM, 2..3, size);
         let expected = &reference[&format!("{model} {size}")];
         assert_features(model, base, &images, expected);
     }
@@ -95,9 +103,11 @@ fn features_equal_those_of_keras_at_other_widths() {
         let folder = tempfile::tempdir().unwrap();
         let file = keras_file(&folder, &shapes("keras_widths.safetensors", name));
         let base = from_file(&file, size).unwrap();
-        assert_eq!((base.weights(), base.alpha()), (Weights::Keras, alpha));
+        assert_eq!(base.weights(), MobileNetV2::KERAS);
+        let architecture = Architecture::MobileNetV2(MobileNetV2 { alpha });
+        assert_eq!(base.architecture(), architecture);
         assert_eq!(base.name(), format!("mobilenetv2_{alpha:.2}_{size}"));
-        let images = images(Weights::Keras, 2..3, size);
+        let images = images(MobileNetV2::KERAS, 2..3, size);
         let expected = &reference[&format!("{name} {size}")];
         assert_features(name, base, &images, expected);
     }
@@ -108,19 +118,19 @@ fn a_saved_model_keeps_the_origin_of_its_base() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     let model = |weights| {
-        let base = MobileNetV2::with_weights(weights, shape(96), Device::Cpu).unwrap();
+        let base = Backbone::pretrained(weights, shape(96), &settings(Device::Cpu)).unwrap();
         Sequential::new(base)
     };
-    let saved = model(Weights::Torchvision);
+    let saved = model(MobileNetV2::TORCHVISION);
     saved.save_weights(&path).unwrap();
-    let images = images(Weights::Torchvision, 0..1, 96);
+    let images = images(MobileNetV2::TORCHVISION, 0..1, 96);
     let expected = saved.forward(&images).unwrap();
 
     let base = from_file(&path, 96).unwrap();
-    assert_eq!(base.weights(), Weights::Torchvision);
+    assert_eq!(base.weights(), MobileNetV2::TORCHVISION);
     assert_close("features", &base.forward(&images).unwrap(), &expected, 0.);
 
-    let mut other = model(Weights::TfHub);
+    let mut other = model(MobileNetV2::TF_HUB);
     let before = other.forward(&images).unwrap();
     let error = other.load_weights(&path).unwrap_err().to_string();
     assert!(
@@ -142,7 +152,7 @@ fn a_model_of_another_width_has_its_own_number_of_features() {
     let model = Sequential::new(base)
         .push(GlobalAveragePooling2d)
         .push(Dense::new(1792, 1));
-    let logits = model.forward(&images(Weights::Timm, 0..1, 32)).unwrap();
+    let logits = model.forward(&images(MobileNetV2::TIMM, 0..1, 32)).unwrap();
     assert_eq!(logits.size(), [1, 1]);
 }
 

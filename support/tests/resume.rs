@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use small_set::{augmented_batches, batches, model, pictures, weights};
 use support::Error;
-use support::model::{
-    Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable,
-};
+use support::model::{Dense, Dropout, GlobalAveragePooling2d, Sequential, SetTrainable};
 use support::pipeline::{Augmentation, Batches};
 use support::settings::BrokenPictures;
 use support::training::{Compiled, Fit, History, Loss, RmsProp};
@@ -47,7 +45,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// One that has some use for random numbers while it is trained.
 fn dropping_model() -> Sequential<Compiled> {
-    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    let mut base = small_set::base(Device::Cpu);
     base.layers_mut()[..FROZEN].set_trainable(false);
     Sequential::new(base)
         .push(GlobalAveragePooling2d)

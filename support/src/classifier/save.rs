@@ -4,9 +4,7 @@ use std::path::Path;
 
 use image::RgbImage;
 
-use super::info::{
-    Architecture, Backbone, HeadLayer, Input, ModelInfo, Optimizer, Resize, TrainingSettings,
-};
+use super::info::{BackboneInfo, Input, ModelInfo, Optimizer, Resize, TrainingSettings};
 use crate::model::Sequential;
 use crate::model::weights::{self, Metadata, ORIGIN};
 use crate::pipeline::Batches;
@@ -88,12 +86,11 @@ impl Sequential<Compiled> {
         Ok(ModelInfo {
             classes: batches.classes().to_vec(),
             input: self.input(batches)?,
-            backbone: Backbone {
-                architecture: Architecture::MobileNetV2,
-                alpha: self.base().alpha(),
+            backbone: BackboneInfo {
+                architecture: self.base().architecture(),
                 weights: self.base().weights(),
             },
-            head: self.top().iter().map(HeadLayer::of).collect(),
+            head: self.top().cloned().collect(),
             loss: self.compiled.loss(),
             training: TrainingSettings {
                 optimizer: Optimizer {

@@ -14,7 +14,7 @@ use super::history::number;
 use super::weights::TrainedWeights;
 use super::{Compiled, EpochLog, History};
 use crate::live::{Progress, Stop};
-use crate::model::{Sequential, TopLayer};
+use crate::model::{HeadLayer, Sequential};
 use crate::pipeline::{Batch, Batches};
 use crate::{Error, Result};
 
@@ -415,8 +415,8 @@ impl Sequential<Compiled> {
     /// Returns all that, besides the weights and the optimizer's state, decides how a run goes on.
     fn describe(&self, batches: &Batches, fit: &Fit<'_>) -> Run {
         let variables = self.trainable_variables();
-        let dropouts = self.top().iter().filter_map(|layer| match layer {
-            TopLayer::Dropout(dropout) => Some(format!("{dropout:?}")),
+        let dropouts = self.top().filter_map(|layer| match layer {
+            HeadLayer::Dropout(dropout) => Some(format!("{dropout:?}")),
             _ => None,
         });
         let mut run = Run::from_iter([
@@ -687,7 +687,7 @@ mod tests {
 
     use super::*;
     use crate::dataset::Example;
-    use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2};
+    use crate::model::{Backbone, Dense, GlobalAveragePooling2d};
     use crate::pipeline::{Augmentation, Dataset, Pixels};
     use crate::settings::BrokenPictures;
     use crate::training::{Loss, RmsProp};
@@ -699,7 +699,7 @@ mod tests {
         let examples = [0, 1].map(|label| Example::at_path(format!("{label}.png"), label, &path));
         let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
         let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenPictures::Stop);
-        let model = Sequential::new(MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap())
+        let model = Sequential::new(Backbone::untrained([3, 32, 32], Device::Cpu).unwrap())
             .push(GlobalAveragePooling2d)
             .push(Dense::new(1280, 1))
             .compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)

@@ -8,8 +8,16 @@ use std::path::PathBuf;
 use hdf5_writer::{DatasetBuilder, Hdf5Builder, WriteOptions};
 use image::RgbImage;
 use safetensors::SafeTensors;
+use support::settings::Settings;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
+
+/// Returns the settings for a device, whatever the environment says.
+pub(crate) fn settings(device: Device) -> Settings {
+    let mut settings = Settings::from_env().unwrap();
+    settings.device = device;
+    settings
+}
 
 /// Returns a file of `tests/data`.
 pub(crate) fn data(name: &str) -> PathBuf {

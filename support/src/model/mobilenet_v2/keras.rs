@@ -1,4 +1,4 @@
-//! Keras' HDF5 files with a MobileNetV2 in them, in all the dialects that are about:
+//! The names in Keras' HDF5 files with a MobileNetV2 in them, in all the dialects that are about:
 //!
 //! | file | a dataset in it |
 //! |---|---|
@@ -7,78 +7,10 @@
 //! | Keras 3, `.weights.h5` | `.../vars/0`, the layer's name in an attribute of `vars` |
 //! | TF-Hub's module in a saved Keras model | `.../MobilenetV2/expanded_conv_1/expand/weights:0` |
 
-use hdf5_reader::Hdf5File;
-use hdf5_reader::group::Group;
-
-use super::{Contents, Values};
-use crate::Result;
-
-/// Depth of groups that a real file never reaches.
-const MAX_DEPTH: usize = 16;
-
-/// Reads the base network's tensors; whatever else the file holds (a classification top,
-/// another head, an optimizer's state) is passed over.
-pub(super) fn read(bytes: &[u8]) -> Result<Contents, String> {
-    let damaged = |error: hdf5_reader::error::Error| format!("damaged HDF5 file: {error}");
-    let file = Hdf5File::from_bytes(bytes).map_err(damaged)?;
-    let mut contents = Contents::new();
-    read_group(&file.root_group().map_err(damaged)?, "", 0, &mut contents)?;
-    Ok(contents)
-}
-
-fn read_group(
-    group: &Group,
-    path: &str,
-    depth: usize,
-    contents: &mut Contents,
-) -> Result<(), String> {
-    let in_group = |error: hdf5_reader::error::Error| format!("damaged HDF5 file: {path}: {error}");
-    let (groups, datasets) = group.member_names().map_err(in_group)?;
-    // Keras 3 numbers a layer's variables; the layer's own name is an attribute.
-    let keras_3_layer = group
-        .attribute("name")
-        .ok()
-        .and_then(|name| name.read_string().ok());
-    for dataset in datasets {
-        let name = match &keras_3_layer {
-            Some(layer) => keras_3_name(layer, &dataset),
-            None => variable_name(&format!("{path}/{dataset}")),
-        };
-        if let Some(name) = name {
-            let values = read_values(group, &dataset, &name)?;
-            if contents.insert(name.clone(), values).is_some() {
-                return Err(format!("{name} occurs twice"));
-            }
-        }
-    }
-    for name in groups.iter().filter(|_| depth < MAX_DEPTH) {
-        let child = group.group(name).map_err(in_group)?;
-        read_group(&child, &format!("{path}/{name}"), depth + 1, contents)?;
-    }
-    Ok(())
-}
-
-/// Reads a dataset into libtorch's order of dimensions.
-fn read_values(group: &Group, dataset: &str, name: &str) -> Result<Values, String> {
-    let array = group
-        .dataset(dataset)
-        .and_then(|dataset| dataset.read_array::<f32>())
-        .map_err(|error| format!("{name}: expected readable 32-bit floats: {error}"))?;
-    let array = match array.ndim() {
-        // Keras: (height, width, in, out), depthwise (height, width, channels, 1).
-        4 if name.ends_with("depthwise/kernel") => array.permuted_axes(&[2, 3, 0, 1][..]),
-        4 => array.permuted_axes(&[3, 2, 0, 1][..]),
-        _ => array,
-    };
-    let shape = array.shape().iter().map(|&size| size as i64).collect();
-    Ok(Values {
-        shape,
-        values: array.iter().copied().collect(),
-    })
-}
+use super::block_name;
 
 /// Returns this crate's name for a dataset, or none when it is not part of the base network.
-fn variable_name(path: &str) -> Option<String> {
+pub(super) fn variable_name(path: &str) -> Option<String> {
     let path = path.strip_suffix(":0").unwrap_or(path);
     if path.starts_with("/optimizer_weights") {
         return None;
@@ -113,16 +45,10 @@ fn layer_name(layer: &str) -> Option<String> {
             "_BN",
         ),
     };
-    Some(format!("{}_{part}{suffix}", block_name(number)))
-}
-
-/// Returns the prefix of block `number`'s layers.
-fn block_name(number: &str) -> String {
-    if number == "0" {
-        "expanded_conv".into()
-    } else {
-        format!("block_{number}")
-    }
+    Some(format!(
+        "{}_{part}{suffix}",
+        block_name(number.parse().ok()?)
+    ))
 }
 
 /// `Conv/weights`, `Conv_1/BatchNorm/beta`, `expanded_conv_3/project/BatchNorm/gamma`, ...
@@ -136,7 +62,7 @@ fn tf_hub_name(path: &str) -> Option<String> {
                 .strip_prefix("expanded_conv")?
                 .strip_prefix('_')
                 .unwrap_or("0");
-            let layer = format!("{}_{part}", block_name(number));
+            let layer = format!("{}_{part}", block_name(number.parse().ok()?));
             (layer.clone(), format!("{layer}_BN"), rest)
         }
         _ => return None,
@@ -146,18 +72,6 @@ fn tf_hub_name(path: &str) -> Option<String> {
         ["BatchNorm", kind] => Some(format!("{batch_norm}/{kind}")),
         _ => None,
     }
-}
-
-/// Returns the name of a layer's variable by its number in Keras 3's files.
-fn keras_3_name(layer: &str, number: &str) -> Option<String> {
-    let layer = layer_name(layer)?;
-    let kinds: &[&str] = if layer.to_lowercase().contains("bn") {
-        &["gamma", "beta", "moving_mean", "moving_variance"]
-    } else {
-        &["kernel"]
-    };
-    let kind = kinds.get(number.parse::<usize>().ok()?)?;
-    Some(format!("{layer}/{kind}"))
 }
 
 #[cfg(test)]
