@@ -7,12 +7,11 @@ mod common;
 
 use std::path::Path;
 
-use common::{Shapes, assert_close, formula, keras_file, picture, settings, shapes, tensors};
+use common::{assert_close, keras_file, picture, settings, shapes, state_file, tensors};
 use support::model::{
     Architecture, Backbone, Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, Weights,
 };
 use tch::{Device, Tensor};
-use tempfile::TempDir;
 
 /// Returns pictures of `tests/reference/pictures.py` as the weights want them, `[N, 3, size, size]`.
 fn images(weights: Weights, pictures: std::ops::Range<i64>, size: u32) -> Tensor {
@@ -35,24 +34,6 @@ fn assert_features(what: &str, base: Backbone, images: &Tensor, expected: &Tenso
         .forward(&base.forward(images).unwrap())
         .unwrap();
     assert_close(what, &pooled, expected, 1e-4);
-}
-
-/// Writes timm's `state_dict` with the formula's weights, as timm's file has it.
-fn timm_file(folder: &TempDir, shapes: &Shapes) -> std::path::PathBuf {
-    let path = folder.path().join("model.safetensors");
-    let tensor = |(name, shape): (&String, &Vec<usize>)| {
-        if name.ends_with("num_batches_tracked") {
-            return (name.clone(), Tensor::from(7_i64));
-        }
-        let is_kernel = shape.len() == 4;
-        let inputs: usize = shape.iter().skip(1).product();
-        let values = formula(name, shape, if is_kernel { inputs } else { 0 });
-        let sizes: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
-        (name.clone(), Tensor::from_slice(&values).reshape(sizes))
-    };
-    let tensors: Vec<_> = shapes.iter().map(tensor).collect();
-    Tensor::write_safetensors(&tensors, &path).unwrap();
-    path
 }
 
 fn from_file(path: &Path, size: u32) -> Result<Backbone, String> {
@@ -85,7 +66,7 @@ fn features_equal_those_of_timm_at_three_widths() {
         ("mobilenetv2_140", 1.4, 224),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let file = timm_file(&folder, &shapes("torch_backbones.safetensors", model));
+        let file = state_file(&folder, &shapes("torch_backbones.safetensors", model));
         let base = from_file(&file, size).unwrap();
         assert_eq!(base.weights(), MobileNetV2::TIMM);
         let architecture = Architecture::MobileNetV2(MobileNetV2 { alpha });
@@ -111,6 +92,16 @@ fn features_equal_those_of_keras_at_other_widths() {
         let expected = &reference[&format!("{name} {size}")];
         assert_features(name, base, &images, expected);
     }
+}
+
+#[test]
+fn the_data_folder_that_is_set_in_code_is_the_one_used() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut settings = settings(Device::Cpu);
+    settings.data_dir = file.path().join("data");
+    let error = MobileNetV2::pretrained(shape(96), &settings).unwrap_err();
+    let expected = format!("cannot create {}", settings.data_dir.display());
+    assert!(error.to_string().starts_with(&expected), "{error}");
 }
 
 #[test]
@@ -143,7 +134,7 @@ fn a_saved_model_keeps_the_origin_of_its_base() {
 #[test]
 fn a_model_of_another_width_has_its_own_number_of_features() {
     let folder = tempfile::tempdir().unwrap();
-    let file = timm_file(
+    let file = state_file(
         &folder,
         &shapes("torch_backbones.safetensors", "mobilenetv2_140"),
     );
@@ -161,7 +152,7 @@ fn a_network_with_more_blocks_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut shapes = shapes("torch_backbones.safetensors", "mobilenetv2_100");
     shapes.insert("blocks.1.2.conv_pw.weight".into(), vec![144, 24, 1, 1]);
-    let error = from_file(&timm_file(&folder, &shapes), 32).unwrap_err();
+    let error = from_file(&state_file(&folder, &shapes), 32).unwrap_err();
     assert!(
         error.ends_with("blocks.1.2.conv_pw.weight does not belong to this network"),
         "{error}"
@@ -173,7 +164,7 @@ fn an_unknown_width_is_refused_with_those_there_are() {
     let folder = tempfile::tempdir().unwrap();
     let mut shapes = shapes("torch_backbones.safetensors", "mobilenetv2_100");
     shapes.insert("conv_head.weight".into(), vec![1280, 352, 1, 1]);
-    let error = from_file(&timm_file(&folder, &shapes), 32).unwrap_err();
+    let error = from_file(&state_file(&folder, &shapes), 32).unwrap_err();
     assert!(
         error.contains("320 (1), 112 (0.35)") && error.ends_with("got 352"),
         "{error}"

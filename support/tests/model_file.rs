@@ -438,6 +438,44 @@ fn a_file_that_does_not_fit_is_refused_with_what_was_expected() {
     assert_eq!(more, "dense_1/bias does not belong to this network");
 }
 
+/// What the project's first release wrote for the model of `model`, all fields that a reader needs.
+const FIRST_RELEASE: &str = r#"{"version":1,"classes":["cats","dogs","owls"],
+"input":{"size":96,"resize":"bilinear","mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]},
+"backbone":{"architecture":"MobileNetV2","alpha":0.35,"weights":"keras"},
+"head":[{"class_name":"GlobalAveragePooling2D"},{"class_name":"Dropout","rate":0.2,"seed":5},
+{"class_name":"Dense","name":"dense","inputs":1280,"units":3}],
+"loss":"sparse_categorical_crossentropy",
+"training":{"optimizer":{"name":"RMSprop","hyperparameters":{"learning_rate":0.0001}},
+"examples":9,"batch_size":5,"seed":3,"augmented":false},"history":[]}"#;
+
+#[test]
+fn a_file_of_the_first_release_is_still_read_and_written_alike() {
+    let (_pictures, train) = set();
+    let (_folder, path) = saved(&model(), &train);
+    let bytes = fs::read(&path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let written = &header.metadata().as_ref().unwrap()["model"];
+    let [written, first]: [Value; 2] =
+        [written, FIRST_RELEASE].map(|json| serde_json::from_str(json).unwrap());
+    for field in ["version", "classes", "input", "backbone", "head", "loss"] {
+        assert_eq!(written[field], first[field], "{field}");
+    }
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let old = path.with_file_name("old.safetensors");
+    let texts = HashMap::from([
+        ("model".to_owned(), FIRST_RELEASE.to_owned()),
+        ("pretrained weights".to_owned(), "keras".to_owned()),
+    ]);
+    fs::write(
+        &old,
+        safetensors::serialize(tensors.iter(), Some(texts)).unwrap(),
+    )
+    .unwrap();
+    let expected = load(&path).unwrap().predict(picture(0, SIZE)).unwrap();
+    let found = load(&old).unwrap().predict(picture(0, SIZE)).unwrap();
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn a_file_that_is_no_model_file_is_refused() {
     let (_pictures, train) = set();

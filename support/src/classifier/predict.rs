@@ -16,7 +16,7 @@ use crate::pipeline::{Pixels, Workers, stack, threads};
 use crate::training::{Evaluation, History};
 use crate::{Error, Result, device};
 
-/// Pictures that go through the network together.
+/// Pictures in a batch.
 const BATCH_SIZE: usize = 32;
 
 /// Pictures that are read before they are asked for.
@@ -167,8 +167,8 @@ impl Classifier {
         }
     }
 
-    /// Returns the probabilities and the logits of pictures that were made for the network, one
-    /// picture's behind the other's.
+    /// Returns the probabilities and the logits of pictures that were made for the network, picture
+    /// after picture.
     fn forward(&self, pictures: Vec<Pixels>) -> Result<(Vec<f64>, Vec<f32>)> {
         let logits = self.model.forward(&stack(pictures)?)?;
         let probabilities = probabilities(self.info.loss, &logits)?;

@@ -34,7 +34,7 @@ impl TrainingRecord {
         }
     }
 
-    /// Adds the epochs of a phase of training, behind those of the phases before.
+    /// Adds the epochs of a phase of training, after those of the phases before.
     #[must_use]
     pub fn history(mut self, history: &History) -> Self {
         self.history = self.history.then(history);

@@ -17,7 +17,7 @@ pub(super) trait Family {
     /// Returns the network's name, such as `mobilenetv2_1.00`.
     fn name(&self) -> String;
 
-    /// Returns the layers behind the input that the builder begins with.
+    /// Returns the layers after the input that the builder begins with.
     ///
     /// # Errors
     /// `Argument` for pictures that the network cannot take, or where there is no such network.

@@ -163,7 +163,7 @@ impl<C> Sequential<C> {
         }
     }
 
-    /// Returns the layer behind which training starts: its output, alone, determines the model's,
+    /// Returns the layer after which training starts: its output, alone, determines the model's,
     /// and neither it nor a layer before it is trained or random. Of those the last one, or one
     /// before it in the same block whose output is smaller. Layer 0 only hands the pictures on.
     pub(crate) fn frozen_prefix(&self) -> usize {
@@ -269,7 +269,7 @@ impl<C> Sequential<C> {
         write_whole(path, &bytes)
     }
 
-    /// Returns the layers on top among those behind `from` up to `to`.
+    /// Returns the layers on top among those after `from` up to `to`.
     fn top_between(&self, from: usize, to: usize) -> &[BuiltLayer] {
         let last_of_base = self.base.layers().len() - 1;
         &self.top[from.max(last_of_base) - last_of_base..to.max(last_of_base) - last_of_base]
@@ -310,40 +310,70 @@ mod tests {
     use tch::Device;
 
     use super::*;
+    use crate::model::tests::{NETWORKS, network};
     use crate::model::{
         Architecture, Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, SetTrainable,
     };
     use crate::training::{Loss, RmsProp};
 
     #[test]
-    fn training_starts_at_the_narrowest_point_before_what_is_trained() {
+    fn training_starts_at_the_bottleneck_before_what_is_trained() {
         let base = Backbone::untrained([3, 160, 160], Device::Cpu).unwrap();
         let mut model = Sequential::new(base)
             .push(GlobalAveragePooling2d)
             .push(Dense::new(1280, 1));
-        let mut starts_behind = |frozen: usize| {
+        let mut starts_after = |frozen: usize| {
             model.base_mut().set_trainable(true);
             model.base_mut().layers_mut()[..frozen].set_trainable(false);
             let index = model.frozen_prefix();
             (model.layer_name(index).to_owned(), model.layer_shape(index))
         };
-        let behind = |name: &str, shape: &[i64]| (name.to_owned(), shape.to_vec());
-        assert_eq!(starts_behind(0), behind("input_1", &[3, 160, 160]));
+        let after = |name: &str, shape: &[i64]| (name.to_owned(), shape.to_vec());
+        assert_eq!(starts_after(0), after("input_1", &[3, 160, 160]));
         // `block_11_expand` is frozen as well, but six times as wide and quick to run again.
         assert_eq!(
-            starts_behind(100),
-            behind("block_10_project_BN", &[96, 10, 10])
+            starts_after(100),
+            after("block_10_project_BN", &[96, 10, 10])
         );
         // Block 13 has no residual connection, and its depthwise output is wider still.
-        assert_eq!(starts_behind(122), behind("block_12_add", &[96, 10, 10]));
+        assert_eq!(starts_after(122), after("block_12_add", &[96, 10, 10]));
         assert_eq!(
-            starts_behind(155),
-            behind("global_average_pooling2d", &[1280])
+            starts_after(155),
+            after("global_average_pooling2d", &[1280])
         );
     }
 
     #[test]
-    fn nothing_behind_a_dropout_is_frozen() {
+    fn every_family_is_frozen_up_to_a_blocks_output() {
+        for (of, frozen, expected, shape) in [
+            // In block 6 of EfficientNet-Lite0, which has a shortcut: in its depthwise convolution.
+            (3, 60, "block_5_project_bn", [80, 4, 4]),
+            // Before the next block the expansion is frozen as well, and six times as wide.
+            (3, 75, "block_7_add", [80, 4, 4]),
+            (4, 15, "block_0_project_bn", [16, 33, 41]),
+            // ResNet-18: between a shortcut and the sum that it goes into, and after that sum.
+            (5, 21, "layer1.1.relu", [64, 16, 16]),
+            (5, 28, "layer2.0.relu", [128, 8, 8]),
+            (7, 30, "layer1.1.relu", [256, 16, 16]),
+        ] {
+            let mut model = Sequential::new(network(NETWORKS[of]));
+            model.base_mut().layers_mut()[..frozen].set_trainable(false);
+            let index = model.frozen_prefix();
+            assert_eq!(model.layer_name(index), expected, "{frozen}");
+            assert_eq!(model.layer_shape(index), shape);
+            // What comes after it needs nothing from before.
+            let [channels, height, width] = model.base().input_shape();
+            let images = [2, channels, height, width];
+            let images = Tensor::randn(images, (Kind::Float, Device::Cpu));
+            let stored = model.inference(0, index).unwrap()(&images).unwrap();
+            let features = model.run(index, &stored, model.last(), 0).unwrap();
+            let expected = model.forward(&images).unwrap();
+            assert!(features.allclose(&expected, 1e-3, 1e-3, false), "{frozen}");
+        }
+    }
+
+    #[test]
+    fn nothing_after_a_dropout_is_frozen() {
         let mut base = Backbone::untrained([3, 160, 160], Device::Cpu).unwrap();
         base.set_trainable(false);
         let model = Sequential::new(base)

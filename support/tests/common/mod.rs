@@ -89,6 +89,24 @@ pub(crate) fn keras_file(folder: &TempDir, shapes: &Shapes) -> std::path::PathBu
     path
 }
 
+/// Writes a `state_dict` of PyTorch's with the formula's weights.
+pub(crate) fn state_file(folder: &TempDir, shapes: &Shapes) -> PathBuf {
+    let path = folder.path().join("state_dict.safetensors");
+    let tensor = |(name, shape): (&String, &Vec<usize>)| {
+        if name.ends_with("num_batches_tracked") {
+            return (name.clone(), Tensor::from(7_i64));
+        }
+        let is_kernel = shape.len() == 4;
+        let inputs: usize = shape.iter().skip(1).product();
+        let values = formula(name, shape, if is_kernel { inputs } else { 0 });
+        let sizes: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        (name.clone(), Tensor::from_slice(&values).reshape(sizes))
+    };
+    let tensors: Vec<_> = shapes.iter().map(tensor).collect();
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+    path
+}
+
 /// Returns a synthetic picture of `tests/reference/pictures.py`, `tiled` to `size` x `size` as in
 /// `formula.py`.
 pub(crate) fn picture(n: i64, size: u32) -> RgbImage {

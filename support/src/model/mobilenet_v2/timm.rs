@@ -1,5 +1,5 @@
-//! The names in the `state_dict` of timm's `mobilenetv2_{035, 050, 075, 100, 140}` (those with a `d`
-//! behind have more blocks):
+//! The names in the `state_dict` of timm's `mobilenetv2_{035, 050, 075, 100, 140}` (those that end in `d`
+//! have more blocks):
 //!
 //! | tensor | layer |
 //! |---|---|
