@@ -308,7 +308,8 @@ def work_is_stopped(kernel):
         let [train, _, _] = ImageDataset::load(&settings)?.split([8, 1, 1])?;
         fn format(image: &RgbImage) -> Pixels { Pixels::from(image).scale(1.0 / 127.5).offset(-1.0) }
         let batches = train.map(format).batch(4);
-        let base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu)?;
+        settings.device = Device::Cpu;
+        let base = MobileNetV2::pretrained([3, 96, 96], &settings)?;
         let model = Sequential::new(base).push(GlobalAveragePooling2d).push(Dense::new(1280, 1));
         let mut model = model.compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)?;
         model.base_mut().set_trainable(false);

@@ -77,9 +77,11 @@ fn augment(bencher: Bencher<'_, '_>, what: &str) {
 }
 
 /// A base of the tutorial, and pictures for it.
-fn base(pictures: i64) -> (MobileNetV2, Tensor) {
+fn base(pictures: i64) -> (Backbone, Tensor) {
     let side = i64::from(IMG_SIZE);
-    let base = MobileNetV2::pretrained([3, side, side], Device::Cpu).expect("the default weights");
+    let mut settings = Settings::from_env().expect("settings");
+    settings.device = Device::Cpu;
+    let base = MobileNetV2::pretrained([3, side, side], &settings).expect("the default weights");
     let images = Tensor::rand([pictures, 3, side, side], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
     (base, images)
 }

@@ -115,12 +115,18 @@ impl Arguments {
         Ok(arguments)
     }
 
-    /// Returns the training and the validation batches.
-    fn batches(&self) -> Result<[Batches; 2]> {
+    fn settings(&self) -> Result<Settings> {
         let mut settings = Settings::from_env()?;
         settings.dataset = Some(self.pictures.display().to_string());
         settings.limit = Limit::All;
         settings.seed = self.seed;
+        settings.device = self.device;
+        Ok(settings)
+    }
+
+    /// Returns the training and the validation batches.
+    fn batches(&self) -> Result<[Batches; 2]> {
+        let settings = self.settings()?;
         let dataset = ImageDataset::load(&settings)?;
         let [train, validation, _] = dataset.split_examples([8, 1, 1])?;
         let format = |examples| {
@@ -169,7 +175,7 @@ fn pieces(arguments: &Arguments) -> Result<Value> {
     })?;
 
     let (images, _) = train.first()?;
-    let mut base = MobileNetV2::pretrained(IMG_SHAPE, arguments.device)?;
+    let mut base = MobileNetV2::pretrained(IMG_SHAPE, &arguments.settings()?)?;
     base.set_trainable(false);
     let images = images.to_device(arguments.device);
     let base_forward = median_rate(images.size()[0] as f64, FORWARDS, || {
@@ -214,7 +220,7 @@ fn pieces(arguments: &Arguments) -> Result<Value> {
 fn tutorial(arguments: &Arguments) -> Result<Value> {
     let start = Instant::now();
     let [train, validation] = arguments.batches()?;
-    let mut base = MobileNetV2::pretrained(IMG_SHAPE, arguments.device)?;
+    let mut base = MobileNetV2::pretrained(IMG_SHAPE, &arguments.settings()?)?;
     base.set_trainable(false);
     let model = Sequential::new(base)
         .push(GlobalAveragePooling2d)

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let settings = Settings::from_env()?;
     let dataset = ImageDataset::load(&settings)?;
     println!("{dataset}");
-    let base = MobileNetV2::pretrained([3, 160, 160], settings.device)?;
+    let base = MobileNetV2::pretrained([3, 160, 160], &settings)?;
     let weights = base.weights();
     let model = Sequential::new(base).push(GlobalAveragePooling2d);
     let mut tensors = Vec::new();

@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let test_batches = raw_test.map(format_example).batch(settings.batch_size);
 
     // Feature extraction
-    let mut base_model = MobileNetV2::pretrained(IMG_SHAPE, settings.device)?;
+    let mut base_model = MobileNetV2::pretrained(IMG_SHAPE, &settings)?;
     base_model.set_trainable(false);
     let mut model = Sequential::new(base_model)
         .push(GlobalAveragePooling2d)
@@ -127,7 +127,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let augmented_batches = augmented_train
         .shuffle(SHUFFLE_BUFFER_SIZE)
         .batch(settings.batch_size);
-    let mut augmented_base = MobileNetV2::pretrained(IMG_SHAPE, settings.device)?;
+    let mut augmented_base = MobileNetV2::pretrained(IMG_SHAPE, &settings)?;
     augmented_base.set_trainable(false);
     let mut augmented_model = Sequential::new(augmented_base)
         .push(GlobalAveragePooling2d)

@@ -11,8 +11,8 @@
 //! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |
 //! | flip and rotate | [`Augmentation`](pipeline::Augmentation), [`Dataset::augment`](pipeline::Dataset::augment), [`show_augmented`](pipeline::Dataset::show_augmented) |
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
-//! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other weights: [`Weights`](model::Weights) |
-//! | freeze | [`set_trainable`](model::MobileNetV2::set_trainable), [`layers_mut`](model::MobileNetV2::layers_mut) |
+//! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other networks and weights: [`Backbone::pretrained`](model::Backbone::pretrained) |
+//! | freeze | [`set_trainable`](model::Backbone::set_trainable), [`layers_mut`](model::Backbone::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
 //! | choose a learning rate | [`Sequential::find_learning_rate`](model::Sequential::find_learning_rate) |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
@@ -62,7 +62,8 @@ pub mod prelude {
     pub use crate::dataset::ImageDataset;
     pub use crate::device::device_report;
     pub use crate::model::{
-        Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Weights,
+        Backbone, Dense, Dropout, EfficientNetLite, GlobalAveragePooling2d, MobileNetV2, ResNet,
+        Sequential, SetTrainable, Weights,
     };
     pub use crate::notebook::{DisplayHandle, display};
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};

@@ -11,7 +11,7 @@ use support::Error;
 use support::analysis::{Prediction, Predictions};
 use support::data_report::data_report;
 use support::dataset::ImageDataset;
-use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential, Weights};
+use support::model::{Backbone, Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential};
 use support::pipeline::{Augmentation, Dataset, Pixels};
 use support::settings::{BrokenPictures, Settings};
 use support::training::{Fit, Loss, RmsProp};
@@ -169,10 +169,15 @@ fn assert_explanations_equal_the_references(loss: Loss, kernel: &Tensor, bias: &
     settings.dataset = Some(folder.path().to_str().unwrap().into());
     let dataset = ImageDataset::load(&settings).unwrap();
     let [all, _, _] = dataset.split([1, 0, 0]).unwrap();
-    let batches = all.map(|image| Weights::Torchvision.format(image, 160));
+    let batches = all.map(|image| MobileNetV2::TORCHVISION.format(image, 160));
 
     let shape = [3, 160, 160];
-    let base = MobileNetV2::with_weights(Weights::Torchvision, shape, Device::Cpu).unwrap();
+    let base = Backbone::pretrained(
+        MobileNetV2::TORCHVISION,
+        shape,
+        &common::settings(Device::Cpu),
+    )
+    .unwrap();
     let model = Sequential::new(base)
         .push(GlobalAveragePooling2d)
         .push(Dropout::new(0.5))
@@ -230,7 +235,7 @@ fn explanations_equal_pytorch_grad_cams() {
 fn of_three_classes_the_most_probable_is_predicted() {
     let folder = pictures(&["cats", "dogs", "newts"], 4);
     let (train, _) = batches(folder.path(), BrokenPictures::Stop);
-    let base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    let base = small_set::base(Device::Cpu);
     let model = Sequential::new(base)
         .push(GlobalAveragePooling2d)
         .push(Dense::new(1280, 3).seed(1))

@@ -4,7 +4,7 @@
 mod common;
 mod small_set;
 
-use common::{assert_close, pictures};
+use common::{assert_close, pictures, settings};
 use small_set::{augmented_batches, batches, model_on};
 use support::device::device_report;
 use support::model::{GlobalAveragePooling2d, MobileNetV2, SetTrainable};
@@ -35,7 +35,7 @@ fn features_and_logits_on_the_gpu_are_those_of_the_cpu() {
     let gpu = gpu();
     let shape = [3, 160, 160];
     let [on_cpu, on_gpu] =
-        [Device::Cpu, gpu].map(|device| MobileNetV2::pretrained(shape, device).unwrap());
+        [Device::Cpu, gpu].map(|device| MobileNetV2::pretrained(shape, &settings(device)).unwrap());
     let images = pictures();
     let features = on_gpu.forward(&images).unwrap();
     assert_eq!(features.device(), gpu);

@@ -8,7 +8,7 @@ use std::fs;
 use small_set::{augmented_batches, batches, model, pictures, weights};
 use support::Error;
 use support::dataset::Example;
-use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential};
+use support::model::{Dense, Dropout, GlobalAveragePooling2d, Sequential};
 use support::pipeline::{Augmentation, Batches, Dataset};
 use support::settings::BrokenPictures;
 use support::training::{Compiled, Fit, History, Loss, RmsProp};
@@ -16,7 +16,7 @@ use tch::{Device, Tensor};
 
 /// A frozen base with features dropped before the last layer.
 fn dropping_model(learning_rate: f64, seed: u64) -> Sequential<Compiled> {
-    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    let mut base = small_set::base(Device::Cpu);
     base.set_trainable(false);
     Sequential::new(base)
         .push(GlobalAveragePooling2d)
@@ -205,7 +205,7 @@ fn what_is_augmented_and_dropped_is_reproducible_and_the_same_in_a_continued_run
 #[ignore = "needs weights"]
 fn a_dropout_of_everything_or_less_than_nothing_is_not_compiled() {
     for rate in [-0.1, 1., f64::NAN, f64::INFINITY] {
-        let base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+        let base = small_set::base(Device::Cpu);
         let error = Sequential::new(base)
             .push(GlobalAveragePooling2d)
             .push(Dropout::new(rate))
@@ -441,7 +441,7 @@ fn a_fit_that_would_do_nothing_is_refused() {
 #[ignore = "needs weights"]
 fn a_model_that_the_loss_or_the_optimizer_cannot_train_is_not_compiled() {
     let compile = |outputs: usize, learning_rate: f64| {
-        let base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+        let base = small_set::base(Device::Cpu);
         Sequential::new(base)
             .push(GlobalAveragePooling2d)
             .push(Dense::new(1280, outputs))
@@ -464,7 +464,7 @@ fn three_classes_are_learned_and_a_head_for_two_refuses_them() {
     let folder = pictures(&["ants", "bees", "cows"], 10);
     let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
     let model = |classes: usize| {
-        let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+        let mut base = small_set::base(Device::Cpu);
         base.set_trainable(false);
         Sequential::new(base)
             .push(GlobalAveragePooling2d)

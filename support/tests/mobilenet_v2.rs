@@ -4,17 +4,17 @@
 
 mod common;
 
-use common::{assert_close, data, pictures, tensors};
+use common::{assert_close, data, pictures, settings, tensors};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
-use support::model::{GlobalAveragePooling2d, MobileNetV2, SetTrainable};
+use support::model::{Backbone, GlobalAveragePooling2d, MobileNetV2, SetTrainable};
 use support::pipeline::{Pixels, decode};
 use tch::{Device, Tensor};
 
 const IMG_SHAPE: [i64; 3] = [3, 160, 160];
 
-fn base() -> MobileNetV2 {
-    MobileNetV2::pretrained(IMG_SHAPE, Device::Cpu).unwrap()
+fn base() -> Backbone {
+    MobileNetV2::pretrained(IMG_SHAPE, &settings(Device::Cpu)).unwrap()
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn pictures_of_another_size_are_refused_with_both_shapes() {
 #[ignore = "needs weights"]
 fn an_image_shape_that_the_network_cannot_halve_is_refused() {
     for shape in [[3, 150, 150], [1, 160, 160], [3, 0, 160]] {
-        let error = MobileNetV2::pretrained(shape, Device::Cpu)
+        let error = MobileNetV2::pretrained(shape, &settings(Device::Cpu))
             .unwrap_err()
             .to_string();
         assert!(error.contains("multiples of 32"), "{error}");

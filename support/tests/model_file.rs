@@ -16,9 +16,12 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use small_set::{batches, pictures};
-use support::classifier::{Classification, Classifier, HeadLayer, TrainingRecord};
+use support::classifier::{Classification, Classifier, TrainingRecord};
 use support::dataset::pictures_in;
-use support::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential};
+use support::model::{
+    Architecture, Backbone, Dense, Dropout, GlobalAveragePooling2d, HeadLayer, MobileNetV2,
+    Sequential,
+};
 use support::pipeline::{Batches, Pixels};
 use support::settings::BrokenPictures;
 use support::training::{Compiled, EpochLog, Evaluation, History, Loss, RmsProp};
@@ -30,28 +33,29 @@ const CLASSES: [&str; 3] = ["cats", "dogs", "owls"];
 const SIZE: u32 = 96;
 
 /// A backbone of alpha 0.35 with the formula's weights.
-fn base(image_shape: [i64; 3]) -> MobileNetV2 {
+fn base(image_shape: [i64; 3]) -> Backbone {
     let folder = tempfile::tempdir().unwrap();
     let file = keras_file(&folder, &shapes("model_file.safetensors", "shapes"));
-    MobileNetV2::from_file(file, image_shape, Device::Cpu).unwrap()
+    Backbone::from_file(file, image_shape, Device::Cpu).unwrap()
 }
 
 /// The model of `tests/reference/model_file.py`.
 fn model() -> Sequential<Compiled> {
-    let head = Dense::new(1280, 3);
-    for variable in head.variables() {
+    let model = Sequential::new(base([3, 96, 96]))
+        .push(GlobalAveragePooling2d)
+        .push(Dropout::new(0.2).seed(5))
+        .push(Dense::new(1280, 3));
+    for variable in model.variables() {
         let values = match variable.name() {
             "dense/kernel" => Tensor::from_slice(&formula("dense/kernel", &[1280, 3], 1280))
                 .reshape([1280, 3])
                 .tr(),
-            name => Tensor::from_slice(&formula(name, &[3], 0)),
+            "dense/bias" => Tensor::from_slice(&formula("dense/bias", &[3], 0)),
+            _ => continue,
         };
         tch::no_grad(|| variable.value().shallow_clone().copy_(&values));
     }
-    Sequential::new(base([3, 96, 96]))
-        .push(GlobalAveragePooling2d)
-        .push(Dropout::new(0.2).seed(5))
-        .push(head)
+    model
         .compile(RmsProp::new(1e-4), Loss::SparseCategoricalCrossentropy)
         .unwrap()
 }
@@ -154,21 +158,16 @@ fn all_that_is_saved_comes_back() {
     assert_eq!(classifier.evaluation().unwrap().accuracy, 0.75);
     assert!(classifier.evaluation().unwrap().loss.is_nan());
     let info = classifier.info();
-    assert_eq!(
-        (info.backbone.alpha, info.backbone.weights.name()),
-        (0.35, "keras")
-    );
+    let architecture = Architecture::MobileNetV2(MobileNetV2 { alpha: 0.35 });
+    assert_eq!(info.backbone.architecture, architecture);
+    assert_eq!(info.backbone.weights, MobileNetV2::KERAS);
     assert_eq!((info.input.mean, info.input.std), ([0.5; 3], [0.5; 3]));
-    let dense = HeadLayer::Dense {
-        name: "dense".into(),
-        inputs: 1280,
-        units: 3,
-    };
-    let dropout = HeadLayer::Dropout { rate: 0.2, seed: 5 };
-    assert_eq!(
-        info.head,
-        [HeadLayer::GlobalAveragePooling2D, dropout, dense]
-    );
+    let head: [HeadLayer; 3] = [
+        GlobalAveragePooling2d.into(),
+        Dropout::new(0.2).seed(5).into(),
+        Dense::new(1280, 3).into(),
+    ];
+    assert_eq!(info.head, head);
     assert_eq!(info.loss, Loss::SparseCategoricalCrossentropy);
     let training = &info.training;
     assert_eq!(training.optimizer.name, "RMSprop");
@@ -179,7 +178,7 @@ fn all_that_is_saved_comes_back() {
     );
     assert_eq!(training.examples, train.examples());
 
-    let error = MobileNetV2::from_file(&path, [3, 96, 96], Device::Cpu)
+    let error = Backbone::from_file(&path, [3, 96, 96], Device::Cpu)
         .unwrap_err()
         .to_string();
     assert!(
@@ -373,7 +372,10 @@ const REFUSED: &str = r#"
 /loss | "binary_crossentropy" | shape [1] for BinaryCrossentropy
 /loss | "hinge" | unknown variant `hinge`
 /backbone/architecture | "ResNet50" | unknown variant `ResNet50`
-/backbone/weights | "mine" | unknown variant `mine`
+/backbone/weights | "mine" | weights: expected tfhub, keras,
+/backbone/weights | "resnet18" | an origin of mobilenetv2_0.35, got resnet18
+/backbone | {"architecture": "EfficientNetLite", "variant": 3, "weights": "efficientnet_lite0"} | expected 0, 1 or 2, got 3
+/backbone | {"architecture": "ResNet", "depth": 18, "weights": "resnet18"} | dense: expected shape [1280], got [512]
 /backbone/alpha | 0.36 | MobileNetV2 alpha: expected one of
 /backbone/alpha | 1.0 | Conv1/kernel: expected shape [32, 3, 3, 3], got [16, 3, 3, 3]
 /input/size | 100 | multiples of 32
@@ -382,7 +384,7 @@ const REFUSED: &str = r#"
 /input/resize | "bicubic" | unknown variant `bicubic`
 /input/std | [0, 1, 1] | are no scaling
 /head/1/rate | 1.5 | Dropout, the rate
-/head/2/inputs | 640 | does not take shape [1280]
+/head/2/inputs | 640 | dense: expected shape [640], got [1280]
 /head/2/name | "other" | other/kernel is missing
 /head/0/class_name | "Flatten" | unknown variant `Flatten`
 /head | [] | SparseCategoricalCrossentropy, got [1280, 3, 3]
@@ -434,6 +436,44 @@ fn a_file_that_does_not_fit_is_refused_with_what_was_expected() {
     );
     let more = tensor(|tensors| tensors.push(("dense_1/bias".into(), vec![1], vec![0; 4])));
     assert_eq!(more, "dense_1/bias does not belong to this network");
+}
+
+/// What the project's first release wrote for the model of `model`, all fields that a reader needs.
+const FIRST_RELEASE: &str = r#"{"version":1,"classes":["cats","dogs","owls"],
+"input":{"size":96,"resize":"bilinear","mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]},
+"backbone":{"architecture":"MobileNetV2","alpha":0.35,"weights":"keras"},
+"head":[{"class_name":"GlobalAveragePooling2D"},{"class_name":"Dropout","rate":0.2,"seed":5},
+{"class_name":"Dense","name":"dense","inputs":1280,"units":3}],
+"loss":"sparse_categorical_crossentropy",
+"training":{"optimizer":{"name":"RMSprop","hyperparameters":{"learning_rate":0.0001}},
+"examples":9,"batch_size":5,"seed":3,"augmented":false},"history":[]}"#;
+
+#[test]
+fn a_file_of_the_first_release_is_still_read_and_written_alike() {
+    let (_pictures, train) = set();
+    let (_folder, path) = saved(&model(), &train);
+    let bytes = fs::read(&path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let written = &header.metadata().as_ref().unwrap()["model"];
+    let [written, first]: [Value; 2] =
+        [written, FIRST_RELEASE].map(|json| serde_json::from_str(json).unwrap());
+    for field in ["version", "classes", "input", "backbone", "head", "loss"] {
+        assert_eq!(written[field], first[field], "{field}");
+    }
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let old = path.with_file_name("old.safetensors");
+    let texts = HashMap::from([
+        ("model".to_owned(), FIRST_RELEASE.to_owned()),
+        ("pretrained weights".to_owned(), "keras".to_owned()),
+    ]);
+    fs::write(
+        &old,
+        safetensors::serialize(tensors.iter(), Some(texts)).unwrap(),
+    )
+    .unwrap();
+    let expected = load(&path).unwrap().predict(picture(0, SIZE)).unwrap();
+    let found = load(&old).unwrap().predict(picture(0, SIZE)).unwrap();
+    assert_eq!(found, expected);
 }
 
 #[test]

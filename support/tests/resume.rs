@@ -17,7 +17,7 @@ use support::model::{
     SetTrainable, Variable,
 };
 use support::pipeline::{Augmentation, Batches, Dataset};
-use support::settings::BrokenPictures;
+use support::settings::{BrokenPictures, Settings};
 use support::training::{Compiled, EarlyStopping, Fit, History, Loss, RmsProp};
 use tch::Device;
 
@@ -52,7 +52,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// One that has some use for random numbers while it is trained.
 fn dropping_model() -> Sequential<Compiled> {
-    let mut base = MobileNetV2::pretrained([3, 96, 96], Device::Cpu).unwrap();
+    let mut base = small_set::base(Device::Cpu);
     base.layers_mut()[..FROZEN].set_trainable(false);
     Sequential::new(base)
         .push(GlobalAveragePooling2d)
@@ -315,10 +315,12 @@ fn a_checkpoint_is_not_of_a_run_that_would_go_on_otherwise() {
         );
     };
 
-    let larger = |image: &image::RgbImage| support::model::Weights::TfHub.format(image, 128);
+    let larger = |image: &image::RgbImage| MobileNetV2::TF_HUB.format(image, 128);
     let [larger_train, larger_validation] =
         [&training, &held_out].map(|part| part.map(larger).batch(3));
-    let mut base = MobileNetV2::pretrained([3, 128, 128], Device::Cpu).unwrap();
+    let mut settings = Settings::from_env().unwrap();
+    settings.device = Device::Cpu;
+    let mut base = MobileNetV2::pretrained([3, 128, 128], &settings).unwrap();
     base.layers_mut()[..140].set_trainable(false);
     let larger = Sequential::new(base)
         .push(GlobalAveragePooling2d)

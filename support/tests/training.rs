@@ -4,28 +4,31 @@
 
 mod common;
 
-use common::{assert_close, pictures, tensors};
-use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable};
+use common::{assert_close, pictures, settings, tensors};
+use support::model::{
+    Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Variable,
+};
 use support::training::{Compiled, Loss, RmsProp};
 use tch::{Device, Tensor};
 
 fn model(learning_rate: f64, frozen_layers: usize) -> Sequential<Compiled> {
-    let mut base = MobileNetV2::pretrained([3, 160, 160], Device::Cpu).unwrap();
+    let mut base = MobileNetV2::pretrained([3, 160, 160], &settings(Device::Cpu)).unwrap();
     base.layers_mut()[..frozen_layers].set_trainable(false);
-    let head = Dense::new(1280, 1);
+    let model = Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(1280, 1));
     let kernel: Vec<f32> = (0..1280)
         .map(|i| (0.05 * (0.37 * i as f64 + 0.1).sin()) as f32)
         .collect();
-    let [variable, _] = head.variables();
-    tch::no_grad(|| {
-        variable
-            .value()
-            .shallow_clone()
-            .copy_(&Tensor::from_slice(&kernel))
-    });
-    Sequential::new(base)
-        .push(GlobalAveragePooling2d)
-        .push(head)
+    let is_kernel = |variable: &&Variable| variable.name() == "dense/kernel";
+    let mut variable = model
+        .variables()
+        .find(is_kernel)
+        .unwrap()
+        .value()
+        .shallow_clone();
+    tch::no_grad(|| variable.copy_(&Tensor::from_slice(&kernel)));
+    model
         .compile(RmsProp::new(learning_rate), Loss::BinaryCrossentropy)
         .unwrap()
 }

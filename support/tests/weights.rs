@@ -7,15 +7,15 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{assert_close, pictures};
+use common::{assert_close, pictures, settings};
 use hdf5_writer::{AttributeBuilder, DatasetBuilder, Hdf5Builder, WriteOptions};
-use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, Variable};
+use support::model::{Backbone, Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, Variable};
 use tch::{Device, Tensor};
 
 const IMG_SHAPE: [i64; 3] = [3, 160, 160];
 
-fn base() -> MobileNetV2 {
-    MobileNetV2::pretrained(IMG_SHAPE, Device::Cpu).unwrap()
+fn base() -> Backbone {
+    MobileNetV2::pretrained(IMG_SHAPE, &settings(Device::Cpu)).unwrap()
 }
 
 fn model(seed: u64) -> Sequential {
@@ -25,8 +25,8 @@ fn model(seed: u64) -> Sequential {
         .push(head)
 }
 
-fn from_file(path: &Path) -> Result<MobileNetV2, String> {
-    MobileNetV2::from_file(path, IMG_SHAPE, Device::Cpu).map_err(|error| error.to_string())
+fn from_file(path: &Path) -> Result<Backbone, String> {
+    Backbone::from_file(path, IMG_SHAPE, Device::Cpu).map_err(|error| error.to_string())
 }
 
 /// Returns a variable's data set in Keras' order of dimensions.
@@ -59,7 +59,7 @@ fn published_name(layer: &str) -> String {
 }
 
 /// Asserts that the HDF5 file loads, with the variables of `expected`.
-fn assert_loads_as(expected: &MobileNetV2, file: Hdf5Builder) {
+fn assert_loads_as(expected: &Backbone, file: Hdf5Builder) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.h5");
     let bytes = file

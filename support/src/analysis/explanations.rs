@@ -4,7 +4,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::{Prediction, Predictions};
 use crate::live::Task;
-use crate::model::{Sequential, TopLayer};
+use crate::model::{Backbone, Operation, Sequential};
 use crate::training::Compiled;
 use crate::{Error, Result};
 
@@ -26,8 +26,8 @@ pub struct Explanations {
     maps: Tensor,
     /// The pictures' height and width.
     size: [i64; 2],
-    /// Which pixel the first position looks at, and how many further the next one.
-    centers: (i64, i64),
+    /// For rows and columns: which pixel the first position looks at, and how many further the next one.
+    centers: [(i64, i64); 2],
 }
 
 impl Sequential<Compiled> {
@@ -40,7 +40,7 @@ impl Sequential<Compiled> {
     pub fn explain(&self, predictions: &Predictions) -> Result<Explanations> {
         let batches = predictions.batches();
         self.check(&batches, "explain, the predictions")?;
-        let layer = self.explained_layer();
+        let layer = explained_layer(self.base());
         let features = self.inference(0, layer)?;
         let mut task = Task::begin("explain", "batch", batches.len());
         let (mut explained, mut maps) = (Vec::new(), Vec::new());
@@ -61,16 +61,6 @@ impl Sequential<Compiled> {
         })
     }
 
-    /// Returns the last layer of the base with twice the positions of its output in either direction.
-    fn explained_layer(&self) -> usize {
-        let [_, height, _] = self.base().output_shape();
-        let layers = self.base().layers();
-        let finer = |index: &usize| {
-            layers[*index].output_shape()[1] == 2 * height && self.base().is_cut(*index)
-        };
-        (0..layers.len()).rev().find(finer).unwrap_or_default()
-    }
-
     /// Returns the maps `[N, h, w]` of a layer's features `[N, C, h, w]`.
     fn layer_cam(
         &self,
@@ -82,14 +72,8 @@ impl Sequential<Compiled> {
             .f_detach()
             .and_then(|features| features.f_set_requires_grad(true))
             .map_err(Error::torch("explanations"))?;
-        let forward = |input: Tensor, layer: &TopLayer| match layer {
-            TopLayer::GlobalAveragePooling2d(layer) => layer.forward(&input),
-            TopLayer::Dropout(_) => Ok(input),
-            TopLayer::Dense(layer) => layer.forward_recorded(&input),
-        };
         let last_of_base = self.base().layers().len() - 1;
-        let output = self.run(layer, &features, last_of_base, 0)?;
-        let logits = self.top().iter().try_fold(output, forward)?;
+        let logits = self.logits(&self.run(layer, &features, last_of_base, 0)?)?;
         let predicted = predictions.iter().map(|p| p.predicted as i64);
         let predicted = Tensor::from_slice(&predicted.collect::<Vec<_>>());
         let maps = || -> Result<Tensor, TchError> {
@@ -117,6 +101,18 @@ impl Sequential<Compiled> {
         };
         maps().map_err(Error::torch("explanations"))
     }
+}
+
+/// Returns the last layer of a base with more positions than its output, twice as many in either
+/// direction.
+fn explained_layer(base: &Backbone) -> usize {
+    let [_, height, _] = base.output_shape();
+    let layers = base.layers();
+    let finer = |index: &usize| {
+        let pads = matches!(layers[*index].operation(), Operation::ZeroPadding { .. });
+        !pads && layers[*index].output_shape()[1] > height && base.is_cut(*index)
+    };
+    (0..layers.len()).rev().find(finer).unwrap_or_default()
 }
 
 impl Explanations {
@@ -147,11 +143,10 @@ impl Explanations {
     }
 
     fn enlarged(&self, maps: &Tensor) -> Result<Tensor> {
-        let (first, step) = self.centers;
         let [height, width] = self.size;
         let [count, rows, columns] = <[i64; 3]>::try_from(maps.size()).unwrap_or_default();
         // Each pixel's place among the positions, the first being -1 and the last 1.
-        let places = |pixels: i64, positions: i64| {
+        let places = |pixels: i64, positions: i64, (first, step): (i64, i64)| {
             let scale = 2. / (step * (positions - 1).max(1)) as f64;
             Tensor::f_arange(pixels, (Kind::Float, Device::Cpu))?
                 .f_sub_scalar(first)?
@@ -159,8 +154,9 @@ impl Explanations {
                 .f_sub_scalar(1)
         };
         let enlarged = || {
-            let x = places(width, columns)?.f_expand([height, width], false)?;
-            let y = places(height, rows)?.f_unsqueeze(1)?;
+            let [of_rows, of_columns] = self.centers;
+            let x = places(width, columns, of_columns)?.f_expand([height, width], false)?;
+            let y = places(height, rows, of_rows)?.f_unsqueeze(1)?;
             let y = y.f_expand([height, width], false)?;
             let grid = Tensor::f_stack(&[x, y], -1)?.f_expand([count, height, width, 2], false)?;
             let (bilinear, border, corners_are_centers) = (0, 1, true);
@@ -180,15 +176,29 @@ mod tests {
     use tch::IndexOp as _;
 
     use super::*;
-    use crate::model::{MobileNetV2, Weights};
+    use crate::model::tests::{NETWORKS, network};
+    use crate::model::{EfficientNetLite, MobileNetV2, ResNet};
 
-    /// All weights being alike, what a feature sees lies evenly around what it looks at.
+    /// All weights being alike and no activation cutting anything off, what a feature sees lies evenly
+    /// around what it looks at: the center of mass of its gradient. But of equal values max pooling takes
+    /// the first, 2 pixels before the middle of its window.
     #[test]
     fn features_look_at_their_centers() {
-        const SIDE: i64 = 608;
-        for (weights, expected) in [(Weights::TfHub, (31, 32)), (Weights::Torchvision, (0, 32))] {
-            let shape = [3, SIDE, SIDE];
-            let mut network = MobileNetV2::frame(weights, 0.35, shape, Device::Cpu).unwrap();
+        for (weights, sides, expected, pooled) in [
+            (MobileNetV2::TF_HUB, [608, 608], [(31, 32), (31, 32)], 0),
+            (MobileNetV2::TORCHVISION, [608, 608], [(0, 32), (0, 32)], 0),
+            (
+                EfficientNetLite::LITE0,
+                [1088, 1095],
+                [(31, 32), (6, 32)],
+                0,
+            ),
+            (ResNet::RESNET18, [608, 672], [(0, 32), (0, 32)], 2),
+        ] {
+            let shape = [3, sides[0], sides[1]];
+            let architecture = weights.architecture();
+            let network = Backbone::frame(architecture, weights, shape, Device::Cpu);
+            let mut network = network.unwrap();
             network.set_trainable(false);
             for variable in network.variables_mut() {
                 let shape = variable.value().size();
@@ -202,21 +212,51 @@ mod tests {
                 let values = Tensor::full(&shape, value, (Kind::Float, Device::Cpu));
                 variable.assign(&values).unwrap();
             }
-            let (first, step) = network.centers(154);
-            assert_eq!((first, step), expected);
-            let input = Tensor::ones([1, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
+            let last = network.layers().len() - 1;
+            let centers = network.centers(last);
+            assert_eq!(centers, expected, "{weights}");
+            let [_, rows, columns] = network.output_shape();
+            let input = Tensor::ones([1, 3, sides[0], sides[1]], (Kind::Float, Device::Cpu));
             let input = input.set_requires_grad(true);
-            let features = Sequential::new(network).run(0, &input, 154, 0).unwrap();
-            let feature = features.i((0, 0, 9, 9));
+            let features = Sequential::new(network).run(0, &input, last, 0).unwrap();
+            let at = [rows / 2, columns / 2];
+            let feature = features.i((0, 0, at[0], at[1]));
             let seen = Tensor::run_backward(&[feature], &[&input], false, false).remove(0);
-            let seen = seen.sum_dim_intlist([0i64, 1, 2].as_slice(), false, Kind::Double);
-            let center = (Tensor::arange(SIDE, (Kind::Double, Device::Cpu)) * &seen).sum(None);
-            let center = (center / seen.sum(None)).double_value(&[]);
-            let expected = (first + 9 * step) as f64;
-            assert!(
-                (center - expected).abs() < 0.01,
-                "{weights}: {center} instead of {expected}"
-            );
+            for (direction, (first, step)) in centers.into_iter().enumerate() {
+                let others = [0i64, 1, 3 - direction as i64];
+                let seen = seen.sum_dim_intlist(others.as_slice(), false, Kind::Double);
+                let pixels = Tensor::arange(sides[direction], (Kind::Double, Device::Cpu));
+                let center = (pixels * &seen).sum(None) / seen.sum(None);
+                let center = center.double_value(&[]);
+                let expected = (first + at[direction] * step - pooled) as f64;
+                assert!(
+                    (center - expected).abs() < 0.01,
+                    "{weights}, {direction}: {center} instead of {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_explained_layer_is_the_last_before_the_base_halves_for_the_last_time() {
+        let explained = NETWORKS.map(|of| {
+            let network = network(of);
+            let layer = &network.layers()[explained_layer(&network)];
+            let [_, rows, columns] = layer.output_shape();
+            (layer.name().to_owned(), rows, columns)
+        });
+        let expected = [
+            ("block_13_expand_relu", 4, 4),
+            ("block_13_expand_relu", 4, 6),
+            ("block_13_expand_relu", 4, 4),
+            ("block_11_expand_activation", 4, 4),
+            ("block_15_expand_activation", 5, 6),
+            ("layer3.1.relu", 4, 4),
+            ("layer3.1.relu", 5, 7),
+            ("layer3.5.relu", 4, 4),
+        ];
+        for ((name, rows, columns), expected) in explained.iter().zip(expected) {
+            assert_eq!((name.as_str(), *rows, *columns), expected);
         }
     }
 }

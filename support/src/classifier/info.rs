@@ -6,7 +6,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::model::weights::Metadata;
-use crate::model::{Dense, Dropout, GlobalAveragePooling2d, TopLayer, Weights};
+use crate::model::{Architecture, HeadLayer, Weights, output_shape};
 use crate::pipeline::Pixels;
 use crate::training::{Evaluation, History, Loss};
 
@@ -28,7 +28,7 @@ pub struct ModelInfo {
     /// What the network takes.
     pub input: Input,
     /// The network below the head.
-    pub backbone: Backbone,
+    pub backbone: BackboneInfo,
     /// The layers on top, the first above the backbone first.
     pub head: Vec<HeadLayer>,
     /// What was minimized; it tells how logits become [probabilities](Loss::probabilities).
@@ -67,44 +67,12 @@ pub enum Resize {
 
 /// The network below the head.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Backbone {
+pub struct BackboneInfo {
     /// What the network is.
+    #[serde(flatten)]
     pub architecture: Architecture,
-    /// The factor on the paper's numbers of channels.
-    pub alpha: f64,
     /// The weights that training started from, and whose padding and epsilon the network has.
     pub weights: Weights,
-}
-
-/// What a backbone is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Architecture {
-    /// [`MobileNetV2`](crate::model::MobileNetV2).
-    MobileNetV2,
-}
-
-/// A layer on top of the backbone, by Keras' `class_name`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "class_name")]
-pub enum HeadLayer {
-    /// The mean of each channel over height and width.
-    GlobalAveragePooling2D,
-    /// Nothing, but in training.
-    Dropout {
-        /// The share of the features that training drops.
-        rate: f64,
-        /// What the choice of them is derived from.
-        seed: u64,
-    },
-    /// A fully connected layer without activation.
-    Dense {
-        /// What its tensors' names start with.
-        name: String,
-        /// How many numbers go in.
-        inputs: usize,
-        /// How many come out.
-        units: usize,
-    },
 }
 
 /// How a model was trained, in the last phase where there were several.
@@ -174,19 +142,7 @@ impl ModelInfo {
 
     /// Checks that the parts fit each other, the backbone's features having a shape `[C, H, W]`.
     pub(crate) fn check(&self, features: [i64; 3]) -> Result<(), String> {
-        let mut shape = features.to_vec();
-        for layer in &self.head {
-            shape = match (layer, shape.as_slice()) {
-                (HeadLayer::GlobalAveragePooling2D, &[channels, _, _]) => vec![channels],
-                (HeadLayer::Dropout { .. }, _) => shape,
-                (&HeadLayer::Dense { inputs, units, .. }, &[features])
-                    if features as usize == inputs =>
-                {
-                    vec![units as i64]
-                }
-                _ => return Err(format!("{layer:?} does not take shape {shape:?}")),
-            };
-        }
+        let shape = output_shape(&self.head, &features).map_err(|error| error.to_string())?;
         let classes = self.loss.classes(&shape);
         let classes = classes.map_err(|error| error.to_string())?;
         let named = self.classes.len();
@@ -226,30 +182,5 @@ impl Input {
             return Err(format!("mean {mean:?} and std {std:?} are no scaling"));
         }
         Ok([3, i64::from(size), i64::from(size)])
-    }
-}
-
-impl HeadLayer {
-    pub(super) fn of(layer: &TopLayer) -> Self {
-        match layer {
-            TopLayer::GlobalAveragePooling2d(_) => Self::GlobalAveragePooling2D,
-            TopLayer::Dropout(dropout) => {
-                let (rate, seed) = dropout.parts();
-                Self::Dropout { rate, seed }
-            }
-            TopLayer::Dense(dense) => Self::Dense {
-                name: dense.name().into(),
-                inputs: dense.inputs(),
-                units: dense.outputs(),
-            },
-        }
-    }
-
-    pub(super) fn layer(&self) -> TopLayer {
-        match *self {
-            Self::GlobalAveragePooling2D => GlobalAveragePooling2d.into(),
-            Self::Dropout { rate, seed } => Dropout::new(rate).seed(seed).into(),
-            Self::Dense { inputs, units, .. } => Dense::new(inputs, units).into(),
-        }
     }
 }

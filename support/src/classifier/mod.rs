@@ -37,9 +37,7 @@ mod picture;
 mod predict;
 mod save;
 
-pub use info::{
-    Architecture, Backbone, HeadLayer, Input, ModelInfo, Optimizer, Resize, TrainingSettings,
-};
+pub use info::{BackboneInfo, Input, ModelInfo, Optimizer, Resize, TrainingSettings};
 pub use picture::Picture;
 pub use predict::{Classification, Classifications, Classifier};
 pub use save::TrainingRecord;

@@ -7,16 +7,16 @@ use std::path::Path;
 
 use tch::Device;
 
-use super::info::{HeadLayer, ModelInfo};
+use super::info::ModelInfo;
 use super::picture::Picture;
 use crate::analysis::{argmax, probabilities};
 use crate::model::weights::{self, Contents};
-use crate::model::{MobileNetV2, Sequential, TopLayer};
+use crate::model::{Backbone, HeadLayer, Sequential};
 use crate::pipeline::{Pixels, Workers, stack, threads};
 use crate::training::{Evaluation, History};
 use crate::{Error, Result, device};
 
-/// Pictures that go through the network together.
+/// Pictures in a batch.
 const BATCH_SIZE: usize = 32;
 
 /// Pictures that are read before they are asked for.
@@ -167,8 +167,8 @@ impl Classifier {
         }
     }
 
-    /// Returns the probabilities and the logits of pictures that were made for the network, one
-    /// picture's behind the other's.
+    /// Returns the probabilities and the logits of pictures that were made for the network, picture
+    /// after picture.
     fn forward(&self, pictures: Vec<Pixels>) -> Result<(Vec<f64>, Vec<f32>)> {
         let logits = self.model.forward(&stack(pictures)?)?;
         let probabilities = probabilities(self.info.loss, &logits)?;
@@ -205,26 +205,21 @@ fn network(
     };
     let shape = info.input.shape().map_err(refused)?;
     let backbone = info.backbone;
-    let base = MobileNetV2::frame(backbone.weights, backbone.alpha, shape, device);
+    let base = Backbone::frame(backbone.architecture, backbone.weights, shape, device);
     let mut model = Sequential::new(base.map_err(of_file)?);
     info.check(model.base().output_shape()).map_err(refused)?;
     for layer in &info.head {
         // Before memory is taken for it.
-        if let HeadLayer::Dense {
-            name,
-            inputs,
-            units,
-        } = layer
-        {
-            let (kernel, shape) = (format!("{name}/kernel"), [*units as i64, *inputs as i64]);
+        if let HeadLayer::Dense(dense) = layer {
+            let kernel = format!("{}/kernel", dense.name());
+            let shape = [dense.outputs() as i64, dense.inputs() as i64];
             let found = contents.get(&kernel).ok_or(format!("{kernel} is missing"));
             let fits = found.and_then(|found| found.check(&kernel, &shape));
             fits.map_err(refused)?;
         }
-        model = model.push(layer.layer());
+        model = model.push(layer.clone());
     }
-    let mut top = model.top().iter();
-    top.try_for_each(TopLayer::check).map_err(of_file)?;
+    model.check_head().map_err(of_file)?;
     Ok(model)
 }
 

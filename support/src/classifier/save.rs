@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use super::info::{
-    Architecture, Backbone, HeadLayer, Input, ModelInfo, Optimizer, Resize, TrainingSettings,
-};
+use super::info::{BackboneInfo, Input, ModelInfo, Optimizer, Resize, TrainingSettings};
 use crate::model::Sequential;
 use crate::model::weights::{self, Metadata, ORIGIN};
 use crate::pipeline::{Batches, noise};
@@ -34,7 +32,7 @@ impl TrainingRecord {
         }
     }
 
-    /// Adds the epochs of a phase of training, behind those of the phases before.
+    /// Adds the epochs of a phase of training, after those of the phases before.
     #[must_use]
     pub fn history(mut self, history: &History) -> Self {
         self.history = self.history.then(history);
@@ -84,12 +82,11 @@ impl Sequential<Compiled> {
         Ok(ModelInfo {
             classes: batches.classes().to_vec(),
             input: self.input(batches)?,
-            backbone: Backbone {
-                architecture: Architecture::MobileNetV2,
-                alpha: self.base().alpha(),
+            backbone: BackboneInfo {
+                architecture: self.base().architecture(),
                 weights: self.base().weights(),
             },
-            head: self.top().iter().map(HeadLayer::of).collect(),
+            head: self.top().cloned().collect(),
             loss: self.compiled.loss(),
             training: TrainingSettings {
                 optimizer: Optimizer {

@@ -1,5 +1,5 @@
 // What tch leaves out of libtorch: how often a tensor was changed, and two oneDNN operators that have
-// no C++ header either, a convolution that adds its bias and clamps in the same pass, and the weight
+// no C++ header either, a convolution that adds its bias and activates in the same pass, and the weight
 // layout it wants. They are called through libtorch's dispatcher by their registered names and schemas (libtorch 2.11,
 // aten/src/ATen/native/mkldnn/{Conv,RegisterMkldnnOpContextClass}.cpp).
 
@@ -51,8 +51,11 @@ int64_t support_version(const Tensor *tensor) {
 
 // How a square kernel moves over a picture: `Geometry` in fused.rs.
 struct Geometry {
-  int64_t stride, padding, groups;
+  int64_t stride, padding[2], groups;
 };
+
+// What is done to a convolution's output: `Activation` in fused.rs.
+enum class Activation : int { None, Relu, Relu6 };
 
 // `input_size` is that of the inputs the kernel will meet: the layout depends on it.
 // Both return null on an error, whose text they write into `error`, which is zero-filled.
@@ -64,31 +67,31 @@ Tensor *support_reorder_weight(const Tensor *weight, Geometry geometry, const in
         static const auto reorder =
             operator_named<Tensor(const Tensor &, IntArrayRef, IntArrayRef, IntArrayRef, int64_t,
                                   at::OptionalIntArrayRef)>("mkldnn::_reorder_convolution_weight", "");
-        const auto [stride, padding, groups] = geometry;
-        const int64_t strides[] = {stride, stride}, paddings[] = {padding, padding}, ones[] = {1, 1};
-        return reorder.call(*weight, paddings, strides, ones, groups, IntArrayRef(input_size, 4));
+        const int64_t strides[] = {geometry.stride, geometry.stride}, ones[] = {1, 1};
+        return reorder.call(*weight, geometry.padding, strides, ones, geometry.groups,
+                            IntArrayRef(input_size, 4));
       },
       error, error_size);
 }
 
-// `relu6` clamps the result to [0, 6].
 Tensor *support_fused_convolution(const Tensor *input, const Tensor *weight, const Tensor *bias,
-                                  Geometry geometry, bool relu6, char *error, size_t error_size) {
+                                  Geometry geometry, Activation activation, char *error, size_t error_size) {
   return handed_over(
       [&] {
-        const auto [stride, padding, groups] = geometry;
-        const int64_t strides[] = {stride, stride}, paddings[] = {padding, padding}, ones[] = {1, 1};
+        const int64_t strides[] = {geometry.stride, geometry.stride}, ones[] = {1, 1};
         static const auto convolution =
             operator_named<Tensor(const Tensor &, const Tensor &, const std::optional<Tensor> &, IntArrayRef,
                                   IntArrayRef, IntArrayRef, int64_t, std::string_view, Scalars, MaybeText)>(
                 "mkldnn::_convolution_pointwise", "");
+        std::string_view attribute = activation == Activation::Relu ? "relu" : "none";
         Scalars limits;
-        if (relu6) {
+        if (activation == Activation::Relu6) {
+          attribute = "hardtanh";
           limits.push_back(Scalar(0.0));
           limits.push_back(Scalar(6.0));
         }
-        return convolution.call(*input, *weight, *bias, paddings, strides, ones, groups,
-                                relu6 ? "hardtanh" : "none", limits, "");
+        return convolution.call(*input, *weight, *bias, geometry.padding, strides, ones, geometry.groups,
+                                attribute, limits, "");
       },
       error, error_size);
 }

@@ -12,9 +12,18 @@ use torch_sys::C_tensor;
 pub(super) struct Geometry {
     /// Step in both directions.
     pub(super) stride: i64,
-    /// Zeros on all four sides.
-    pub(super) padding: i64,
+    /// Zeros above and below, to the left and to the right.
+    pub(super) padding: [i64; 2],
     pub(super) groups: i64,
+}
+
+/// What is done to a convolution's output; fused.cpp has the same values.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Activation {
+    None,
+    Relu,
+    Relu6,
 }
 
 const ERROR_SIZE: usize = 1024;
@@ -35,7 +44,7 @@ unsafe extern "C" {
         weight: *const C_tensor,
         bias: *const C_tensor,
         geometry: Geometry,
-        relu6: bool,
+        activation: Activation,
         error: *mut c_char,
         error_size: usize,
     ) -> *mut C_tensor;
@@ -72,13 +81,13 @@ pub(super) fn reorder_weight(
 }
 
 /// Returns `input` `[N, C, H, W]`, channels last in memory, convolved with a
-/// [reordered](reorder_weight) kernel, plus `bias`, clamped to [0, 6] where `relu6` says so.
+/// [reordered](reorder_weight) kernel, plus `bias`, activated.
 pub(super) fn convolution(
     input: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
     geometry: Geometry,
-    relu6: bool,
+    activation: Activation,
 ) -> Result<Tensor, TchError> {
     taken(|error| {
         // Safety: the tensors live through the call, which writes into `error` within its size.
@@ -88,7 +97,7 @@ pub(super) fn convolution(
                 weight.as_ptr(),
                 bias.as_ptr(),
                 geometry,
-                relu6,
+                activation,
                 error,
                 ERROR_SIZE,
             )

@@ -1,13 +1,14 @@
 //! The layers that are put on top of a base model.
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
-use tch::Tensor;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
 
 use super::layer::Variable;
 use crate::{Error, Result};
 
 /// Averages each channel over height and width: `[N, C, H, W]` becomes `[N, C]`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GlobalAveragePooling2d;
 
 impl GlobalAveragePooling2d {
@@ -37,7 +38,7 @@ impl GlobalAveragePooling2d {
 /// training step only, counted by [`fit`](super::Sequential::fit) from the first epoch of all: a
 /// run that is continued with [`initial_epoch`](crate::training::Fit::initial_epoch) drops what
 /// one that was never interrupted drops, on any device.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dropout {
     rate: f64,
     seed: u64,
@@ -55,11 +56,6 @@ impl Dropout {
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
-    }
-
-    /// Returns the rate and the seed.
-    pub(crate) fn parts(self) -> (f64, u64) {
-        (self.rate, self.seed)
     }
 
     fn check(&self) -> Result<()> {
@@ -94,10 +90,16 @@ impl Dropout {
 }
 
 /// A fully connected layer without activation: `[N, in]` becomes `[N, out]`.
-#[derive(Debug)]
+///
+/// Its weights are made once it is [pushed](super::Sequential::push) onto a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dense {
-    kernel: Variable,
-    bias: Variable,
+    name: String,
+    inputs: usize,
+    units: usize,
+    /// Of the kernel's initial values, which a file has no use for.
+    #[serde(skip)]
+    seed: u64,
 }
 
 impl Dense {
@@ -105,103 +107,113 @@ impl Dense {
     /// plus and minus `sqrt(6 / (inputs + outputs))`, the bias zero. Seed 0.
     #[must_use]
     pub fn new(inputs: usize, outputs: usize) -> Self {
-        Self::with_seed(inputs, outputs, 0)
+        Self {
+            name: "dense".into(),
+            inputs,
+            units: outputs,
+            seed: 0,
+        }
     }
 
     /// Draws the initial kernel anew from a seed; the same on every machine.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
-        Self::with_seed(self.inputs(), self.outputs(), seed)
+        Self { seed, ..self }
     }
 
     /// Names the layer, and its variables with it, as Keras' `count`th in a model.
     pub(super) fn number(&mut self, count: usize) {
-        let name = match count {
+        self.name = match count {
             0 => "dense".to_owned(),
             _ => format!("dense_{count}"),
         };
-        self.kernel.rename(format!("{name}/kernel"));
-        self.bias.rename(format!("{name}/bias"));
     }
 
     /// Returns Keras' name of the layer, `dense` or `dense_1` and so on.
-    pub(crate) fn name(&self) -> &str {
-        let name = self.kernel.name();
-        name.strip_suffix("/kernel").unwrap_or(name)
-    }
-
-    fn with_seed(inputs: usize, outputs: usize, seed: u64) -> Self {
-        let limit = (6. / (inputs + outputs).max(1) as f32).sqrt();
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..inputs * outputs)
-            .map(|_| limit * (2. * random.random::<f32>() - 1.))
-            .collect();
-        let kernel = Tensor::from_slice(&values).reshape([outputs as i64, inputs as i64]);
-        let bias = Tensor::from_slice(&vec![0f32; outputs]);
-        let mut dense = Self {
-            kernel: Variable::new("dense/kernel".into(), kernel),
-            bias: Variable::new("dense/bias".into(), bias),
-        };
-        for variable in dense.variables_mut() {
-            variable.set_trainable(true);
-        }
-        dense
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns the number of inputs.
     #[must_use]
     pub fn inputs(&self) -> usize {
-        self.kernel.value().size()[1] as usize
+        self.inputs
     }
 
     /// Returns the number of outputs, Keras' `units`.
     #[must_use]
     pub fn outputs(&self) -> usize {
-        self.kernel.value().size()[0] as usize
+        self.units
     }
 
-    /// Returns kernel `[out, in]` and bias `[out]`.
-    #[must_use]
-    pub fn variables(&self) -> [&Variable; 2] {
-        [&self.kernel, &self.bias]
+    /// Makes kernel and bias.
+    fn variables(&self, device: Device) -> Result<Vec<Variable>> {
+        let count = self.inputs.checked_mul(self.units);
+        let count = count.ok_or_else(|| self.too_large())?;
+        let mut values = Vec::new();
+        let reserved = values.try_reserve_exact(count);
+        reserved.map_err(|_| self.too_large())?;
+        let limit = (6. / (self.inputs + self.units).max(1) as f32).sqrt();
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        values.extend((0..count).map(|_| limit * (2. * random.random::<f32>() - 1.)));
+        let (inputs, units) = (self.inputs as i64, self.units as i64);
+        let kernel = Tensor::f_from_slice(&values)
+            .and_then(|values| values.f_reshape([units, inputs])?.f_to_device(device));
+        let bias = Tensor::f_zeros([units], (Kind::Float, device));
+        [("kernel", kernel), ("bias", bias)]
+            .into_iter()
+            .map(|(kind, value)| {
+                let value = value.map_err(|_| self.too_large())?;
+                let mut variable = Variable::new(format!("{}/{kind}", self.name), value);
+                variable.set_trainable(true);
+                Ok(variable)
+            })
+            .collect()
     }
 
-    pub(crate) fn variables_mut(&mut self) -> [&mut Variable; 2] {
-        [&mut self.kernel, &mut self.bias]
+    fn too_large(&self) -> Error {
+        Error::Argument {
+            name: "Dense",
+            expected: "a layer that there is memory for".into(),
+            got: format!(
+                "{} of {} inputs and {} outputs",
+                self.name, self.inputs, self.units
+            ),
+        }
     }
 
-    /// Returns logits `[N, out]` for features `[N, in]`.
-    ///
-    /// # Errors
-    /// `Shape` when `features` has another number of columns.
-    pub fn forward(&self, features: &Tensor) -> Result<Tensor> {
-        tch::no_grad(|| self.forward_recorded(features))
-    }
-
-    pub(crate) fn forward_recorded(&self, features: &Tensor) -> Result<Tensor> {
-        let kernel = self.kernel.value();
-        if features.dim() != 2 || features.size()[1] != kernel.size()[1] {
+    /// Returns logits `[N, out]` for features `[N, in]`, recorded for a backward pass.
+    fn forward(&self, variables: &[Variable], features: &Tensor) -> Result<Tensor> {
+        if features.dim() != 2 || features.size()[1] as usize != self.inputs {
             return Err(Error::Shape {
-                operation: self.name().into(),
-                expected: format!("[N, {}]", self.inputs()),
+                operation: self.name.clone(),
+                expected: format!("[N, {}]", self.inputs),
                 got: features.size(),
             });
         }
+        let [kernel, bias] = variables else {
+            return Err(self.too_large());
+        };
+        let (kernel, bias) = (kernel.value(), bias.value());
         // A trace would record a move to where the features are already.
         let features = match kernel.device() {
             device if device == features.device() => Ok(features.shallow_clone()),
             device => features.f_to_device(device),
         };
         features
-            .and_then(|features| features.f_linear(kernel, Some(self.bias.value())))
-            .map_err(Error::torch(self.name()))
+            .and_then(|features| features.f_linear(kernel, Some(bias)))
+            .map_err(Error::torch(&self.name))
     }
 }
 
-/// A layer on top of a base model, as [`Sequential::push`](super::Sequential::push) takes it.
-#[derive(Debug)]
-pub enum TopLayer {
+/// A layer on top of a base model, as [`Sequential::push`](super::Sequential::push) takes it and files
+/// describe it, by Keras' `class_name`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "class_name")]
+pub enum HeadLayer {
     /// Averages the features over the picture.
+    #[serde(rename = "GlobalAveragePooling2D")]
     GlobalAveragePooling2d(GlobalAveragePooling2d),
     /// Drops features while training.
     Dropout(Dropout),
@@ -209,66 +221,40 @@ pub enum TopLayer {
     Dense(Dense),
 }
 
-impl From<GlobalAveragePooling2d> for TopLayer {
+impl From<GlobalAveragePooling2d> for HeadLayer {
     fn from(layer: GlobalAveragePooling2d) -> Self {
         Self::GlobalAveragePooling2d(layer)
     }
 }
 
-impl From<Dropout> for TopLayer {
+impl From<Dropout> for HeadLayer {
     fn from(layer: Dropout) -> Self {
         Self::Dropout(layer)
     }
 }
 
-impl From<Dense> for TopLayer {
+impl From<Dense> for HeadLayer {
     fn from(layer: Dense) -> Self {
         Self::Dense(layer)
     }
 }
 
-impl TopLayer {
-    /// Returns the layer with its values as they are, shared and never trained.
-    pub(crate) fn detached(&self) -> Self {
+impl HeadLayer {
+    /// Returns Keras' name of the layer.
+    pub(crate) fn name(&self) -> &str {
         match self {
-            Self::GlobalAveragePooling2d(layer) => (*layer).into(),
-            Self::Dropout(layer) => (*layer).into(),
-            Self::Dense(Dense { kernel, bias }) => Self::Dense(Dense {
-                kernel: kernel.detached(),
-                bias: bias.detached(),
-            }),
+            Self::GlobalAveragePooling2d(_) => "global_average_pooling2d",
+            Self::Dropout(_) => "dropout",
+            Self::Dense(layer) => layer.name(),
         }
     }
 
-    /// Returns the output for inference.
-    pub(crate) fn forward(&self, input: &Tensor) -> Result<Tensor> {
+    /// Returns Keras' name of the layer's class.
+    pub(crate) fn class_name(&self) -> &'static str {
         match self {
-            Self::GlobalAveragePooling2d(layer) => layer.forward(input),
-            Self::Dropout(_) => Ok(input.shallow_clone()),
-            Self::Dense(layer) => layer.forward(input),
-        }
-    }
-
-    /// Returns the output in a training step, recorded for a backward pass. `place` is the
-    /// layer's index among those on top.
-    pub(crate) fn forward_recorded(
-        &self,
-        input: &Tensor,
-        place: usize,
-        step: u64,
-    ) -> Result<Tensor> {
-        match self {
-            Self::GlobalAveragePooling2d(layer) => layer.forward(input),
-            Self::Dropout(layer) => layer.forward_training(input, place, step),
-            Self::Dense(layer) => layer.forward_recorded(input),
-        }
-    }
-
-    /// Checks what was given to the layer.
-    pub(crate) fn check(&self) -> Result<()> {
-        match self {
-            Self::Dropout(layer) => layer.check(),
-            Self::GlobalAveragePooling2d(_) | Self::Dense(_) => Ok(()),
+            Self::GlobalAveragePooling2d(_) => "GlobalAveragePooling2D",
+            Self::Dropout(_) => "Dropout",
+            Self::Dense(_) => "Dense",
         }
     }
 
@@ -277,51 +263,112 @@ impl TopLayer {
         matches!(self, Self::Dropout(_))
     }
 
-    /// Returns Keras' name and class, and the output's shape without the batch dimension for an
-    /// input of the given shape.
-    pub(crate) fn describe(&self, input: &[i64]) -> (&str, &'static str, Vec<i64>) {
-        match self {
-            Self::GlobalAveragePooling2d(_) => {
-                let channels = input.iter().take(1).copied().collect();
-                (
-                    "global_average_pooling2d",
-                    "GlobalAveragePooling2D",
-                    channels,
-                )
+    /// Returns the output's shape for an example of the given shape.
+    ///
+    /// # Errors
+    /// `Shape` when the layer takes another one, `Argument` for what no layer can be made of.
+    pub(crate) fn output_shape(&self, input: &[i64]) -> Result<Vec<i64>> {
+        let expected = match (self, input) {
+            (Self::GlobalAveragePooling2d(_), &[channels, _, _]) => return Ok(vec![channels]),
+            (Self::GlobalAveragePooling2d(_), _) => "[channels, height, width]".into(),
+            (Self::Dropout(layer), _) => return layer.check().map(|()| input.to_vec()),
+            (Self::Dense(layer), &[features]) if features as usize == layer.inputs => {
+                let units = i64::try_from(layer.units).map_err(|_| layer.too_large())?;
+                return Ok(vec![units]);
             }
-            Self::Dropout(_) => ("dropout", "Dropout", input.to_vec()),
-            Self::Dense(layer) => (layer.name(), "Dense", vec![layer.outputs() as i64]),
+            (Self::Dense(layer), _) => format!("[{}]", layer.inputs),
+        };
+        Err(Error::Shape {
+            operation: self.name().into(),
+            expected,
+            got: input.to_vec(),
+        })
+    }
+}
+
+/// Returns the shape of an example's output of a head, for features of a shape.
+///
+/// # Errors
+/// `Shape` names the first layer that takes another input than it would get; else as
+/// [`HeadLayer::output_shape`].
+pub(crate) fn output_shape<'a>(
+    head: impl IntoIterator<Item = &'a HeadLayer>,
+    features: &[i64],
+) -> Result<Vec<i64>> {
+    let mut layers = head.into_iter();
+    layers.try_fold(features.to_vec(), |shape, layer| layer.output_shape(&shape))
+}
+
+/// A layer in a model.
+#[derive(Debug)]
+pub(super) struct BuiltLayer {
+    pub(super) layer: HeadLayer,
+    /// An example's; none where the layer does not fit those before it.
+    pub(super) output_shape: Option<Vec<i64>>,
+    /// None where the layer does not fit, or there is no memory for them.
+    pub(super) variables: Vec<Variable>,
+}
+
+impl BuiltLayer {
+    /// Makes the variables for an example of the given shape.
+    pub(super) fn new(layer: HeadLayer, input: Option<&[i64]>, device: Device) -> Self {
+        let output_shape = input.and_then(|input| layer.output_shape(input).ok());
+        let variables = match &layer {
+            HeadLayer::Dense(dense) if output_shape.is_some() => dense.variables(device).ok(),
+            _ => None,
+        };
+        Self {
+            layer,
+            output_shape,
+            variables: variables.unwrap_or_default(),
         }
     }
 
-    pub(crate) fn variables(&self) -> Vec<&Variable> {
-        match self {
-            Self::GlobalAveragePooling2d(_) | Self::Dropout(_) => Vec::new(),
-            Self::Dense(layer) => layer.variables().into(),
+    /// Refuses a layer that there is no memory for.
+    pub(super) fn check_memory(&self) -> Result<()> {
+        match &self.layer {
+            HeadLayer::Dense(dense) if self.variables.is_empty() => Err(dense.too_large()),
+            _ => Ok(()),
         }
     }
 
-    pub(crate) fn variables_mut(&mut self) -> Vec<&mut Variable> {
-        match self {
-            Self::GlobalAveragePooling2d(_) | Self::Dropout(_) => Vec::new(),
-            Self::Dense(layer) => layer.variables_mut().into(),
+    /// Returns the layer with its values as they are, shared and never trained.
+    pub(super) fn detached(&self) -> Self {
+        Self {
+            layer: self.layer.clone(),
+            output_shape: self.output_shape.clone(),
+            variables: self.variables.iter().map(Variable::detached).collect(),
+        }
+    }
+
+    /// Returns the output, recorded for a backward pass: for inference, or in a training step that is
+    /// given as the layer's index among those on top and the step's number.
+    pub(super) fn forward(&self, input: &Tensor, training: Option<(usize, u64)>) -> Result<Tensor> {
+        match (&self.layer, training) {
+            (HeadLayer::GlobalAveragePooling2d(layer), _) => layer.forward(input),
+            (HeadLayer::Dropout(layer), Some((place, step))) => {
+                layer.forward_training(input, place, step)
+            }
+            (HeadLayer::Dropout(_), None) => Ok(input.shallow_clone()),
+            (HeadLayer::Dense(layer), _) => layer.forward(&self.variables, input),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
-
     use super::*;
 
     fn ones() -> Tensor {
         Tensor::ones([32, 1280], (Kind::Float, Device::Cpu))
     }
 
+    fn built(layer: Dropout) -> BuiltLayer {
+        BuiltLayer::new(layer.into(), Some(&[1280]), Device::Cpu)
+    }
+
     fn drop(layer: Dropout, place: usize, step: u64) -> Tensor {
-        let layer = TopLayer::from(layer);
-        layer.forward_recorded(&ones(), place, step).unwrap()
+        built(layer).forward(&ones(), Some((place, step))).unwrap()
     }
 
     #[test]
@@ -361,15 +408,15 @@ mod tests {
 
     #[test]
     fn dropout_does_nothing_in_inference() {
-        let layer = TopLayer::from(Dropout::new(0.9));
-        assert_eq!(layer.forward(&ones()).unwrap(), ones());
+        let layer = built(Dropout::new(0.9));
+        assert_eq!(layer.forward(&ones(), None).unwrap(), ones());
     }
 
     #[test]
     fn the_gradient_of_what_is_dropped_is_zero() {
         let features = ones().set_requires_grad(true);
-        let layer = TopLayer::from(Dropout::new(0.5));
-        let dropped = layer.forward_recorded(&features, 0, 0).unwrap();
+        let layer = built(Dropout::new(0.5));
+        let dropped = layer.forward(&features, Some((0, 0))).unwrap();
         dropped.sum(None).backward();
         assert_eq!(features.grad(), dropped.detach());
     }

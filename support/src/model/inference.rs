@@ -1,19 +1,17 @@
-//! Layers made ready for many forward passes without a backward pass.
+//! Layers prepared for many forward passes without a backward pass.
 
 use tch::{Device, TchError, Tensor};
 
-use super::fused;
+use super::fused::{self, Activation};
 use super::layer::Layer;
-use super::steps::{
-    Convolution, Step, Work, add, channels_last, check_shape, convolve, follow, steps,
-};
+use super::steps::{Convolution, Step, Work, channels_last, check_shape, convolve, follow, steps};
 use crate::{Error, Result};
 
-/// Pictures that go through the layers together on a CPU, at most.
-const TOGETHER: i64 = 32;
+/// Pictures in a micro-batch on a CPU, at most.
+const MICRO_BATCH: i64 = 32;
 
-/// Bytes that a layer's output takes for the pictures that go through it together: so few that the
-/// next layer still finds most of it in a cache. (glibc, besides, reuses no memory beyond 32 MiB.)
+/// Bytes that a layer's output takes for a micro-batch, at most: so few that the next layer still finds
+/// most of it in a cache. (glibc, besides, reuses no memory beyond 32 MiB.)
 const ACTIVATION_BYTES: i64 = 10 << 20;
 
 /// Some layers of a network, with every batch normalization multiplied into the convolution
@@ -26,27 +24,31 @@ pub(crate) struct Inference {
     name: String,
     input_shape: [i64; 3],
     device: Device,
-    together: i64,
+    micro_batch: i64,
     stages: Vec<Stage>,
 }
 
-/// Steps that the same number of pictures go through together.
+/// Operations that go through a batch in micro-batches of one size.
 #[derive(Debug)]
 struct Stage {
-    together: i64,
-    steps: Vec<(Step, Prepared)>,
+    micro_batch: i64,
+    operations: Vec<(Step, FusedOperation)>,
 }
 
-/// What a step is computed with: the output layer, and what stands for the layers before it too.
+/// What a step is computed with.
 #[derive(Debug)]
-struct Prepared {
-    layer: Layer,
-    weights: Option<Weights>,
+enum FusedOperation {
+    Layer(Layer),
+    Convolution {
+        /// The name of the step's last layer.
+        layer: String,
+        convolution: FoldedConvolution,
+    },
 }
 
-/// What a [`Convolution`] is computed with.
+/// A [`Convolution`] with the batch normalization in its weights.
 #[derive(Debug)]
-struct Weights {
+struct FoldedConvolution {
     convolution: Convolution,
     kernel: Tensor,
     bias: Tensor,
@@ -55,7 +57,7 @@ struct Weights {
 }
 
 impl Inference {
-    /// Makes the layers behind `from` up to `to` ready.
+    /// Prepares the layers after `from`, a cut, up to `to`.
     pub(super) fn new(
         name: String,
         layers: &[Layer],
@@ -65,21 +67,23 @@ impl Inference {
     ) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
         let mut steps = steps(layers, from, to);
-        let (together, large) = match device {
-            Device::Cpu => (TOGETHER, large(layers, &steps)),
+        let (micro_batch, large) = match device {
+            Device::Cpu => (MICRO_BATCH, large_steps(layers, &steps)),
             _ => (i64::MAX, 0),
         };
         let fused = device == Device::Cpu && tch::utils::has_mkldnn();
         let rest = steps.split_off(large);
         let largest = steps.iter().map(|step| bytes(layers, step)).max();
-        let few = largest.map_or(together, |largest| (ACTIVATION_BYTES / largest).max(1));
-        let stage = |(together, steps)| Stage::new(layers, steps, together, fused);
-        let stages = [(few, steps), (together, rest)].into_iter().map(stage);
+        let small_batch = largest.map_or(micro_batch, |largest| {
+            (ACTIVATION_BYTES / largest).clamp(1, micro_batch)
+        });
+        let stages = [(steps, small_batch), (rest, micro_batch)].into_iter();
+        let stages = stages.map(|(steps, size)| Stage::new(layers, steps, size, fused));
         Ok(Self {
             name,
             input_shape: layers[from].output_shape(),
             device,
-            together,
+            micro_batch,
             stages: stages.collect::<Result<_>>()?,
         })
     }
@@ -91,7 +95,7 @@ impl Inference {
     pub(crate) fn run(&self, input: &Tensor) -> Result<Tensor> {
         check_shape(&self.name, self.input_shape, input)?;
         let _no_grad = tch::no_grad_guard();
-        in_parts(input, self.together, |part| {
+        in_micro_batches(input, self.micro_batch, |part| {
             let part = channels_last(part, self.device)?;
             let mut stages = self.stages.iter();
             stages.try_fold(part, |part, stage| stage.run(&part))
@@ -99,16 +103,17 @@ impl Inference {
     }
 }
 
-/// Computes at most `together` examples at a time.
-fn in_parts(
+/// Computes at most `micro_batch` examples at a time.
+fn in_micro_batches(
     input: &Tensor,
-    together: i64,
+    micro_batch: i64,
     mut compute: impl FnMut(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    if input.size()[0] <= together {
+    if input.size()[0] <= micro_batch {
         return compute(input);
     }
-    let parts = input.f_split(together, 0).map_err(Error::torch("batch"))?;
+    let parts = input.f_split(micro_batch, 0);
+    let parts = parts.map_err(Error::torch("batch"))?;
     let outputs: Vec<Tensor> = parts.iter().map(compute).collect::<Result<_>>()?;
     Tensor::f_cat(&outputs, 0).map_err(Error::torch("batch"))
 }
@@ -121,21 +126,21 @@ pub(super) fn traceable(layers: &[Layer]) -> Result<impl Fn(&Tensor) -> Result<T
     Ok(move |input: &Tensor| stage.run(input))
 }
 
-/// Returns how many steps there are up to the last whose activations are too large for [`TOGETHER`]
-/// pictures, and on to where one narrow output is all that goes on.
-fn large(layers: &[Layer], steps: &[Step]) -> usize {
-    let is_large = |step| bytes(layers, step) > ACTIVATION_BYTES / TOGETHER;
+/// Returns how many steps there are up to the last whose activations are too large for a
+/// [`MICRO_BATCH`], and on to the next bottleneck.
+fn large_steps(layers: &[Layer], steps: &[Step]) -> usize {
+    let is_large = |step| bytes(layers, step) > ACTIVATION_BYTES / MICRO_BATCH;
     let Some(last) = steps.iter().rposition(is_large) else {
         return 0;
     };
-    let is_cut = |&count: &usize| {
+    let is_bottleneck = |&count: &usize| {
         let before = &steps[count - 1];
-        before.is_narrow()
-            && steps[count..]
-                .iter()
-                .all(|step| !step.adds_from_before(before))
+        let mut after = steps[count..].iter();
+        before.ends_block() && after.all(|step| step.starts_from(before.output))
     };
-    (last + 1..steps.len()).find(is_cut).unwrap_or(steps.len())
+    (last + 1..steps.len())
+        .find(is_bottleneck)
+        .unwrap_or(steps.len())
 }
 
 /// Returns the bytes of the larger of a step's input and output for one example.
@@ -145,84 +150,86 @@ fn bytes(layers: &[Layer], step: &Step) -> i64 {
 }
 
 impl Stage {
-    fn new(layers: &[Layer], steps: Vec<Step>, together: i64, fused: bool) -> Result<Self> {
+    fn new(layers: &[Layer], steps: Vec<Step>, micro_batch: i64, fused: bool) -> Result<Self> {
         let prepare = |step: Step| {
-            let layer = layers[step.output].detached();
-            let weights = match step.work {
-                Work::Layer => Ok(None),
+            let layer = &layers[step.output];
+            let operation = match step.work {
+                Work::Layer => FusedOperation::Layer(layer.detached()),
                 Work::Convolution(convolution) => {
-                    Weights::new(convolution, layers, together, fused).map(Some)
+                    let [channels, height, width] = layers[step.input].output_shape();
+                    let input_size = fused.then_some([micro_batch, channels, height, width]);
+                    FusedOperation::Convolution {
+                        layer: layer.name().into(),
+                        convolution: FoldedConvolution::new(convolution, layers, input_size)
+                            .map_err(Error::torch(format!("preparing layer {}", layer.name())))?,
+                    }
                 }
             };
-            let weights =
-                weights.map_err(Error::torch(format!("preparing layer {}", layer.name())))?;
-            Ok((step, Prepared { layer, weights }))
+            Ok((step, operation))
         };
         Ok(Self {
-            together,
-            steps: steps.into_iter().map(prepare).collect::<Result<_>>()?,
+            micro_batch,
+            operations: steps.into_iter().map(prepare).collect::<Result<_>>()?,
         })
     }
 
     fn run(&self, input: &Tensor) -> Result<Tensor> {
-        in_parts(input, self.together, |part| {
-            let steps = self.steps.iter().map(|(step, prepared)| (step, prepared));
+        in_micro_batches(input, self.micro_batch, |part| {
+            let steps = self.operations.iter().map(|(step, own)| (step, own));
             follow(
                 steps,
                 part,
-                |_, Prepared { layer, weights }, input, residual| match weights {
-                    Some(weights) => weights
+                |_, operation, input, residual| match operation {
+                    FusedOperation::Layer(layer) => layer.forward(input, residual),
+                    FusedOperation::Convolution { layer, convolution } => convolution
                         .run(input, residual)
-                        .map_err(Error::torch(format!("layer {}", layer.name()))),
-                    None => layer.forward(input, residual),
+                        .map_err(Error::torch(format!("layer {layer}"))),
                 },
             )
         })
     }
 }
 
-impl Weights {
+impl FoldedConvolution {
+    /// Folds the batch normalization in, and lays the kernel out for [`fused::convolution`] of inputs of
+    /// `input_size`, if there is one.
     fn new(
         mut convolution: Convolution,
         layers: &[Layer],
-        together: i64,
-        reordered: bool,
+        input_size: Option<[i64; 4]>,
     ) -> Result<Self, TchError> {
         let (mut kernel, bias) = convolution.folded(layers)?;
-        if reordered {
-            let uneven = convolution.uneven;
-            if uneven > 0 {
+        if let Some(input_size) = input_size {
+            let [rows, columns] = std::mem::take(&mut convolution.uneven);
+            if (rows, columns) != (0, 0) {
                 // As many more rows and columns of zeros in the kernel and padding on all sides give
                 // what padding at the end gives, without a padded copy of the input.
-                kernel = kernel.f_constant_pad_nd([uneven, 0, uneven, 0])?;
-                convolution.geometry.padding += uneven;
+                kernel = kernel.f_constant_pad_nd([columns, 0, rows, 0])?;
+                convolution.geometry.padding[0] += rows;
+                convolution.geometry.padding[1] += columns;
             }
-            let [channels, height, width] = layers[convolution.input()].output_shape();
-            let input_size = [together, channels, height, width];
             kernel = fused::reorder_weight(&kernel, convolution.geometry, input_size)?;
         }
         Ok(Self {
             convolution,
             kernel,
             bias,
-            reordered,
+            reordered: input_size.is_some(),
         })
     }
 
     fn run(&self, input: &Tensor, residual: Option<&Tensor>) -> Result<Tensor, TchError> {
         let (convolution, kernel, bias) = (self.convolution, &self.kernel, &self.bias);
         let geometry = convolution.geometry;
-        let output = if self.reordered {
-            fused::convolution(input, kernel, bias, geometry, convolution.relu6)?
-        } else {
-            convolution.clamp(convolve(
-                &convolution.pad(input)?,
-                kernel,
-                Some(bias),
-                geometry,
-            )?)?
-        };
-        add(output, residual)
+        if !self.reordered {
+            let output = convolve(&convolution.pad(input)?, kernel, Some(bias), geometry)?;
+            return convolution.finish(output, residual);
+        }
+        if residual.is_none() {
+            return fused::convolution(input, kernel, bias, geometry, convolution.activation);
+        }
+        let sum = fused::convolution(input, kernel, bias, geometry, Activation::None)?;
+        convolution.finish(sum, residual)
     }
 }
 
@@ -233,26 +240,9 @@ mod tests {
     use tch::Kind;
 
     use super::*;
+    use crate::model::Backbone;
     use crate::model::steps::run;
-    use crate::model::{MobileNetV2, Weights};
-
-    /// A network with weights drawn at random, about as large as trained ones.
-    fn network(weights: Weights, alpha: f64) -> MobileNetV2 {
-        tch::manual_seed(5);
-        let mut network = MobileNetV2::frame(weights, alpha, [3, 64, 64], Device::Cpu).unwrap();
-        for variable in network.variables_mut() {
-            let shape = variable.value().size();
-            let random = Tensor::randn(&shape, (Kind::Float, Device::Cpu));
-            let inputs: i64 = shape.iter().skip(1).product();
-            let values = match variable.name().rsplit('/').next() {
-                Some("kernel") => random * (2. / inputs as f64).sqrt(),
-                Some("gamma" | "moving_variance") => random.abs() * 0.2 + 0.8,
-                _ => random * 0.1,
-            };
-            variable.assign(&values).unwrap();
-        }
-        network
-    }
+    use crate::model::tests::{NETWORKS, network};
 
     /// Computes a layer from the outputs of those from `first` on.
     fn forward(layer: &Layer, outputs: &[Tensor], first: usize) -> Tensor {
@@ -274,28 +264,28 @@ mod tests {
 
     #[test]
     fn steps_give_what_the_layers_give_one_by_one() {
-        steps_give_what_the_layers_give(&network(Weights::TfHub, 1.0));
-        steps_give_what_the_layers_give(&network(Weights::TfHub, 0.35));
-        steps_give_what_the_layers_give(&network(Weights::Torchvision, 1.0));
-        steps_give_what_the_layers_give(&network(Weights::Torchvision, 1.4));
+        for of in NETWORKS {
+            let network = network(of);
+            let last = network.layers().len() - 1;
+            // All; a single layer; up to a convolution without its normalization; none; from each part to
+            // the next one and to the end.
+            let mut parts = vec![(0, last), (0, 1), (0, 27), (last, last)];
+            let cuts: Vec<usize> = (1..last).filter(|&layer| network.is_cut(layer)).collect();
+            for parts_between in cuts.windows(2).step_by(3) {
+                parts.push((parts_between[0], parts_between[1]));
+            }
+            parts.push((cuts[cuts.len() / 2], last));
+            steps_give_what_the_layers_give(&network, &parts);
+        }
     }
 
-    fn steps_give_what_the_layers_give(network: &MobileNetV2) {
+    fn steps_give_what_the_layers_give(network: &Backbone, parts: &[(usize, usize)]) {
         let layers = network.layers();
-        // All; a single layer; up to a convolution without its normalization; from one on; a block
-        // with padding and one with a residual connection.
-        for (from, to) in [
-            (0, 154),
-            (0, 1),
-            (0, 27),
-            (28, 36),
-            (54, 63),
-            (98, 154),
-            (98, 98),
-        ] {
+        for &(from, to) in parts {
             let [channels, height, width] = layers[from].output_shape();
-            // More than go through together, and not a multiple of that.
-            let shape = [TOGETHER + 3, channels, height, width];
+            // The whole network: more than a micro-batch, and not a multiple of that.
+            let count = if from == 0 { MICRO_BATCH + 3 } else { 2 };
+            let shape = [count, channels, height, width];
             let input = Tensor::randn(shape, (Kind::Float, Device::Cpu));
             let expected = layer_by_layer(layers, from, &input, to);
             let inferred = network.inference(from, to).unwrap().run(&input).unwrap();
@@ -304,18 +294,23 @@ mod tests {
                 assert_eq!(output.size(), expected.size());
                 let difference = (&output - &expected).abs().max() / expected.abs().max();
                 let difference = f64::try_from(difference).unwrap();
-                assert!(difference < 1e-4, "{from} to {to}: {difference}");
+                let name = network.name();
+                assert!(difference < 1e-4, "{name}, {from} to {to}: {difference}");
             }
         }
     }
 
     #[test]
     fn weights_are_prepared_again_once_one_has_changed() {
-        let mut network = network(Weights::TfHub, 1.0);
+        let mut network = network(NETWORKS[0]);
         let input = Tensor::randn([1, 3, 64, 64], (Kind::Float, Device::Cpu));
         let first = network.inference(0, 154).unwrap();
         assert!(Rc::ptr_eq(&first, &network.inference(0, 154).unwrap()));
+        // Other layers in between, as `evaluate` asks for, do not put them aside.
         assert!(!Rc::ptr_eq(&first, &network.inference(0, 27).unwrap()));
+        network.inference(0, 0).unwrap();
+        network.inference(27, 154).unwrap();
+        assert!(Rc::ptr_eq(&first, &network.inference(0, 154).unwrap()));
 
         let before = network.forward(&input).unwrap();
         let prepared = network.inference(0, 154).unwrap();
@@ -336,18 +331,21 @@ mod tests {
 
     #[test]
     fn folding_leaves_every_gradient_as_it_is() {
-        folding_leaves_the_gradients(&network(Weights::TfHub, 1.0));
-        folding_leaves_the_gradients(&network(Weights::Torchvision, 1.0));
+        for of in NETWORKS {
+            folding_leaves_the_gradients(&network(of));
+        }
     }
 
-    fn folding_leaves_the_gradients(network: &MobileNetV2) {
+    fn folding_leaves_the_gradients(network: &Backbone) {
         // In 32 bits, rounding moves some values over a ReLU6's edge, where gradients jump.
         for variable in network.variables() {
             let value = variable.value();
             value.shallow_clone().set_data(&value.to_kind(Kind::Double));
         }
         let layers = network.layers();
-        let input = Tensor::randn([4, 3, 64, 64], (Kind::Double, Device::Cpu));
+        let [channels, height, width] = network.input_shape();
+        let input = [4, channels, height, width];
+        let input = Tensor::randn(input, (Kind::Double, Device::Cpu));
         let variables: Vec<&Tensor> = network
             .variables()
             .filter(|variable| variable.is_trainable())
@@ -361,11 +359,16 @@ mod tests {
             outputs.push(forward(layer, &outputs, 0));
         }
         let expected = gradients(outputs.pop().unwrap());
-        let folded = gradients(run(layers, 0, &input, 154, Device::Cpu).unwrap());
+        let folded = gradients(run(layers, 0, &input, layers.len() - 1, Device::Cpu).unwrap());
         for ((variable, expected), folded) in variables.iter().zip(&expected).zip(&folded) {
             let difference = (folded - expected).norm() / expected.norm();
             let difference = f64::try_from(difference).unwrap();
-            assert!(difference < 1e-9, "{:?}: {difference}", variable.size());
+            let name = network.name();
+            assert!(
+                difference < 1e-9,
+                "{name}, {:?}: {difference}",
+                variable.size()
+            );
         }
     }
 }

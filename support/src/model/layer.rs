@@ -41,10 +41,6 @@ impl Variable {
         &self.name
     }
 
-    pub(super) fn rename(&mut self, name: String) {
-        self.name = name;
-    }
-
     /// Returns the tensor. Convolution kernels are `[out, in / groups, height, width]`, dense
     /// kernels `[out, in]`: libtorch's order, not Keras'.
     pub fn value(&self) -> &Tensor {
@@ -76,11 +72,6 @@ impl Variable {
         self.value.requires_grad()
     }
 
-    pub(crate) fn move_to(&mut self, device: Device) {
-        let moved = self.value.detach().to_device(device);
-        self.value = moved.set_requires_grad(self.is_trainable());
-    }
-
     /// Returns one that shares the values, and is never trained.
     pub(crate) fn detached(&self) -> Self {
         Self {
@@ -102,24 +93,35 @@ impl Variable {
 pub enum Operation {
     /// The network's input.
     Input,
-    /// Rows and columns of zeros around a picture, for a 3x3 convolution of stride 2. TensorFlow
-    /// pads an even-sized picture at the end alone (Keras' `correct_pad`), PyTorch on both sides.
+    /// Rows and columns of zeros around a picture. TensorFlow pads some sizes at the end more than at the
+    /// start (Keras' `correct_pad`), PyTorch on both sides alike.
     ZeroPadding {
         /// Rows at the top and columns to the left.
-        before: i64,
+        before: [i64; 2],
         /// Rows at the bottom and columns to the right.
-        after: i64,
+        after: [i64; 2],
     },
     /// A convolution without bias.
     Conv2d {
         /// Step in both directions.
         stride: i64,
+        /// Zeros on all four sides.
+        padding: i64,
     },
-    /// A 3x3 convolution of each channel by itself, without bias.
+    /// A convolution of each channel by itself, without bias.
     DepthwiseConv2d {
         /// Step in both directions.
         stride: i64,
         /// Zeros on all four sides.
+        padding: i64,
+    },
+    /// The largest value in a square window.
+    MaxPool2d {
+        /// The window's side.
+        kernel: i64,
+        /// Step in both directions.
+        stride: i64,
+        /// Values on all four sides that are never the largest.
         padding: i64,
     },
     /// `gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta`: batch
@@ -128,6 +130,8 @@ pub enum Operation {
         /// Added to the variance.
         epsilon: f64,
     },
+    /// `max(x, 0)`.
+    Relu,
     /// `min(max(x, 0), 6)`.
     Relu6,
     /// The sum of two layers' outputs.
@@ -143,8 +147,9 @@ impl Operation {
             Self::ZeroPadding { .. } => "ZeroPadding2D",
             Self::Conv2d { .. } => "Conv2D",
             Self::DepthwiseConv2d { .. } => "DepthwiseConv2D",
+            Self::MaxPool2d { .. } => "MaxPooling2D",
             Self::BatchNormalization { .. } => "BatchNormalization",
-            Self::Relu6 => "ReLU",
+            Self::Relu | Self::Relu6 => "ReLU",
             Self::Add => "Add",
         }
     }
@@ -278,10 +283,10 @@ impl Layer {
         let output = match self.operation {
             Operation::Input => Ok(input.shallow_clone()),
             Operation::ZeroPadding { before, after } => {
-                input.f_constant_pad_nd([before, after, before, after])
+                input.f_constant_pad_nd([before[1], after[1], before[0], after[0]])
             }
-            Operation::Conv2d { stride } => {
-                input.f_conv2d(variable(0), none, [stride; 2], [0, 0], [1, 1], 1)
+            Operation::Conv2d { stride, padding } => {
+                input.f_conv2d(variable(0), none, [stride; 2], [padding; 2], [1, 1], 1)
             }
             Operation::DepthwiseConv2d { stride, padding } => {
                 let channels = self.output_shape[0];
@@ -294,7 +299,13 @@ impl Layer {
                     channels,
                 )
             }
+            Operation::MaxPool2d {
+                kernel,
+                stride,
+                padding,
+            } => input.f_max_pool2d([kernel; 2], [stride; 2], [padding; 2], [1, 1], false),
             Operation::BatchNormalization { epsilon } => self.normalize(input, epsilon),
+            Operation::Relu => input.f_relu(),
             Operation::Relu6 => input.f_clamp(0., 6.),
             Operation::Add => second
                 .ok_or_else(|| TchError::Shape("an addition of one input".into()))

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use tch::{CModule, Kind, Tensor};
 
-use super::head::TopLayer;
+use super::backbone::Backbone;
+use super::head::{self, BuiltLayer, HeadLayer};
 use super::layer::{Layer, Variable};
-use super::mobilenet_v2::MobileNetV2;
 use super::weights;
 use crate::files::write_whole;
 use crate::{Error, Result};
@@ -17,15 +17,15 @@ use crate::{Error, Result};
 /// [`compile`](Sequential::compile). Only a compiled model can be trained and evaluated.
 #[derive(Debug)]
 pub struct Sequential<C = ()> {
-    base: MobileNetV2,
-    top: Vec<TopLayer>,
+    base: Backbone,
+    top: Vec<BuiltLayer>,
     pub(crate) compiled: C,
 }
 
 impl Sequential {
     /// Returns a model that is only a base; [`push`](Self::push) puts layers on top.
     #[must_use]
-    pub fn new(base: MobileNetV2) -> Self {
+    pub fn new(base: Backbone) -> Self {
         Self {
             base,
             top: Vec::new(),
@@ -34,21 +34,21 @@ impl Sequential {
     }
 
     /// Puts a layer on top, on the base's device. Several [`Dense`](super::Dense) are named `dense`,
-    /// `dense_1` and so on, as by Keras.
+    /// `dense_1` and so on, as by Keras. One that does not fit is refused by
+    /// [`compile`](Self::compile), and wherever the model is used.
     #[must_use]
-    pub fn push(mut self, layer: impl Into<TopLayer>) -> Self {
+    pub fn push(mut self, layer: impl Into<HeadLayer>) -> Self {
         let mut layer = layer.into();
-        if let TopLayer::Dense(dense) = &mut layer {
-            let before = self.top.iter();
-            dense.number(
-                before
-                    .filter(|layer| matches!(layer, TopLayer::Dense(_)))
-                    .count(),
-            );
+        if let HeadLayer::Dense(dense) = &mut layer {
+            let is_dense = |layer: &&HeadLayer| matches!(layer, HeadLayer::Dense(_));
+            dense.number(self.top().filter(is_dense).count());
         }
-        for variable in layer.variables_mut() {
-            variable.move_to(self.base.device());
-        }
+        let features = self.base.output_shape();
+        let input = match self.top.last() {
+            Some(last) => last.output_shape.as_deref(),
+            None => Some(&features[..]),
+        };
+        let layer = BuiltLayer::new(layer, input, self.base.device());
         self.top.push(layer);
         self
     }
@@ -66,22 +66,34 @@ impl<C> Sequential<C> {
 
     /// Returns the base model.
     #[must_use]
-    pub fn base(&self) -> &MobileNetV2 {
+    pub fn base(&self) -> &Backbone {
         &self.base
     }
 
     /// Returns the base model for freezing and unfreezing.
-    pub fn base_mut(&mut self) -> &mut MobileNetV2 {
+    pub fn base_mut(&mut self) -> &mut Backbone {
         &mut self.base
     }
 
     /// Returns the layers on top of the base.
-    #[must_use]
-    pub fn top(&self) -> &[TopLayer] {
+    pub fn top(&self) -> impl Iterator<Item = &HeadLayer> {
+        self.top.iter().map(|built| &built.layer)
+    }
+
+    pub(super) fn built(&self) -> &[BuiltLayer] {
         &self.top
     }
 
-    /// Returns the shape of one example's output: `[1]` for one logit.
+    /// Checks that the layers on top fit the base and each other.
+    ///
+    /// # Errors
+    /// `Shape` names the first layer that does not, `Argument` one that cannot be made.
+    pub(crate) fn check_head(&self) -> Result<()> {
+        head::output_shape(self.top(), &self.base.output_shape())?;
+        self.top.iter().try_for_each(BuiltLayer::check_memory)
+    }
+
+    /// Returns the shape of one example's output: `[1]` for one logit. Empty where the layers do not fit.
     #[must_use]
     pub fn output_shape(&self) -> Vec<i64> {
         self.layer_shape(self.last())
@@ -91,11 +103,11 @@ impl<C> Sequential<C> {
     pub fn variables(&self) -> impl Iterator<Item = &Variable> {
         self.base
             .variables()
-            .chain(self.top.iter().flat_map(TopLayer::variables))
+            .chain(self.top.iter().flat_map(|layer| &layer.variables))
     }
 
     pub(crate) fn variables_mut(&mut self) -> impl Iterator<Item = &mut Variable> {
-        let top = self.top.iter_mut().flat_map(TopLayer::variables_mut);
+        let top = self.top.iter_mut().flat_map(|layer| &mut layer.variables);
         self.base.variables_mut().chain(top)
     }
 
@@ -109,7 +121,7 @@ impl<C> Sequential<C> {
 
     /// Returns the trainable variables beside what compiling added, both borrowed at once.
     pub(crate) fn split_compiled(&mut self) -> (Vec<&Variable>, &mut C) {
-        let top = self.top.iter().flat_map(TopLayer::variables);
+        let top = self.top.iter().flat_map(|layer| &layer.variables);
         let variables = self.base.variables().chain(top);
         (
             variables
@@ -136,7 +148,7 @@ impl<C> Sequential<C> {
     pub(crate) fn layer_name(&self, index: usize) -> &str {
         match self.base.layers().get(index) {
             Some(layer) => layer.name(),
-            None => self.top[index - self.base.layers().len()].describe(&[]).0,
+            None => self.top[index - self.base.layers().len()].layer.name(),
         }
     }
 
@@ -145,22 +157,20 @@ impl<C> Sequential<C> {
         match self.base.layers().get(index) {
             Some(layer) => layer.output_shape().to_vec(),
             None => {
-                let features = self.base.output_shape().to_vec();
-                self.top[..=index - self.base.layers().len()]
-                    .iter()
-                    .fold(features, |shape, layer| layer.describe(&shape).2)
+                let layer = &self.top[index - self.base.layers().len()];
+                layer.output_shape.clone().unwrap_or_default()
             }
         }
     }
 
-    /// Returns the layer behind which training starts: its output, alone, determines the model's,
+    /// Returns the layer after which training starts: its output, alone, determines the model's,
     /// and neither it nor a layer before it is trained or random. Of those the last one, or one
     /// before it in the same block whose output is smaller. Layer 0 only hands the pictures on.
     pub(crate) fn frozen_prefix(&self) -> usize {
         let base = self.base.layers();
-        let trained = |variables: &[&Variable]| variables.iter().any(|v| v.is_trainable());
-        let in_base = |layer: &Layer| trained(&layer.variables().iter().collect::<Vec<_>>());
-        let on_top = |layer: &TopLayer| layer.is_random() || trained(&layer.variables());
+        let trained = |variables: &[Variable]| variables.iter().any(Variable::is_trainable);
+        let in_base = |layer: &Layer| trained(layer.variables());
+        let on_top = |top: &BuiltLayer| top.layer.is_random() || trained(&top.variables);
         let first_trained = base
             .iter()
             .map(in_base)
@@ -186,8 +196,13 @@ impl<C> Sequential<C> {
         (first..)
             .zip(self.top_between(from, to))
             .try_fold(features, |input, (place, layer)| {
-                layer.forward_recorded(&input, place, step)
+                layer.forward(&input, Some((place, step)))
             })
+    }
+
+    /// Returns the logits for the base's features, recorded for a backward pass; nothing is dropped.
+    pub(crate) fn logits(&self, features: &Tensor) -> Result<Tensor> {
+        forward_all(&self.top, features.shallow_clone())
     }
 
     /// Returns a function that gives layer `to`'s output for layer `from`'s, without a record and
@@ -202,15 +217,14 @@ impl<C> Sequential<C> {
             .then(|| self.base.inference(from, to.min(last_of_base)))
             .transpose()?;
         let top = self.top_between(from, to).iter();
-        let top: Vec<TopLayer> = top.map(TopLayer::detached).collect();
+        let top: Vec<BuiltLayer> = top.map(BuiltLayer::detached).collect();
         Ok(move |input: &Tensor| {
             let _no_grad = tch::no_grad_guard();
             let features = match &base {
                 Some(base) => base.run(input)?,
                 None => input.shallow_clone(),
             };
-            top.iter()
-                .try_fold(features, |input, layer| layer.forward(&input))
+            forward_all(&top, features)
         })
     }
 
@@ -230,11 +244,8 @@ impl<C> Sequential<C> {
         let _no_grad = tch::no_grad_guard();
         let path = path.as_ref();
         let base = self.base.traceable()?;
-        let top: Vec<TopLayer> = self.top.iter().map(TopLayer::detached).collect();
-        let forward = |images: &Tensor| {
-            top.iter()
-                .try_fold(base(images)?, |input, layer| layer.forward(&input))
-        };
+        let top: Vec<BuiltLayer> = self.top.iter().map(BuiltLayer::detached).collect();
+        let forward = |images: &Tensor| forward_all(&top, base(images)?);
         let shape = [&[1], &self.base.input_shape()[..]].concat();
         let example = Tensor::f_zeros(shape, (Kind::Float, self.base.device()))
             .map_err(Error::torch("an example for the trace"))?;
@@ -247,7 +258,7 @@ impl<C> Sequential<C> {
             });
             vec![output]
         };
-        let module = CModule::create_by_tracing("MobileNetV2", "forward", &[example], &mut traced);
+        let module = CModule::create_by_tracing("Sequential", "forward", &[example], &mut traced);
         failure.map_or(Ok(()), Err)?;
         let folder = tempfile::tempdir().map_err(Error::io("create a folder for", path))?;
         let whole = folder.path().join("model.pt");
@@ -258,8 +269,8 @@ impl<C> Sequential<C> {
         write_whole(path, &bytes)
     }
 
-    /// Returns the layers on top among those behind `from` up to `to`.
-    fn top_between(&self, from: usize, to: usize) -> &[TopLayer] {
+    /// Returns the layers on top among those after `from` up to `to`.
+    fn top_between(&self, from: usize, to: usize) -> &[BuiltLayer] {
         let last_of_base = self.base.layers().len() - 1;
         &self.top[from.max(last_of_base) - last_of_base..to.max(last_of_base) - last_of_base]
     }
@@ -268,8 +279,9 @@ impl<C> Sequential<C> {
     /// [origin](super::Weights); the file appears whole or not at all.
     ///
     /// # Errors
-    /// `Io` when the file cannot be written.
+    /// `Io` when the file cannot be written, `Shape` or `Argument` when the layers on top do not fit.
     pub fn save_weights(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.check_head()?;
         weights::save(path.as_ref(), self.base.weights(), self.variables())
     }
 
@@ -278,11 +290,19 @@ impl<C> Sequential<C> {
     /// # Errors
     /// `Io` or `Weights` when the file cannot be read, was saved with a base whose weights have
     /// other conventions than this one's, or names the first tensor that is missing, unknown or of
-    /// another shape; then nothing has been changed.
+    /// another shape; `Shape` or `Argument` when the layers on top do not fit. Then nothing has been
+    /// changed.
     pub fn load_weights(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.check_head()?;
         let origin = self.base.weights();
         weights::load(path.as_ref(), origin, self.variables_mut())
     }
+}
+
+/// Returns the output of layers on top for inference.
+fn forward_all(top: &[BuiltLayer], features: Tensor) -> Result<Tensor> {
+    top.iter()
+        .try_fold(features, |input, layer| layer.forward(&input, None))
 }
 
 #[cfg(test)]
@@ -290,38 +310,71 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::model::{Dense, Dropout, GlobalAveragePooling2d, SetTrainable};
+    use crate::model::tests::{NETWORKS, network};
+    use crate::model::{
+        Architecture, Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, SetTrainable,
+    };
+    use crate::training::{Loss, RmsProp};
 
     #[test]
-    fn training_starts_at_the_narrowest_point_before_what_is_trained() {
-        let base = MobileNetV2::untrained([3, 160, 160], Device::Cpu).unwrap();
+    fn training_starts_at_the_bottleneck_before_what_is_trained() {
+        let base = Backbone::untrained([3, 160, 160], Device::Cpu).unwrap();
         let mut model = Sequential::new(base)
             .push(GlobalAveragePooling2d)
             .push(Dense::new(1280, 1));
-        let mut starts_behind = |frozen: usize| {
+        let mut starts_after = |frozen: usize| {
             model.base_mut().set_trainable(true);
             model.base_mut().layers_mut()[..frozen].set_trainable(false);
             let index = model.frozen_prefix();
             (model.layer_name(index).to_owned(), model.layer_shape(index))
         };
-        let behind = |name: &str, shape: &[i64]| (name.to_owned(), shape.to_vec());
-        assert_eq!(starts_behind(0), behind("input_1", &[3, 160, 160]));
+        let after = |name: &str, shape: &[i64]| (name.to_owned(), shape.to_vec());
+        assert_eq!(starts_after(0), after("input_1", &[3, 160, 160]));
         // `block_11_expand` is frozen as well, but six times as wide and quick to run again.
         assert_eq!(
-            starts_behind(100),
-            behind("block_10_project_BN", &[96, 10, 10])
+            starts_after(100),
+            after("block_10_project_BN", &[96, 10, 10])
         );
         // Block 13 has no residual connection, and its depthwise output is wider still.
-        assert_eq!(starts_behind(122), behind("block_12_add", &[96, 10, 10]));
+        assert_eq!(starts_after(122), after("block_12_add", &[96, 10, 10]));
         assert_eq!(
-            starts_behind(155),
-            behind("global_average_pooling2d", &[1280])
+            starts_after(155),
+            after("global_average_pooling2d", &[1280])
         );
     }
 
     #[test]
-    fn nothing_behind_a_dropout_is_frozen() {
-        let mut base = MobileNetV2::untrained([3, 160, 160], Device::Cpu).unwrap();
+    fn every_family_is_frozen_up_to_a_blocks_output() {
+        for (of, frozen, expected, shape) in [
+            // In block 6 of EfficientNet-Lite0, which has a shortcut: in its depthwise convolution.
+            (3, 60, "block_5_project_bn", [80, 4, 4]),
+            // Before the next block the expansion is frozen as well, and six times as wide.
+            (3, 75, "block_7_add", [80, 4, 4]),
+            (4, 15, "block_0_project_bn", [16, 33, 41]),
+            // ResNet-18: between a shortcut and the sum that it goes into, and after that sum.
+            (5, 21, "layer1.1.relu", [64, 16, 16]),
+            (5, 28, "layer2.0.relu", [128, 8, 8]),
+            (7, 30, "layer1.1.relu", [256, 16, 16]),
+        ] {
+            let mut model = Sequential::new(network(NETWORKS[of]));
+            model.base_mut().layers_mut()[..frozen].set_trainable(false);
+            let index = model.frozen_prefix();
+            assert_eq!(model.layer_name(index), expected, "{frozen}");
+            assert_eq!(model.layer_shape(index), shape);
+            // What comes after it needs nothing from before.
+            let [channels, height, width] = model.base().input_shape();
+            let images = [2, channels, height, width];
+            let images = Tensor::randn(images, (Kind::Float, Device::Cpu));
+            let stored = model.inference(0, index).unwrap()(&images).unwrap();
+            let features = model.run(index, &stored, model.last(), 0).unwrap();
+            let expected = model.forward(&images).unwrap();
+            assert!(features.allclose(&expected, 1e-3, 1e-3, false), "{frozen}");
+        }
+    }
+
+    #[test]
+    fn nothing_after_a_dropout_is_frozen() {
+        let mut base = Backbone::untrained([3, 160, 160], Device::Cpu).unwrap();
         base.set_trainable(false);
         let model = Sequential::new(base)
             .push(GlobalAveragePooling2d)
@@ -339,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_part_of_a_model_drops_what_the_whole_model_drops() {
-        let base = MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap();
+        let base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();
         let model = Sequential::new(base)
             .push(GlobalAveragePooling2d)
             .push(Dropout::new(0.5))
@@ -353,5 +406,69 @@ mod tests {
         // Two layers of one seed drop different features: about a quarter is left.
         let kept = whole.ne(0.).sum(None).int64_value(&[]);
         assert!((540..740).contains(&kept), "{kept}");
+    }
+
+    /// A base of 64 pixels, [1280, 2, 2], or 1792 features at alpha 1.4.
+    fn base(alpha: f64) -> Backbone {
+        let architecture = Architecture::MobileNetV2(MobileNetV2 { alpha });
+        Backbone::frame(architecture, MobileNetV2::TF_HUB, [3, 64, 64], Device::Cpu).unwrap()
+    }
+
+    fn refusal(model: Sequential) -> String {
+        let images = Tensor::zeros([1, 3, 64, 64], (Kind::Float, Device::Cpu));
+        model.forward(&images).unwrap_err();
+        let folder = tempfile::tempdir().unwrap();
+        model.save_weights(folder.path().join("w")).unwrap_err();
+        let compiled = model.compile(RmsProp::new(1e-3), Loss::BinaryCrossentropy);
+        compiled.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_layer_that_does_not_fit_is_refused_when_compiled_with_both_shapes() {
+        let narrow = Sequential::new(base(1.4))
+            .push(GlobalAveragePooling2d)
+            .push(Dense::new(1280, 1));
+        let expected = "dense: expected shape [1280], got [1792]";
+        assert_eq!(refusal(narrow), expected);
+        let unpooled = Sequential::new(base(1.0)).push(Dense::new(1280, 1));
+        let expected = "dense: expected shape [1280], got [1280, 2, 2]";
+        assert_eq!(refusal(unpooled), expected);
+        let second = Sequential::new(base(1.0))
+            .push(GlobalAveragePooling2d)
+            .push(Dense::new(1280, 4))
+            .push(Dense::new(5, 1));
+        let expected = "dense_1: expected shape [5], got [4]";
+        assert_eq!(refusal(second), expected);
+        let pooled_twice = Sequential::new(base(1.0))
+            .push(GlobalAveragePooling2d)
+            .push(GlobalAveragePooling2d);
+        let expected =
+            "global_average_pooling2d: expected shape [channels, height, width], got [1280]";
+        assert_eq!(refusal(pooled_twice), expected);
+    }
+
+    #[test]
+    fn a_dense_layer_that_there_is_no_memory_for_is_an_error() {
+        for (inputs, units, reason) in [
+            (
+                usize::MAX,
+                1,
+                "dense: expected shape [18446744073709551615]",
+            ),
+            (usize::MAX, usize::MAX, "dense: expected shape"),
+            (1280, usize::MAX, "got dense of 1280 inputs"),
+            (1280, i64::MAX as usize, "a layer that there is memory for"),
+            (
+                1280,
+                1 << 40,
+                "got dense of 1280 inputs and 1099511627776 outputs",
+            ),
+        ] {
+            let model = Sequential::new(base(1.0))
+                .push(GlobalAveragePooling2d)
+                .push(Dense::new(inputs, units).seed(1));
+            let error = refusal(model);
+            assert!(error.contains(reason), "{error}");
+        }
     }
 }

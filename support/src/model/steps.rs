@@ -1,16 +1,16 @@
-//! The layers of a network in the steps that they are computed in: a convolution takes the padding
-//! before it and the batch normalization, ReLU6 or addition behind it along.
+//! The layers of a network in the steps that they are computed in. Most steps are fused operations: a
+//! convolution with the padding before it and the batch normalization, addition and ReLU after it.
 //!
 //! A batch normalization in inference mode is `scale * x + shift` for each channel, so it can be
 //! multiplied into the kernel of the convolution before it: no pass over the activations remains.
-//! While the network is trained this happens inside the backward pass's record, so that `gamma`,
-//! `beta` and the kernel get their gradients; for inference it is done once.
+//! In training this happens within what autograd records, so that `gamma`, `beta` and the kernel get
+//! their gradients; for inference it is done once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tch::{Device, TchError, Tensor};
 
-use super::fused::Geometry;
+use super::fused::{Activation, Geometry};
 use super::layer::{Layer, Operation};
 use crate::{Error, Result};
 
@@ -19,12 +19,12 @@ use crate::{Error, Result};
 pub(super) struct Step {
     /// The layer whose output goes in.
     pub(super) input: usize,
+    /// The layer whose output is added, if there is one.
+    residual: Option<usize>,
     /// The layer whose output comes out.
     pub(super) output: usize,
-    /// The layer whose output is added.
-    residual: Option<usize>,
-    /// Whether a later step adds this one's input.
-    keeps_input: bool,
+    /// The layers whose outputs no later step reads.
+    last_read: Vec<usize>,
     pub(super) work: Work,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Step {
 pub(super) enum Work {
     /// The output layer, by itself.
     Layer,
-    /// A convolution and the batch normalization behind it.
+    /// A convolution and the batch normalization after it, the addition and the activation.
     Convolution(Convolution),
 }
 
@@ -41,163 +41,101 @@ pub(super) struct Convolution {
     /// The convolution's layer; the batch normalization is the next one.
     layer: usize,
     pub(super) geometry: Geometry,
+    /// Rows at the bottom and columns to the right of zeros beyond those on all four sides.
+    pub(super) uneven: [i64; 2],
     epsilon: f64,
-    /// A zero-padding layer comes before.
-    padded: bool,
-    /// Rows and columns of zeros that it adds at the end beyond those on all four sides.
-    pub(super) uneven: i64,
-    /// A ReLU6 layer comes behind.
-    pub(super) relu6: bool,
+    /// What comes last, after the addition.
+    pub(super) activation: Activation,
 }
 
-/// Groups the layers behind `from` up to `to`.
+/// Groups the layers after `from`, a cut, up to `to`.
 pub(super) fn steps(layers: &[Layer], from: usize, to: usize) -> Vec<Step> {
+    let chain = Chain::new(&layers[..=to]);
     let mut steps: Vec<Step> = Vec::new();
     let mut done = from;
     while done < to {
-        let convolution = Convolution::starting_at(&layers[..=to], done + 1);
-        let mut output = convolution.map_or(done + 1, |convolution| convolution.last());
-        let next = layers[..=to].get(output + 1);
-        if convolution.is_some_and(|convolution| !convolution.relu6)
-            && next.is_some_and(|next| next.operation() == Operation::Add)
-        {
-            output += 1;
-        }
-        let before = output.saturating_sub(1);
-        steps.push(Step {
-            input: done,
-            output,
-            residual: layers[output]
-                .inputs()
-                .iter()
-                .copied()
-                .find(|&input| input != before),
-            keeps_input: false,
-            work: convolution.map_or(Work::Layer, Work::Convolution),
-        });
-        done = output;
+        let step = Step::starting_at(&chain, done + 1);
+        done = step.output;
+        steps.push(step);
     }
-    let residuals: Vec<usize> = steps.iter().filter_map(|step| step.residual).collect();
-    for step in &mut steps {
-        step.keeps_input = residuals.contains(&step.input);
+    let mut read = BTreeSet::new();
+    for step in steps.iter_mut().rev() {
+        let inputs = [Some(step.input), step.residual].into_iter().flatten();
+        step.last_read = inputs.filter(|&input| read.insert(input)).collect();
     }
     steps
 }
 
-impl Convolution {
-    /// Returns the convolution that begins with layer `first`, if it has a batch normalization.
-    fn starting_at(layers: &[Layer], first: usize) -> Option<Self> {
-        let operation = |index: usize| layers.get(index).map(Layer::operation);
-        let (padded, before, after) = match operation(first)? {
-            Operation::ZeroPadding { before, after } => (true, before, after),
-            _ => (false, 0, 0),
-        };
-        let layer = first + usize::from(padded);
-        let (stride, padding, groups) = match operation(layer)? {
-            Operation::Conv2d { stride } => (stride, 0, 1),
-            Operation::DepthwiseConv2d { stride, padding } => {
-                (stride, padding, layers[layer].output_shape()[0])
-            }
-            _ => return None,
-        };
-        let Operation::BatchNormalization { epsilon } = operation(layer + 1)? else {
-            return None;
-        };
-        Some(Self {
-            layer,
-            geometry: Geometry {
-                stride,
-                padding: padding + before,
-                groups,
-            },
-            epsilon,
-            padded,
-            uneven: after - before,
-            relu6: operation(layer + 2) == Some(Operation::Relu6),
-        })
-    }
-
-    /// Returns the layer whose output goes in.
-    pub(super) fn input(self) -> usize {
-        self.layer - 1 - usize::from(self.padded)
-    }
-
-    /// Returns the last layer that is computed along.
-    fn last(self) -> usize {
-        self.layer + 1 + usize::from(self.relu6)
-    }
-
-    /// Returns the kernel and the bias with the batch normalization multiplied in.
-    pub(super) fn folded(self, layers: &[Layer]) -> Result<(Tensor, Tensor), TchError> {
-        let kernel = layers[self.layer].variables()[0].value();
-        let statistics = layers[self.layer + 1].variables();
-        let [gamma, beta, mean, variance] = [0, 1, 2, 3].map(|i| statistics[i].value());
-        let deviation = variance.f_add_scalar(self.epsilon)?;
-        let scale = deviation.f_rsqrt()?.f_mul(gamma)?;
-        let kernel = kernel.f_mul(&scale.f_view([-1, 1, 1, 1])?)?;
-        Ok((kernel, beta.f_sub(&mean.f_mul(&scale)?)?))
-    }
-
-    /// Returns the convolution's output, recorded for a backward pass.
-    fn run(self, layers: &[Layer], input: &Tensor) -> Result<Tensor, TchError> {
-        let padded = self.pad(input)?;
-        if input.device() != Device::Cpu {
-            // Small batches keep a GPU waiting for the next kernel: these are the fewest.
-            let kernel = layers[self.layer].variables()[0].value();
-            let output = convolve(&padded, kernel, None, self.geometry)?;
-            return self.clamp(layers[self.layer + 1].normalize(&output, self.epsilon)?);
-        }
-        let (kernel, bias) = self.folded(layers)?;
-        self.clamp(convolve(&padded, &kernel, Some(&bias), self.geometry)?)
-    }
-
-    /// Does what is left of the work of the padding layer before it.
-    pub(super) fn pad(self, input: &Tensor) -> Result<Tensor, TchError> {
-        match self.uneven {
-            0 => Ok(input.shallow_clone()),
-            uneven => input.f_constant_pad_nd([0, uneven, 0, uneven]),
-        }
-    }
-
-    /// Does the work of the ReLU6 layer behind it; in place, autograd would keep a copy of `output`.
-    pub(super) fn clamp(self, output: Tensor) -> Result<Tensor, TchError> {
-        if self.relu6 {
-            output.f_relu6()
-        } else {
-            Ok(output)
-        }
-    }
+/// Layers, and how many layers read each one's output.
+struct Chain<'a> {
+    layers: &'a [Layer],
+    readers: Vec<usize>,
 }
 
-/// Computes the steps one after the other, each from what belongs to it, its input and what it
-/// adds.
-pub(super) fn follow<'a, T>(
-    steps: impl IntoIterator<Item = (&'a Step, T)>,
-    input: &Tensor,
-    mut compute: impl FnMut(&Step, T, &Tensor, Option<&Tensor>) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let mut output = input.shallow_clone();
-    let mut residuals = BTreeMap::new();
-    for (step, own) in steps {
-        if step.keeps_input {
-            residuals.insert(step.input, output.shallow_clone());
+impl<'a> Chain<'a> {
+    fn new(layers: &'a [Layer]) -> Self {
+        let mut readers = vec![0; layers.len()];
+        for &input in layers.iter().flat_map(Layer::inputs) {
+            readers[input] += 1;
         }
-        let residual = step.residual.and_then(|layer| residuals.remove(&layer));
-        output = compute(step, own, &output, residual.as_ref())?;
+        Self { layers, readers }
     }
-    Ok(output)
+
+    /// Returns the layer after `index` if nothing else reads the output of `index`.
+    fn after(&self, index: usize) -> Option<&'a Layer> {
+        let next = self.layers.get(index + 1)?;
+        (self.readers[index] == 1 && next.inputs().contains(&index)).then_some(next)
+    }
 }
 
 impl Step {
-    /// Returns whether the output is a block's, which has few channels.
-    pub(super) fn is_narrow(&self) -> bool {
-        matches!(self.work, Work::Convolution(convolution) if !convolution.relu6)
+    /// Returns the step that begins with layer `first`.
+    fn starting_at(chain: &Chain<'_>, first: usize) -> Self {
+        let inputs = chain.layers[first].inputs();
+        let mut step = Self {
+            input: inputs[0],
+            residual: inputs.get(1).copied(),
+            output: first,
+            last_read: Vec::new(),
+            work: Work::Layer,
+        };
+        let Some(mut convolution) = Convolution::starting_at(chain, first) else {
+            return step;
+        };
+        step.output = convolution.layer + 1;
+        if let Some(next) = chain.after(step.output)
+            && next.operation() == Operation::Add
+        {
+            let before = step.output;
+            step.residual = next.inputs().iter().copied().find(|&other| other != before);
+            step.output += 1;
+        }
+        let activation = match chain.after(step.output).map(Layer::operation) {
+            Some(Operation::Relu) => Activation::Relu,
+            Some(Operation::Relu6) => Activation::Relu6,
+            _ => Activation::None,
+        };
+        if activation != Activation::None {
+            convolution.activation = activation;
+            step.output += 1;
+        }
+        step.work = Work::Convolution(convolution);
+        step
     }
 
-    /// Returns whether the output of a step before `other` is added.
-    pub(super) fn adds_from_before(&self, other: &Self) -> bool {
-        self.residual
-            .is_some_and(|residual| residual < other.output)
+    /// Returns whether the output is a block's: a sum, or a convolution's without activation.
+    pub(super) fn ends_block(&self) -> bool {
+        match self.work {
+            Work::Layer => false,
+            Work::Convolution(Convolution { activation, .. }) => {
+                self.residual.is_some() || activation == Activation::None
+            }
+        }
+    }
+
+    /// Returns whether it reads nothing before the output of layer `cut`.
+    pub(super) fn starts_from(&self, cut: usize) -> bool {
+        self.input >= cut && self.residual.is_none_or(|residual| residual >= cut)
     }
 
     /// Returns the step's output, recording what the trainable layers in it need for a backward
@@ -213,10 +151,117 @@ impl Step {
             Work::Layer => layer.forward(input, residual),
             Work::Convolution(convolution) => convolution
                 .run(layers, input)
-                .and_then(|output| add(output, residual))
+                .and_then(|output| convolution.finish(output, residual))
                 .map_err(Error::torch(format!("layer {}", layer.name()))),
         }
     }
+}
+
+impl Convolution {
+    /// Returns the convolution that begins with layer `first`, if it has a batch normalization.
+    fn starting_at(chain: &Chain<'_>, first: usize) -> Option<Self> {
+        let (layer, before, after) = match chain.layers[first].operation() {
+            Operation::ZeroPadding { before, after } => {
+                chain.after(first)?;
+                (first + 1, before, after)
+            }
+            _ => (first, [0; 2], [0; 2]),
+        };
+        let convolution = &chain.layers[layer];
+        let (stride, padding, groups) = match convolution.operation() {
+            Operation::Conv2d { stride, padding } => (stride, padding, 1),
+            Operation::DepthwiseConv2d { stride, padding } => {
+                (stride, padding, convolution.output_shape()[0])
+            }
+            _ => return None,
+        };
+        let Operation::BatchNormalization { epsilon } = chain.after(layer)?.operation() else {
+            return None;
+        };
+        Some(Self {
+            layer,
+            geometry: Geometry {
+                stride,
+                padding: before.map(|before| before + padding),
+                groups,
+            },
+            uneven: [after[0] - before[0], after[1] - before[1]],
+            epsilon,
+            activation: Activation::None,
+        })
+    }
+
+    /// Returns the kernel and the bias with the batch normalization multiplied in.
+    pub(super) fn folded(self, layers: &[Layer]) -> Result<(Tensor, Tensor), TchError> {
+        let kernel = layers[self.layer].variables()[0].value();
+        let statistics = layers[self.layer + 1].variables();
+        let [gamma, beta, mean, variance] = [0, 1, 2, 3].map(|i| statistics[i].value());
+        let deviation = variance.f_add_scalar(self.epsilon)?;
+        let scale = deviation.f_rsqrt()?.f_mul(gamma)?;
+        let kernel = kernel.f_mul(&scale.f_view([-1, 1, 1, 1])?)?;
+        Ok((kernel, beta.f_sub(&mean.f_mul(&scale)?)?))
+    }
+
+    /// Returns the normalized convolution's output, recorded for a backward pass.
+    fn run(self, layers: &[Layer], input: &Tensor) -> Result<Tensor, TchError> {
+        let padded = self.pad(input)?;
+        if input.device() != Device::Cpu {
+            // Small batches keep a GPU waiting for the next kernel: these are the fewest.
+            let kernel = layers[self.layer].variables()[0].value();
+            let output = convolve(&padded, kernel, None, self.geometry)?;
+            return layers[self.layer + 1].normalize(&output, self.epsilon);
+        }
+        let (kernel, bias) = self.folded(layers)?;
+        convolve(&padded, &kernel, Some(&bias), self.geometry)
+    }
+
+    /// Adds the zeros that [`Geometry`] cannot tell.
+    pub(super) fn pad(self, input: &Tensor) -> Result<Tensor, TchError> {
+        match self.uneven {
+            [0, 0] => Ok(input.shallow_clone()),
+            [rows, columns] => input.f_constant_pad_nd([0, columns, 0, rows]),
+        }
+    }
+
+    /// Does the work of the addition and the activation after a convolution.
+    pub(super) fn finish(
+        self,
+        mut output: Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor, TchError> {
+        if let Some(residual) = residual {
+            output = output.f_add_(residual)?;
+        }
+        match self.activation {
+            Activation::None => Ok(output),
+            Activation::Relu => output.f_relu_(),
+            // In place, autograd would keep a copy of `output`.
+            Activation::Relu6 => output.f_relu6(),
+        }
+    }
+}
+
+/// Computes the steps one after the other, each from what belongs to it, its input and what it
+/// adds. An output is kept until the last step that reads it.
+pub(super) fn follow<'a, T>(
+    steps: impl IntoIterator<Item = (&'a Step, T)>,
+    input: &Tensor,
+    mut compute: impl FnMut(&Step, T, &Tensor, Option<&Tensor>) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let mut newest = input.shallow_clone();
+    let mut newest_is = None;
+    let mut outputs = BTreeMap::new();
+    for (step, own) in steps {
+        // The first step's input is what all of them start from.
+        outputs.insert(newest_is.unwrap_or(step.input), newest);
+        let residual = step.residual.map(|layer| &outputs[&layer]);
+        newest = compute(step, own, &outputs[&step.input], residual)?;
+        newest_is = Some(step.output);
+        for layer in &step.last_read {
+            outputs.remove(layer);
+        }
+    }
+    Ok(newest)
 }
 
 /// Returns layer `to`'s output for layer `from`'s, recording what the trainable layers between need
@@ -236,22 +281,21 @@ pub(super) fn run(
     })
 }
 
-/// Adds, in place, what a residual connection brings, if there is one.
-pub(super) fn add(mut output: Tensor, residual: Option<&Tensor>) -> Result<Tensor, TchError> {
-    match residual {
-        Some(residual) => output.f_add_(residual),
-        None => Ok(output),
-    }
-}
-
 pub(super) fn convolve(
     input: &Tensor,
     kernel: &Tensor,
     bias: Option<&Tensor>,
     geometry: Geometry,
 ) -> Result<Tensor, TchError> {
-    let (strides, paddings) = ([geometry.stride; 2], [geometry.padding; 2]);
-    input.f_conv2d(kernel, bias, strides, paddings, [1, 1], geometry.groups)
+    let strides = [geometry.stride; 2];
+    input.f_conv2d(
+        kernel,
+        bias,
+        strides,
+        geometry.padding,
+        [1, 1],
+        geometry.groups,
+    )
 }
 
 /// Returns the same `[N, C, H, W]` tensor on `device`, with its memory in N, H, W, C order, for

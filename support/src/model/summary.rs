@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::backbone::Backbone;
 use super::layer::Variable;
-use super::mobilenet_v2::MobileNetV2;
 use super::sequential::Sequential;
 use crate::text::thousands;
 
@@ -27,8 +27,8 @@ struct Row {
     connected_to: String,
 }
 
-impl MobileNetV2 {
-    /// Returns the table of all 155 layers.
+impl Backbone {
+    /// Returns the table of all layers.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let rows = self.layers().iter().map(|layer| Row {
@@ -50,23 +50,21 @@ impl<C> Sequential<C> {
     /// Returns the table of the base, as one row, and the layers on top.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let mut output = self.base().output_shape().to_vec();
         let mut rows = vec![Row {
             layer: format!("{} (Model)", self.base().name()),
-            shape: shape(&output),
+            shape: shape(&self.base().output_shape()),
             parameters: count(self.base().variables()),
             connected_to: String::new(),
         }];
-        for layer in self.top() {
-            let (name, class, layer_output) = layer.describe(&output);
-            output = layer_output;
-            rows.push(Row {
-                layer: format!("{name} ({class})"),
-                shape: shape(&output),
-                parameters: count(layer.variables()),
-                connected_to: String::new(),
-            });
-        }
+        rows.extend(self.built().iter().map(|built| Row {
+            layer: format!("{} ({})", built.layer.name(), built.layer.class_name()),
+            shape: match &built.output_shape {
+                Some(output) => shape(output),
+                None => "does not fit".into(),
+            },
+            parameters: count(&built.variables),
+            connected_to: String::new(),
+        }));
         Summary::new("sequential".into(), rows, self.variables())
     }
 }

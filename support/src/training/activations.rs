@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
     use crate::dataset::Example;
-    use crate::model::MobileNetV2;
+    use crate::model::Backbone;
     use crate::pipeline::{Dataset, Pixels};
     use crate::settings::BrokenPictures;
 
@@ -118,7 +118,7 @@ mod tests {
         let batches = Dataset::new(examples, classes, 0, BrokenPictures::Stop)
             .map(|image| Pixels::from(image).scale(1. / 255.))
             .batch(2);
-        let base = MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap();
+        let base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();
         let model = Sequential::new(base);
         let on_step_end = || Ok::<(), Error>(());
         let stored = Activations::compute(&model, 5, &batches, 1 << 30, on_step_end).unwrap();

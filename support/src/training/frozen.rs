@@ -207,7 +207,7 @@ mod tests {
     use super::*;
     use crate::dataset::Example;
     use crate::live::{Progress, Stop};
-    use crate::model::{Dense, GlobalAveragePooling2d, MobileNetV2, SetTrainable};
+    use crate::model::{Backbone, Dense, GlobalAveragePooling2d, SetTrainable};
     use crate::pipeline::{Augmentation, Dataset, Pixels};
     use crate::settings::BrokenPictures;
 
@@ -218,7 +218,7 @@ mod tests {
         let examples = [0, 1].map(|label| Example::at_path(format!("{label}.png"), label, &path));
         let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
         let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenPictures::Stop);
-        let mut base = MobileNetV2::untrained([3, 32, 32], Device::Cpu).unwrap();
+        let mut base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();
         base.set_trainable(false);
         let model = Sequential::new(base)
             .push(GlobalAveragePooling2d)

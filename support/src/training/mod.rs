@@ -31,7 +31,7 @@ pub use rms_prop::RmsProp;
 
 use tch::{Kind, Tensor};
 
-use crate::model::{Sequential, TopLayer};
+use crate::model::Sequential;
 use crate::{Error, Result};
 
 /// What compiling adds to a [`Sequential`].
@@ -51,12 +51,14 @@ impl<C> Sequential<C> {
     /// measured. Compiling again starts with a new optimizer and keeps the weights.
     ///
     /// # Errors
+    /// `Shape` names the first layer on top that does not take what the layers before it give.
     /// `Argument` when the loss does not fit the number of outputs, the learning rate is not a
-    /// positive number, or a dropout's rate is not at least 0 and less than 1.
+    /// positive number, a dropout's rate is not at least 0 and less than 1, or there is no memory for
+    /// a layer.
     pub fn compile(self, optimizer: RmsProp, loss: Loss) -> Result<Sequential<Compiled>> {
+        self.check_head()?;
         loss.classes(&self.output_shape())?;
         optimizer.check()?;
-        self.top().iter().try_for_each(TopLayer::check)?;
         Ok(self.with_compiled(Compiled {
             optimizer,
             loss,

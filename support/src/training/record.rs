@@ -10,7 +10,7 @@ use super::rms_prop::OptimizerConfig;
 use super::{Compiled, EarlyStopping, Fit, Loss};
 use crate::Result;
 use crate::assets::hash;
-use crate::model::{Sequential, TopLayer, Weights};
+use crate::model::{HeadLayer, Sequential, Weights};
 use crate::pipeline::{Augmentation, Batches, noise};
 
 /// A run: a checkpoint goes on only with the run it is of.
@@ -36,22 +36,6 @@ struct BackboneRecord {
     weights: Weights,
     /// `[channels, height, width]` of the images.
     input_shape: [i64; 3],
-}
-
-/// A layer on top of the backbone, by Keras' `class_name`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "class_name", deny_unknown_fields)]
-enum HeadLayer {
-    GlobalAveragePooling2D,
-    Dropout {
-        rate: f64,
-        seed: u64,
-    },
-    Dense {
-        name: String,
-        inputs: usize,
-        units: usize,
-    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,7 +71,7 @@ impl RunRecord {
                 weights: base.weights(),
                 input_shape: base.input_shape(),
             },
-            head: model.top().iter().map(HeadLayer::of).collect(),
+            head: model.top().cloned().collect(),
             trainable_variables: names.map(|variable| variable.name().into()).collect(),
             loss: model.compiled.loss,
             optimizer: model.compiled.optimizer.config(),
@@ -134,23 +118,6 @@ fn difference(now: &Value, then: &Value) -> Option<String> {
     }
 }
 
-impl HeadLayer {
-    fn of(layer: &TopLayer) -> Self {
-        match layer {
-            TopLayer::GlobalAveragePooling2d(_) => Self::GlobalAveragePooling2D,
-            TopLayer::Dropout(dropout) => {
-                let (rate, seed) = dropout.parts();
-                Self::Dropout { rate, seed }
-            }
-            TopLayer::Dense(dense) => Self::Dense {
-                name: dense.name().into(),
-                inputs: dense.inputs(),
-                units: dense.outputs(),
-            },
-        }
-    }
-}
-
 impl DataRecord {
     fn of(batches: &Batches) -> Result<Self> {
         let made = batches.format(noise())?;
@@ -178,14 +145,14 @@ mod tests {
 
     use super::*;
     use crate::dataset::Example;
-    use crate::model::{Dense, Dropout, GlobalAveragePooling2d, MobileNetV2};
+    use crate::model::{Backbone, Dense, Dropout, GlobalAveragePooling2d};
     use crate::pipeline::{Dataset, Pixels};
     use crate::settings::BrokenPictures;
     use crate::training::{Monitor, RmsProp};
 
     /// What the checkpoint of a run with all kinds of parts says.
     fn record() -> RunRecord {
-        let mut base = MobileNetV2::untrained([3, 64, 96], Device::Cpu).unwrap();
+        let mut base = Backbone::untrained([3, 64, 96], Device::Cpu).unwrap();
         base.set_trainable(false);
         let model = Sequential::new(base)
             .push(GlobalAveragePooling2d)

@@ -8,8 +8,16 @@ use std::path::PathBuf;
 use hdf5_writer::{DatasetBuilder, Hdf5Builder, WriteOptions};
 use image::RgbImage;
 use safetensors::SafeTensors;
+use support::settings::Settings;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
+
+/// Returns the settings for a device, whatever the environment says.
+pub(crate) fn settings(device: Device) -> Settings {
+    let mut settings = Settings::from_env().unwrap();
+    settings.device = device;
+    settings
+}
 
 /// Returns a file of `tests/data`.
 pub(crate) fn data(name: &str) -> PathBuf {
@@ -78,6 +86,24 @@ pub(crate) fn keras_file(folder: &TempDir, shapes: &Shapes) -> std::path::PathBu
     }
     let plan = file.into_plan().unwrap();
     fs::write(&path, plan.encode(WriteOptions::default()).unwrap()).unwrap();
+    path
+}
+
+/// Writes a `state_dict` of PyTorch's with the formula's weights.
+pub(crate) fn state_file(folder: &TempDir, shapes: &Shapes) -> PathBuf {
+    let path = folder.path().join("state_dict.safetensors");
+    let tensor = |(name, shape): (&String, &Vec<usize>)| {
+        if name.ends_with("num_batches_tracked") {
+            return (name.clone(), Tensor::from(7_i64));
+        }
+        let is_kernel = shape.len() == 4;
+        let inputs: usize = shape.iter().skip(1).product();
+        let values = formula(name, shape, if is_kernel { inputs } else { 0 });
+        let sizes: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        (name.clone(), Tensor::from_slice(&values).reshape(sizes))
+    };
+    let tensors: Vec<_> = shapes.iter().map(tensor).collect();
+    Tensor::write_safetensors(&tensors, &path).unwrap();
     path
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use support::dataset::ImageDataset;
 use support::model::{
-    Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Variable,
+    Backbone, Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Variable,
 };
 use support::pipeline::{Augmentation, Batches, Pixels};
 use support::settings::{BrokenPictures, Limit, Settings};
@@ -81,6 +81,13 @@ pub(crate) fn augmented_batches(
     )
 }
 
+/// The pretrained base for the set's pictures.
+pub(crate) fn base(device: Device) -> Backbone {
+    let mut settings = Settings::from_env().unwrap();
+    settings.device = device;
+    MobileNetV2::pretrained([3, 96, 96], &settings).unwrap()
+}
+
 pub(crate) fn model(frozen_layers: usize, learning_rate: f64) -> Sequential<Compiled> {
     model_on(Device::Cpu, frozen_layers, learning_rate)
 }
@@ -90,7 +97,7 @@ pub(crate) fn model_on(
     frozen_layers: usize,
     learning_rate: f64,
 ) -> Sequential<Compiled> {
-    let mut base = MobileNetV2::pretrained([3, 96, 96], device).unwrap();
+    let mut base = base(device);
     base.layers_mut()[..frozen_layers].set_trainable(false);
     Sequential::new(base)
         .push(GlobalAveragePooling2d)

@@ -3,10 +3,8 @@
 //! A reader turns a file into named tensors in this crate's names and order of dimensions;
 //! one function then checks the whole set against the network before anything is changed.
 
-mod keras;
-mod pytorch;
-mod timm;
-mod torchvision;
+mod hdf5;
+pub(super) mod pytorch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,8 +12,9 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::Tensor;
 
+use super::architecture::{Architecture, Dialect, dialects};
 use super::layer::Variable;
-use super::pretrained::Weights;
+use super::origin::Weights;
 use crate::files::write_whole;
 use crate::{Error, Result};
 
@@ -71,34 +70,55 @@ pub(crate) struct File {
 pub(crate) fn read(path: &Path) -> Result<File> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let read = if bytes.starts_with(HDF5_SIGNATURE) {
-        keras::read(&bytes).map(|contents| (contents, Some(Weights::Keras)))
+        read_hdf5(&bytes)
     } else if bytes.get(8) == Some(&b'{') {
         read_safetensors(&bytes).and_then(|(contents, metadata)| {
             let origin = metadata.get(ORIGIN).map(|name| name.parse());
             let origin = origin.transpose().map_err(|error: Error| error.to_string());
-            Ok((contents, origin?))
+            Ok(of_state_dict(contents, origin?))
         })
     } else {
-        pytorch::read(path).map(|contents| (contents, None))
+        pytorch::read(path).map(|contents| of_state_dict(contents, None))
     };
     let (contents, origin) = read.map_err(|reason| Error::Weights {
         path: path.into(),
         reason,
     })?;
-    let (contents, origin) = if contents.contains_key(torchvision::FIRST) {
-        let contents = pytorch::renamed(contents, torchvision::variable_name);
-        (contents, Some(Weights::Torchvision))
-    } else if contents.contains_key(timm::FIRST) {
-        let contents = pytorch::renamed(contents, timm::variable_name);
-        (contents, Some(Weights::Timm))
-    } else {
-        (contents, origin)
-    };
     Ok(File {
         path: path.into(),
         contents,
         origin,
     })
+}
+
+/// Reads the tensors of the first family that the file has any of.
+fn read_hdf5(bytes: &[u8]) -> Result<(Contents, Option<Weights>), String> {
+    for dialect in dialects() {
+        if let &Dialect::Hdf5 { weights, name } = dialect {
+            let contents = hdf5::read(bytes, name)?;
+            if !contents.is_empty() {
+                return Ok((contents, Some(weights)));
+            }
+        }
+    }
+    Ok((Contents::new(), None))
+}
+
+/// Gives the tensors of a `state_dict` this crate's names; those that are in no dialect have them.
+fn of_state_dict(contents: Contents, origin: Option<Weights>) -> (Contents, Option<Weights>) {
+    for dialect in dialects() {
+        if let &Dialect::StateDict {
+            weights,
+            mark,
+            top,
+            name,
+        } = dialect
+            && contents.contains_key(mark)
+        {
+            return (pytorch::renamed(contents, top, name), Some(weights));
+        }
+    }
+    (contents, origin)
 }
 
 impl File {
@@ -107,14 +127,21 @@ impl File {
         self.origin.unwrap_or_default()
     }
 
-    /// Returns the shape of a tensor, if it is there.
-    pub(super) fn shape(&self, name: &str) -> Option<&[i64]> {
-        self.contents
-            .get(name)
-            .map(|values| values.shape.as_slice())
+    /// Returns the network that the tensors are for.
+    ///
+    /// # Errors
+    /// `Weights` when the family of their origin has none of their shapes.
+    pub(super) fn architecture(&self) -> Result<Architecture> {
+        let shape = |name: &str| {
+            let values = self.contents.get(name);
+            values.map(|values| values.shape.as_slice())
+        };
+        let origins = self.origin().architecture();
+        let found = origins.family().of_file(&shape);
+        found.map_err(|reason| self.refused(reason))
     }
 
-    pub(super) fn refused(&self, reason: String) -> Error {
+    fn refused(&self, reason: String) -> Error {
         Error::Weights {
             path: self.path.clone(),
             reason,

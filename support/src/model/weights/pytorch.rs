@@ -50,22 +50,26 @@ pub(super) fn is_counter(name: &str) -> bool {
     name.ends_with(".num_batches_tracked")
 }
 
-/// Gives a network's tensors this crate's names. Those of a classification top are passed over; one
-/// that has no name here keeps its own, under which it is refused.
-pub(super) fn renamed(contents: Contents, variable_name: fn(&str) -> Option<String>) -> Contents {
-    let of_base = |(name, _): &(String, Values)| !name.starts_with("classifier.");
+/// Gives a network's tensors this crate's names. Those of the classification top, which start with
+/// `top`, are passed over; one that has no name here keeps its own, under which it is refused.
+pub(super) fn renamed(
+    contents: Contents,
+    top: &str,
+    variable_name: fn(&str) -> Option<String>,
+) -> Contents {
+    let of_base = |(name, _): &(String, Values)| !name.starts_with(top);
     let name = |name: String| variable_name(&name).unwrap_or(name);
     let tensors = contents.into_iter().filter(of_base);
     tensors.map(|(own, values)| (name(own), values)).collect()
 }
 
 /// Returns this crate's name for a tensor of the layer `convolution`.
-pub(super) fn kernel(convolution: &str, kind: &str) -> Option<String> {
+pub(in crate::model) fn kernel(convolution: &str, kind: &str) -> Option<String> {
     (kind == "weight").then(|| format!("{convolution}/kernel"))
 }
 
 /// Returns this crate's name for a tensor of the layer `batch_norm`.
-pub(super) fn statistic(batch_norm: &str, kind: &str) -> Option<String> {
+pub(in crate::model) fn statistic(batch_norm: &str, kind: &str) -> Option<String> {
     let kind = match kind {
         "weight" => "gamma",
         "bias" => "beta",
@@ -74,19 +78,6 @@ pub(super) fn statistic(batch_norm: &str, kind: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("{batch_norm}/{kind}"))
-}
-
-/// Returns this crate's name for a tensor of a block's part: `expand`, `depthwise` or `project`.
-pub(super) fn in_block(block: usize, part: &str, normalizes: bool, kind: &str) -> Option<String> {
-    let prefix = match block {
-        0 => "expanded_conv".into(),
-        _ => format!("block_{block}"),
-    };
-    if normalizes {
-        statistic(&format!("{prefix}_{part}_BN"), kind)
-    } else {
-        kernel(&format!("{prefix}_{part}"), kind)
-    }
 }
 
 #[cfg(test)]

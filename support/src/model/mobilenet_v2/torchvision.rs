@@ -7,10 +7,8 @@
 //! | `features.{k + 1}.conv.{0.0, 0.1, 1.0, 1.1, 2, 3}` | `block_{k}`: expand, depthwise, project |
 //! | `features.18.{0, 1}` | `Conv_1`, `Conv_1_bn` |
 
-use super::pytorch::{in_block, kernel, statistic};
-
-/// A tensor that only torchvision's files have.
-pub(super) const FIRST: &str = "features.0.0.weight";
+use super::in_block;
+use crate::model::weights::pytorch::{kernel, statistic};
 
 const LAST_BLOCK: usize = 16;
 

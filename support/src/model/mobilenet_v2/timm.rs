@@ -1,5 +1,5 @@
-//! The names in the `state_dict` of timm's `mobilenetv2_{035, 050, 075, 100, 140}` (those with a `d`
-//! behind have more blocks):
+//! The names in the `state_dict` of timm's `mobilenetv2_{035, 050, 075, 100, 140}` (those that end in `d`
+//! have more blocks):
 //!
 //! | tensor | layer |
 //! |---|---|
@@ -8,11 +8,8 @@
 //! | `blocks.{row}.{repeat}.{conv_pw, bn1, conv_dw, bn2, conv_pwl, bn3}` | `block_{k}`: expand, depthwise, project |
 //! | `conv_head`, `bn2` | `Conv_1`, `Conv_1_bn` |
 
-use super::pytorch::{in_block, kernel, statistic};
-use crate::model::mobilenet_v2::INVERTED_RESIDUALS;
-
-/// A tensor that only timm's files have.
-pub(super) const FIRST: &str = "conv_stem.weight";
+use super::{INVERTED_RESIDUALS, in_block};
+use crate::model::weights::pytorch::{kernel, statistic};
 
 /// Returns this crate's name for a tensor of the base.
 pub(super) fn variable_name(name: &str) -> Option<String> {
