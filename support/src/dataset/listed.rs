@@ -47,8 +47,8 @@ impl ImageDataset {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Dataset`] names the entry, counted from 0, whose label is empty, whose path is no file, or that was
-    /// there before with another label, and says if there are less than two classes;
+    /// [`Error::Dataset`] names the entry, counted from 0, whose label is empty, whose path is no file, or
+    /// that was there before with another label, and says if there are less than two classes;
     /// [`Error::Setting`] for a limit that leaves a class out.
     pub fn from_paths(
         examples: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<String>)>,
@@ -120,8 +120,9 @@ impl ImageDataset {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Dataset`] names the entry, counted from 0, whose label is empty or whose picture has no pixels, and says
-    /// if there are less than two classes; [`Error::Setting`] for a limit that leaves a class out.
+    /// [`Error::Dataset`] names the entry, counted from 0, whose label is empty or whose picture has no
+    /// pixels, and says if there are less than two classes; [`Error::Setting`] for a limit that leaves a
+    /// class out.
     pub fn from_images(
         examples: impl IntoIterator<Item = (RgbImage, impl Into<String>)>,
         settings: &Settings,
