@@ -6,6 +6,7 @@
 //! |---|---|
 //! | choose dataset, epochs, device, seed | [`Settings::from_env`](settings::Settings::from_env) |
 //! | load and split the pictures | [`ImageDataset::load`](dataset::ImageDataset::load), [`split`](dataset::ImageDataset::split) |
+//! | or those of a list | [`from_paths`](dataset::ImageDataset::from_paths), [`from_csv`](dataset::ImageDataset::from_csv), [`from_images`](dataset::ImageDataset::from_images) |
 //! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
 //! | check them | [`data_report`](data_report::data_report) |
 //! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |

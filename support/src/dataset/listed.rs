@@ -13,13 +13,13 @@ use crate::files::open_regular;
 use crate::settings::Settings;
 use crate::{Error, Result};
 
-/// The largest CSV file that is read: some millions of examples.
-const LARGEST_CSV: u64 = 256 << 20;
+/// The largest CSV file that is read: about a million examples.
+const LARGEST_CSV: u64 = 64 << 20;
 
 /// An entry of a list.
 struct Entry {
-    /// Where it stands, for errors.
-    place: String,
+    /// Its number in the list, for errors.
+    number: u64,
     id: String,
     label: String,
     stored: Stored,
@@ -47,17 +47,17 @@ impl ImageDataset {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Dataset`] names the entry whose label is empty, whose path is no file, or that was
-    /// there before with another label, and says if there are less than two classes;
+    /// [`Error::Dataset`] names the entry, counted from 0, whose label is empty, whose path is no file, or
+    /// that was there before with another label, and says if there are less than two classes;
     /// [`Error::Setting`] for a limit that leaves a class out.
     pub fn from_paths(
         examples: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<String>)>,
         settings: &Settings,
     ) -> Result<Self> {
-        let entry = |(number, (path, label)): (usize, (_, _))| {
+        let entry = |(number, (path, label))| {
             let path: PathBuf = Into::into(path);
             Entry {
-                place: format!("entry {number}"),
+                number,
                 id: path.display().to_string(),
                 label: Into::into(label),
                 stored: Stored::File(path.into()),
@@ -65,8 +65,8 @@ impl ImageDataset {
             }
         };
         let name = "of paths";
-        let entries = (1..).zip(examples).map(entry).collect();
-        Self::given(found(name, entries, false)?, name.into(), settings)
+        let entries = (0..).zip(examples).map(entry).collect();
+        Self::given(found(name, "entry", entries, false)?, name.into(), settings)
     }
 
     /// Makes a dataset of the image files that a CSV file lists, in UTF-8 and with commas between its
@@ -120,14 +120,15 @@ impl ImageDataset {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Dataset`] names the entry whose label is empty or whose picture has no pixels, and says
-    /// if there are less than two classes; [`Error::Setting`] for a limit that leaves a class out.
+    /// [`Error::Dataset`] names the entry, counted from 0, whose label is empty or whose picture has no
+    /// pixels, and says if there are less than two classes; [`Error::Setting`] for a limit that leaves a
+    /// class out.
     pub fn from_images(
         examples: impl IntoIterator<Item = (RgbImage, impl Into<String>)>,
         settings: &Settings,
     ) -> Result<Self> {
-        let entry = |(number, (image, label)): (usize, (_, _))| Entry {
-            place: format!("entry {}", number + 1),
+        let entry = |(number, (image, label)): (u64, (_, _))| Entry {
+            number,
             id: number.to_string(),
             label: Into::into(label),
             stored: Stored::Memory(Arc::new(image)),
@@ -135,7 +136,7 @@ impl ImageDataset {
         };
         let name = "in memory";
         let entries = (0..).zip(examples).map(entry).collect();
-        Self::given(found(name, entries, false)?, name.into(), settings)
+        Self::given(found(name, "entry", entries, false)?, name.into(), settings)
     }
 
     fn given(found: Found, name: String, settings: &Settings) -> Result<Self> {
@@ -175,7 +176,7 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
     let mut entries = Vec::new();
     for record in reader.into_records() {
         let record = record.map_err(damaged)?;
-        let place = format!("line {}", record.position().map_or(0, csv::Position::line));
+        let number = record.position().map_or(0, csv::Position::line);
         let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
         let (id, label) = (field(at_path), field(at_label));
         let part = match at_split.map(field) {
@@ -183,66 +184,57 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
             Some(split) => part_of(&split).ok_or_else(|| {
                 let known = PARTS.map(|(name, _)| name).join(", ");
                 refused(format!(
-                    "{place}: {id} ({label}): expected a split of {known}, got {split:?}"
+                    "line {number}: {id} ({label}): expected a split of {known}, got {split:?}"
                 ))
             })?,
         };
         entries.push(Entry {
-            place,
+            number,
             stored: Stored::File(folder.join(&id).into()),
             id,
             label,
             part,
         });
     }
-    found(&name, entries, at_split.is_some())
+    found(&name, "line", entries, at_split.is_some())
 }
 
-/// Checks a list, and sorts it into classes and parts.
-fn found(name: &str, entries: Vec<Entry>, split: bool) -> Result<Found> {
+impl Entry {
+    /// Says what is wrong with it, if anything is.
+    fn fault(&self) -> Option<String> {
+        match &self.stored {
+            _ if self.label.is_empty() => Some("the label is empty".into()),
+            Stored::Memory(image) if image.is_empty() => Some("the picture has no pixels".into()),
+            Stored::File(path) if !fs::metadata(path).is_ok_and(|file| file.is_file()) => {
+                Some(format!("there is no such file as {}", path.display()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Checks a list, and sorts it into classes and parts. `unit` is what its entries are counted in.
+fn found(name: &str, unit: &str, entries: Vec<Entry>, split: bool) -> Result<Found> {
+    let mut before: HashMap<&str, &Entry> = HashMap::with_capacity(entries.len());
+    for entry in &entries {
+        let first = *before.entry(&entry.id).or_insert(entry);
+        let other_label = || {
+            let Entry { label, number, .. } = first;
+            let differs = *label != entry.label;
+            differs.then(|| format!("it is labelled {label} in {unit} {number}"))
+        };
+        if let Some(fault) = entry.fault().or_else(other_label) {
+            let Entry {
+                number, id, label, ..
+            } = entry;
+            return Err(unfit(
+                name,
+                format!("{unit} {number}: {id} ({label}): {fault}"),
+            ));
+        }
+    }
     let classes: BTreeSet<&str> = entries.iter().map(|entry| entry.label.as_str()).collect();
     let classes: Vec<String> = classes.into_iter().map(str::to_owned).collect();
-    let mut before: HashMap<String, (String, usize)> = HashMap::new();
-    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
-    for entry in entries {
-        let wrong = |reason: String| {
-            let Entry {
-                place, id, label, ..
-            } = &entry;
-            unfit(name, format!("{place}: {id} ({label}): {reason}"))
-        };
-        let label = classes.binary_search(&entry.label);
-        let label = label.unwrap_or_default();
-        if entry.label.is_empty() {
-            return Err(wrong("the label is empty".into()));
-        }
-        match &entry.stored {
-            Stored::Memory(image) if image.is_empty() => {
-                return Err(wrong("the picture has no pixels".into()));
-            }
-            Stored::File(path) if !fs::metadata(path).is_ok_and(|file| file.is_file()) => {
-                let path = path.display();
-                return Err(wrong(format!("there is no such file as {path}")));
-            }
-            _ => {}
-        }
-        match before.get(&entry.id) {
-            Some((place, other)) if *other != label => {
-                let other = &classes[*other];
-                return Err(wrong(format!("it is labelled {other} in {place}")));
-            }
-            Some(_) => {}
-            None => {
-                before.insert(entry.id.clone(), (entry.place.clone(), label));
-            }
-        }
-        parts[entry.part].push(Example {
-            id: entry.id,
-            label,
-            source: entry.stored,
-            copy: 0,
-        });
-    }
     match classes.as_slice() {
         [] => return Err(unfit(name, "it lists no pictures".into())),
         [only] => {
@@ -250,6 +242,15 @@ fn found(name: &str, entries: Vec<Entry>, split: bool) -> Result<Found> {
             return Err(unfit(name, reason));
         }
         _ => {}
+    }
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    for entry in entries {
+        parts[entry.part].push(Example {
+            id: entry.id,
+            label: classes.binary_search(&entry.label).unwrap_or_default(),
+            source: entry.stored,
+            copy: 0,
+        });
     }
     let trained: BTreeSet<usize> = parts[0].iter().map(|example| example.label).collect();
     let missing = (0..classes.len()).find(|label| !trained.contains(label));

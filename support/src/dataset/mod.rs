@@ -132,19 +132,19 @@ impl ImageDataset {
     /// Finds the pictures that the settings choose, fetches them where needed, and lists them.
     ///
     /// `settings.dataset` names one of [`DATASETS`], a folder, or a CSV file, which is read as by
-    /// [`from_csv`](Self::from_csv). A folder holds one folder of
-    /// pictures per class, or `train/` and `validation/` (also called `val/` or `valid/`) and/or `test/`
-    /// that do. Files count by their suffix (jpg, jpeg, png, gif, webp, bmp), at any depth below
-    /// the class folder; hidden ones do not, and neither does what is no regular file. Symbolic links
-    /// are followed, but not to a folder above themselves. Class names are sorted.
+    /// [`from_csv`](Self::from_csv). A folder holds one folder of pictures per class, or `train/` and
+    /// `validation/` (also called `val/` or `valid/`) and/or `test/` that do. Files count by their suffix
+    /// (jpg, jpeg, png, gif, webp, bmp), at any depth below the class folder; hidden ones do not, and
+    /// neither does what is no regular file. Symbolic links are followed, but not to a folder above
+    /// themselves. Class names are sorted.
     ///
     /// Without a choice: what is already in the data folder; else `cats_vs_dogs` where there is a
     /// GPU and `cats_and_dogs_filtered` where there is none; else, where neither can be fetched,
     /// `cifar10_cats_vs_dogs`. [`ImageDataset::note`] says which it became and why.
     ///
     /// # Errors
-    /// [`Error::Setting`] for an unknown name or a limit that leaves a class out, [`Error::Dataset`] for a folder that cannot serve,
-    /// and the errors of [`Assets::fetch`].
+    /// [`Error::Setting`] for an unknown name or a limit that leaves a class out, [`Error::Dataset`] for a
+    /// folder or list that cannot serve, and the errors of [`Assets::fetch`].
     pub fn load(settings: &Settings) -> Result<Self> {
         let assets = Assets::open(&settings.data_dir)?;
         let choice = choose(settings, &assets)?;

@@ -34,7 +34,7 @@ const LAYOUT: &str = "a dataset is a folder with one folder of pictures per clas
 
 /// Folders and pictures by their path relative to the root, with `/` between the parts.
 #[derive(Default)]
-struct Tree {
+pub(super) struct Tree {
     folders: BTreeSet<String>,
     pictures: Vec<(String, Stored)>,
 }
@@ -45,7 +45,7 @@ pub(super) fn read_folder(root: &Path) -> Result<Found> {
     if !root.is_dir() {
         return Err(unfit(&name, format!("there is no such folder; {LAYOUT}")));
     }
-    walk(root)?.classify(&name)
+    walk(root, MOST_FOLDERS)?.classify(&name)
 }
 
 /// Returns the paths of the pictures in a folder and in those below it, sorted: what counts as one is
@@ -54,7 +54,7 @@ pub(super) fn read_folder(root: &Path) -> Result<Found> {
 /// # Errors
 /// [`Error::Io`] for a folder that cannot be read.
 pub fn pictures_in(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut pictures = walk(root)?.pictures;
+    let mut pictures = walk(root, MOST_FOLDERS)?.pictures;
     pictures.sort_by(|(a, _), (b, _)| a.cmp(b));
     let path = |(_, source)| match source {
         Stored::File(path) => Some(path.to_path_buf()),
@@ -63,7 +63,8 @@ pub fn pictures_in(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(pictures.into_iter().filter_map(path).collect())
 }
 
-fn walk(root: &Path) -> Result<Tree> {
+/// Lists a folder with all below it, at most so many of them.
+pub(super) fn walk(root: &Path, most: usize) -> Result<Tree> {
     let mut tree = Tree::default();
     let found = fs::metadata(root).map_err(Error::io("read", root))?;
     let mut pending = vec![Rc::new(Folder {
@@ -75,10 +76,10 @@ fn walk(root: &Path) -> Result<Tree> {
     let mut listed = 0;
     while let Some(folder) = pending.pop() {
         listed += 1;
-        if listed > MOST_FOLDERS {
+        if listed > most {
             let reason = format!(
                 "there are more than {} folders in it: do symbolic links lead from one to the other?",
-                thousands(MOST_FOLDERS)
+                thousands(most)
             );
             return Err(unfit(&root.display().to_string(), reason));
         }
