@@ -57,6 +57,7 @@ fn features_equal_those_of_the_reference_code() {
     ] {
         let base = network("torch_families.safetensors", name, size);
         assert_eq!(base.architecture(), architecture);
+        assert_eq!(base.weights().architecture(), architecture, "{name}");
         assert_eq!(base.layers().len(), layers, "{name}");
         let image = image(base.weights(), 2, size);
         let expected = &reference[&format!("{name} {size}")];

@@ -90,7 +90,8 @@ impl Backbone {
         device: Device,
     ) -> Result<Self> {
         let file = weights::read(path.as_ref())?;
-        let mut network = Self::frame(file.architecture()?, file.origin(), image_shape, device)?;
+        let (architecture, weights) = file.network()?;
+        let mut network = Self::frame(architecture, weights, image_shape, device)?;
         file.assign(network.variables_mut())?;
         Ok(network)
     }

@@ -127,18 +127,22 @@ impl File {
         self.origin.unwrap_or_default()
     }
 
-    /// Returns the network that the tensors are for.
+    /// Returns the network that the tensors are for, and their origin: where a dialect is that of
+    /// several, the one of this network.
     ///
     /// # Errors
     /// `Weights` when the family of their origin has none of their shapes.
-    pub(super) fn architecture(&self) -> Result<Architecture> {
+    pub(super) fn network(&self) -> Result<(Architecture, Weights)> {
         let shape = |name: &str| {
             let values = self.contents.get(name);
             values.map(|values| values.shape.as_slice())
         };
-        let origins = self.origin().architecture();
-        let found = origins.family().of_file(&shape);
-        found.map_err(|reason| self.refused(reason))
+        let origin = self.origin();
+        let found = origin.architecture().family().of_file(&shape);
+        let found = found.map_err(|reason| self.refused(reason))?;
+        let is_of_found = |weights: &Weights| weights.architecture() == found;
+        let weights = [origin].into_iter().chain(Weights::all()).find(is_of_found);
+        Ok((found, weights.unwrap_or(origin)))
     }
 
     fn refused(&self, reason: String) -> Error {
