@@ -16,7 +16,7 @@ use support::model::{
     Dense, Dropout, GlobalAveragePooling2d, Layer, MobileNetV2, Operation, Sequential,
     SetTrainable, Variable,
 };
-use support::pipeline::{Augmentation, Batches, Dataset};
+use support::pipeline::{Augmentation, Batches, Dataset, Pixels};
 use support::settings::BrokenPictures;
 use support::training::{Compiled, EarlyStopping, Fit, History, Loss, RmsProp};
 use tch::Device;
@@ -309,7 +309,10 @@ fn a_checkpoint_is_not_of_a_run_that_would_go_on_otherwise() {
         );
     };
 
-    let larger = |image: &image::RgbImage| support::model::Weights::TfHub.format(image, 128);
+    let larger = |image: &image::RgbImage| {
+        let pixels = Pixels::from(image).scale(1. / 127.5).offset(-1.);
+        pixels.resize(128, 128)
+    };
     let [larger_train, larger_validation] =
         [&training, &held_out].map(|part| part.map(larger).batch(3));
     let mut base = MobileNetV2::pretrained([3, 128, 128], Device::Cpu).unwrap();
