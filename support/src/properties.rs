@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fmt::Debug;
 use std::fs;
+use std::path::Path;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
@@ -246,6 +247,12 @@ fn no_safetensors_or_model_file_panics_or_takes_more_memory_than_its_size() {
     });
 }
 
+/// Writes a file that the one of that name makes room for: to write over it, ext4 waits for the disk.
+fn write_new(path: &Path, bytes: &[u8]) {
+    let _ = fs::remove_file(path);
+    fs::write(path, bytes).unwrap();
+}
+
 /// Reads weights from files of these with some changes.
 fn hold_weights(files: Vec<Vec<u8>>) {
     let folder = tempfile::tempdir().unwrap();
@@ -253,7 +260,7 @@ fn hold_weights(files: Vec<Vec<u8>>) {
     // HDF5's reader makes room for all messages that an object's header claims, 65,535 at most.
     let allowed = |file: &Vec<u8>| 100 * file.len() + (4 << 20);
     holds(damaged_or_random(files), allowed, |file| {
-        fs::write(&path, file).unwrap();
+        write_new(&path, file);
         let _ = weights::read(&path);
     });
 }
@@ -298,7 +305,7 @@ fn no_zip_panics_or_takes_more_memory_than_its_entries_can_have() {
     // What deflate makes of a byte.
     let allowed = |file: &Vec<u8>| 1032 * file.len() + (1 << 20);
     holds(damaged_or_random(vec![zip]), allowed, |file| {
-        fs::write(&path, file).unwrap();
+        write_new(&path, file);
         if let Ok(zip) = Zip::open(&path) {
             for index in 0..zip.names().len() {
                 let _ = zip.read(index);
@@ -326,7 +333,7 @@ fn no_package_panics_or_takes_more_memory_than_its_members() {
     let strategy = prop_oneof![damaged_or_random(vec![packed]), repacked];
     let allowed = |file: &Vec<u8>| 1032 * file.len() + (1 << 20);
     holds(strategy, allowed, |file| {
-        fs::write(&path, file).unwrap();
+        write_new(&path, file);
         let _ = unpack(&path, "member", &target);
     });
 }
@@ -346,7 +353,7 @@ fn no_csv_file_panics_or_takes_more_memory_than_its_size() {
     let lists = lists.map(|list| list.as_bytes().to_vec()).to_vec();
     let allowed = |file: &Vec<u8>| 200 * file.len() + (1 << 16);
     holds(damaged_or_random(lists), allowed, |file| {
-        fs::write(&path, file).unwrap();
+        write_new(&path, file);
         if let Ok(dataset) = ImageDataset::from_csv(&path, &settings) {
             let _ = dataset.split([8, 1, 1]);
         }
