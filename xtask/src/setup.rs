@@ -124,11 +124,8 @@ fn fetch_assets(ready: &Ready) -> anyhow::Result<()> {
     let wanted = digest([list.as_str(), &chosen[0], &chosen[1]]);
     let stamp = folder.join(".fetched");
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        let folder = folder.display();
-        report::done(
-            "assets",
-            format!("present: weights and pictures in {folder}"),
-        );
+        let present = format!("present: weights and pictures in {}", folder.display());
+        report::done("assets", present);
         return Ok(());
     }
     let what = "compiling `support`, then fetching weights and pictures";
@@ -155,9 +152,7 @@ mod tests {
         let root = Path::new("/");
         assert!(ensure_space(root, 0).unwrap() > 0);
         let error = ensure_space(root, u64::MAX).unwrap_err().to_string();
-        assert!(
-            error.contains(" MB free in /, ") && error.contains("TRANSFER_HOME"),
-            "{error}"
-        );
+        let says = |part| error.contains(part);
+        assert!(says(" MB free in /, ") && says("TRANSFER_HOME"), "{error}");
     }
 }

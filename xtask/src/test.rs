@@ -33,21 +33,17 @@ pub(crate) fn test() -> anyhow::Result<()> {
     step("kernel", bridge.env_remove("TRANSFER_KERNEL_FOLDER"))?;
     // The tutorial as a program, which `cargo test` has built.
     let program = checkout.build("--workspace --examples", "transfer_learning")?;
+    let mut checks = script("xtask/checks.py")?;
+    checks.env_remove("TRANSFER_KERNEL_FOLDER");
     timed(
         "notebooks",
-        "how they fail, end and come to what they have saved",
-        || {
-            let mut checks = script("xtask/checks.py")?;
-            checks.env_remove("TRANSFER_KERNEL_FOLDER");
-            run_held(checks.arg(program).arg(checkout.output()))
-        },
+        "how they fail, end and reach what is saved",
+        || run_held(checks.arg(program).arg(checkout.output())),
     )?;
     println!("\nall checks passed in {:.1?}", start.elapsed());
     for (part, needs) in &left_out {
-        report::done(
-            "left out",
-            format!("the tests `{part}`, which need {needs}"),
-        );
+        let what = format!("the tests `{part}`, which need {needs}");
+        report::done("left out", what);
     }
     Ok(())
 }

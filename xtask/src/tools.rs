@@ -92,15 +92,8 @@ pub(crate) fn find_rust_src(home: &Home) -> anyhow::Result<Option<PathBuf>> {
 /// Returns the library folder that Debian's package puts below `root`.
 fn debian_library(root: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(root.join("usr/src")).ok()?;
-    let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    folders
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("rustc-"))
-        })
-        .map(|path| path.join("library"))
-        .filter(|path| is_library(path))
-        .max()
+    let libraries = entries.filter_map(|entry| Some(entry.ok()?.path().join("library")));
+    libraries.filter(|library| is_library(library)).max()
 }
 
 fn is_library(folder: &Path) -> bool {
