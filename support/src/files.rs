@@ -51,6 +51,15 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
+/// Reads a regular file.
+pub(crate) fn read_regular(path: &Path) -> Result<Vec<u8>> {
+    let (mut file, _) = open_regular(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
+    Ok(bytes)
+}
+
 /// Reads an image file, of at most 256 MiB.
 pub(crate) fn read_image_file(path: &Path) -> Result<Vec<u8>> {
     let (file, size) = open_regular(path)?;

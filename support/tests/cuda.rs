@@ -4,6 +4,8 @@
 mod common;
 mod small_set;
 
+use std::process::Command;
+
 use common::{assert_close, pictures, settings};
 use small_set::{augmented_batches, batches, model_on};
 use support::device::device_report;
@@ -27,6 +29,23 @@ fn gpu() -> Device {
          `cargo xtask test` does"
     );
     Device::Cuda(0)
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn what_asks_tch_first_computes_on_the_gpu() {
+    const FIRST: &str = "TRANSFER_TEST_ASKS_FIRST";
+    if std::env::var_os(FIRST).is_some() {
+        assert!(Device::cuda_if_available().is_cuda());
+        return;
+    }
+    let test = "what_asks_tch_first_computes_on_the_gpu";
+    // In a process of its own, where nothing has asked before.
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--include-ignored", "--exact", test])
+        .env(FIRST, "1")
+        .status();
+    assert!(status.unwrap().success());
 }
 
 #[test]

@@ -132,8 +132,9 @@ impl Python {
 
 /// Returns the absolute path that a setting means, if it is one.
 fn absolute(name: &str, value: OsString) -> Option<PathBuf> {
+    let text = value.to_string_lossy().to_lowercase();
     // A dataset is a folder where its name has a slash in it.
-    let is_path = name != "TRANSFER_DATASET" || value.to_string_lossy().contains('/');
+    let is_path = name != "TRANSFER_DATASET" || text.contains('/') || text.ends_with(".csv");
     std::path::absolute(Some(value).filter(|_| is_path)?).ok()
 }
 

@@ -113,8 +113,13 @@ mod tests {
         let pipe = folder.path().join("pipe.jpg");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(made.unwrap().success());
-        let error = Picture::from(pipe).load(&INPUT).unwrap_err().to_string();
-        assert!(error.ends_with("it is no regular file"), "{error}");
+        let loaded = crate::classifier::Classifier::load(&pipe).map(drop);
+        let weights = crate::model::weights::read(&pipe).map(drop);
+        let picture = Picture::from(pipe).load(&INPUT).map(drop);
+        for read in [picture, loaded, weights] {
+            let error = read.unwrap_err().to_string();
+            assert!(error.ends_with("it is no regular file"), "{error}");
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 use tch::Device;
@@ -10,6 +9,7 @@ use tch::Device;
 use super::info::ModelInfo;
 use super::picture::Picture;
 use crate::analysis::{argmax, probabilities};
+use crate::files::read_regular;
 use crate::model::weights::{self, Contents};
 use crate::model::{Backbone, HeadLayer, Sequential};
 use crate::pipeline::{Pixels, Workers, stack, threads};
@@ -69,7 +69,7 @@ impl Classifier {
     /// As [`load`](Self::load).
     pub fn load_on(path: impl AsRef<Path>, device: Device) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = read_regular(path)?;
         let refused = |reason| Error::ModelFile {
             path: path.into(),
             reason,

@@ -122,14 +122,14 @@ impl Sequential<Compiled> {
         fit: &Fit<'_>,
         console: &mut Console<'_>,
     ) -> Result<Option<BestEpoch>> {
-        let Some((checkpoints, newest)) = checkpoints
-            .filter(|_| fit.resume)
-            .and_then(|checkpoints| {
-                let newest = checkpoints.newest(fit.epochs).transpose()?;
-                Some(newest.map(|newest| (checkpoints, newest)))
-            })
-            .transpose()?
-        else {
+        let newest = match checkpoints {
+            Some(checkpoints) if fit.resume => {
+                let newest = checkpoints.newest(fit.epochs)?;
+                newest.map(|newest| (checkpoints, newest))
+            }
+            _ => None,
+        };
+        let Some((checkpoints, newest)) = newest else {
             self.compiled.history = History::default();
             return Ok(None);
         };

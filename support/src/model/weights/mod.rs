@@ -15,7 +15,7 @@ use tch::Tensor;
 use super::architecture::{Architecture, Dialect, dialects};
 use super::layer::Variable;
 use super::origin::Weights;
-use crate::files::write_whole;
+use crate::files::{read_regular, write_whole};
 use crate::{Error, Result};
 
 /// A tensor's shape and values, as read from a file.
@@ -68,7 +68,7 @@ pub(crate) struct File {
 
 /// Reads a file of any of the formats.
 pub(crate) fn read(path: &Path) -> Result<File> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = read_regular(path)?;
     let read = if bytes.starts_with(HDF5_SIGNATURE) {
         read_hdf5(&bytes)
     } else if bytes.get(8) == Some(&b'{') {
