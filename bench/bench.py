@@ -30,9 +30,9 @@ COLUMNS = {
 }
 # Title: key, which way is better (none: not compared with ours), decimals.
 ROWS = {
-    "decode + format, pictures/s": ("decode", "more", 0),
-    "base forward, pictures/s": ("base_forward", "more", 0),
-    "fine-tuning step, pictures/s": ("fine_tuning", "more", 0),
+    "decode + format, images/s": ("decode", "more", 0),
+    "base forward, images/s": ("base_forward", "more", 0),
+    "fine-tuning step, images/s": ("fine_tuning", "more", 0),
     "matrix product, GFLOP/s": ("gemm_gflops", None, 0),
     "base forward, % of that": ("base_forward_share", None, 0),
     "tutorial, phase 1, s": ("phase_1_seconds", "less", 1),
@@ -130,7 +130,7 @@ def markdown(columns, machine, pictures, rounds):
     title, this project's first: the others are compared with it."""
     reports = [report for all in columns.values() for report in all]
     held_out, epochs = ([report[key] for report in reports if key in report] for key in ["validation_pictures", "epochs"])
-    subject = f"Pictures: {pictures}, {max(report['pictures'] for report in reports)} for training"
+    subject = f"Images: {pictures}, {max(report['pictures'] for report in reports)} for training"
     subject += f", {held_out[0]} for validation" if held_out else ""
     subject += f"; 160x160, batches of 32. Pieces: medians of {rounds} round{'s' if rounds > 1 else ''}."
     subject += f" Tutorial: {epochs[0]} + {epochs[0]} epochs, once." if epochs else ""

@@ -33,12 +33,12 @@ TABLE = """\
 # Benchmark
 
 A CPU, 2 cores, 8.0 GB of memory.
-Pictures: pets, 2000 for training, 1000 for validation; 160x160, batches of 32. Pieces: medians of 3 rounds. Tutorial: 10 + 10 epochs, once.
+Images: pets, 2000 for training, 1000 for validation; 160x160, batches of 32. Pieces: medians of 3 rounds. Tutorial: 10 + 10 epochs, once.
 
 | | ours | PyTorch | PyTorch, kept |
 |---|---|---|---|
-| decode + format, pictures/s | 900 | 450 (2.00x) | 460 (1.96x) |
-| base forward, pictures/s | 400 | 100 (4.00x) | 250 (1.60x) |
+| decode + format, images/s | 900 | 450 (2.00x) | 460 (1.96x) |
+| base forward, images/s | 400 | 100 (4.00x) | 250 (1.60x) |
 | matrix product, GFLOP/s | 160 | 161 | 161 |
 | base forward, % of that | 76 | 19 | 48 |
 | tutorial, phase 1, s | 9.0 | 450.0 (50.00x) |  |
@@ -49,10 +49,10 @@ Pictures: pets, 2000 for training, 1000 for validation; 160x160, batches of 32. 
 | tutorial, peak memory, MB | 800 | 1290 (1.61x) |  |
 
 In brackets: how many times as fast, or as small, ours is. Of several ways that a program was run in, the fastest is in the table.
-A round is off its median by 11 % at most (ours, decode + format, pictures/s).
+A round is off its median by 11 % at most (ours, decode + format, images/s).
 
-- PyTorch, base forward, pictures/s: channels_last 100, contiguous 75
-- PyTorch, kept, base forward, pictures/s: channels_last 250, contiguous 150
+- PyTorch, base forward, images/s: channels_last 100, contiguous 75
+- PyTorch, kept, base forward, images/s: channels_last 250, contiguous 150
 - ours: rustc 1; 2 threads
 - PyTorch: torch 1; 2 threads
 """

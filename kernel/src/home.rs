@@ -1,5 +1,5 @@
 //! The cache folder outside the checkout: the Python environment, the tools and the folders in
-//! which evcxr builds a notebook's cells. Pictures and weights are not here but in `data/`.
+//! which evcxr builds a notebook's cells. Images and weights are not here but in `data/`.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Classifies pictures with a model file that `model.save` wrote in a notebook.
+//! Classifies images with a model file that `model.save` wrote in a notebook.
 //!
 //! ```text
 //! cargo run --release -p support --example classify -- [--json] MODEL PICTURE|FOLDER...
@@ -12,17 +12,17 @@ use std::process::ExitCode;
 use serde_json::{Map, json};
 use support::Error;
 use support::classifier::Classification;
-use support::dataset::pictures_in;
+use support::dataset::images_in;
 use support::prelude::*;
 
 const USAGE: &str = "usage: classify [--json] MODEL PICTURE|FOLDER...
 
-Prints which class the model takes each picture for, and how sure it is: a table, or with --json
+Prints which class the model takes each image for, and how sure it is: a table, or with --json
 one object a line with path, class, probability and the probabilities of all classes. MODEL is a
-file that a notebook's `model.save` wrote. A folder stands for the pictures in it and below.
-The exit code is 1 if a picture or the model cannot be read, 2 for other arguments than these.";
+file that a notebook's `model.save` wrote. A folder stands for the images in it and below.
+The exit code is 1 if an image or the model cannot be read, 2 for other arguments than these.";
 
-/// From so many pictures on a GPU is used if there is one.
+/// From so many images on a GPU is used if there is one.
 const WORTH_A_GPU: usize = 500;
 
 fn main() -> ExitCode {
@@ -56,17 +56,17 @@ fn misused() -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Returns what is wrong with a picture whose path is printed already.
+/// Returns what is wrong with an image whose path is printed already.
 fn reason(error: &Error) -> String {
     match error {
-        Error::Picture { reason, .. } => reason.clone(),
+        Error::Image { reason, .. } => reason.clone(),
         error => error
             .source()
             .map_or(error.to_string(), ToString::to_string),
     }
 }
 
-/// Prints what each picture is; returns whether all could be read.
+/// Prints what each image is; returns whether all could be read.
 fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> {
     let mut all_read = true;
     let mut failed = |path: &Path, reason: &str| {
@@ -79,9 +79,9 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
             paths.push(path);
             continue;
         }
-        match pictures_in(&path) {
+        match images_in(&path) {
             Ok(pictures) if pictures.is_empty() => {
-                failed(&path, "there is no picture in it");
+                failed(&path, "there is no image in it");
             }
             Ok(pictures) => paths.extend(pictures),
             Err(error) => failed(&path, &reason(&error)),
@@ -124,7 +124,7 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
     Ok(all_read)
 }
 
-/// Returns a picture's line of JSON.
+/// Returns an image's line of JSON.
 fn object(path: &Path, classifier: &Classifier, found: &Classification) -> String {
     let classes = classifier.classes().iter().cloned();
     let probabilities = classes.zip(found.probabilities.iter().map(|&value| json!(value)));

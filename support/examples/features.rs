@@ -1,10 +1,10 @@
-//! Writes the features of all pictures, for programs in other languages.
+//! Writes the features of all images, for programs in other languages.
 //!
 //! ```sh
 //! cargo run --release -p support --example features -- features.safetensors
 //! ```
 //!
-//! What the pretrained base and global average pooling make of each picture of the dataset that the
+//! What the pretrained base and global average pooling make of each image of the dataset that the
 //! `TRANSFER_*` settings choose, split 8 : 1 : 1: tensors `train`, `validation` and `test`
 //! (`[pictures, 1280]`) and `train/labels` (`[pictures]`) and so on.
 

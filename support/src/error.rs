@@ -89,10 +89,10 @@ pub enum Error {
         reason: String,
     },
 
-    /// A picture that cannot be decoded.
-    #[error("picture {name}: {reason}")]
-    Picture {
-        /// The picture's name within its dataset, or its file.
+    /// An image that cannot be decoded.
+    #[error("image {name}: {reason}")]
+    Image {
+        /// The image's name within its dataset, or its file.
         name: String,
         /// What the decoder found.
         reason: String,

@@ -31,8 +31,8 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A file larger than this is refused as a picture.
-pub(crate) const LARGEST_PICTURE: u64 = 256 << 20;
+/// A file larger than this is refused as an image.
+pub(crate) const LARGEST_IMAGE: u64 = 256 << 20;
 
 /// Opens a regular file, and returns its size in bytes: of a pipe or a device, which can keep a reader
 /// waiting for ever, nothing is read.
@@ -63,15 +63,15 @@ pub(crate) fn read_regular(path: &Path) -> Result<Vec<u8>> {
 /// Reads an image file, of at most 256 MiB.
 pub(crate) fn read_image_file(path: &Path) -> Result<Vec<u8>> {
     let (file, size) = open_regular(path)?;
-    let mut bytes = Vec::with_capacity(size.min(LARGEST_PICTURE + 1) as usize);
+    let mut bytes = Vec::with_capacity(size.min(LARGEST_IMAGE + 1) as usize);
     // It may grow while it is read.
-    file.take(LARGEST_PICTURE + 1)
+    file.take(LARGEST_IMAGE + 1)
         .read_to_end(&mut bytes)
         .map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > LARGEST_PICTURE {
-        return Err(Error::Picture {
+    if bytes.len() as u64 > LARGEST_IMAGE {
+        return Err(Error::Image {
             name: path.display().to_string(),
-            reason: format!("the file is larger than {} MiB", LARGEST_PICTURE >> 20),
+            reason: format!("the file is larger than {} MiB", LARGEST_IMAGE >> 20),
         });
     }
     Ok(bytes)

@@ -5,7 +5,7 @@
 //! | tutorial step | here |
 //! |---|---|
 //! | choose dataset, epochs, device, seed | [`Settings::from_env`](settings::Settings::from_env) |
-//! | load and split the pictures | [`ImageDataset::load`](dataset::ImageDataset::load), [`split`](dataset::ImageDataset::split) |
+//! | load and split the images | [`ImageDataset::load`](dataset::ImageDataset::load), [`split`](dataset::ImageDataset::split) |
 //! | or those of a list | [`from_paths`](dataset::ImageDataset::from_paths), [`from_csv`](dataset::ImageDataset::from_csv), [`from_images`](dataset::ImageDataset::from_images) |
 //! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
 //! | check them | [`data_report`](data_report::data_report) |

@@ -178,14 +178,14 @@ const ORIENTATION: &[u8] = include_bytes!("../tests/data/orientation.safetensors
 fn no_image_file_panics_or_takes_more_memory_than_is_allowed() {
     const LIMIT: usize = 1 << 20;
     let files = [references(DECODE), references(ORIENTATION)].concat();
-    // The picture, once more what it is converted to or turned into, and tables.
+    // The image, once more what it is converted to or turned into, and tables.
     let allowed = |file: &Vec<u8>| {
         // A lossy WebP file's partition is made room for before it is read: its length has 24 bits.
         let partition = usize::from(file.starts_with(b"RIFF")) << 24;
         2 * LIMIT + partition + 4 * file.len() + (1 << 18)
     };
     holds(damaged_or_random(files), allowed, |file| {
-        let _ = readable("picture", || decode_within(LIMIT as u64, "picture", file));
+        let _ = readable("image", || decode_within(LIMIT as u64, "image", file));
         is_turned(file);
     });
 }
@@ -310,7 +310,7 @@ fn no_zip_panics_or_takes_more_memory_than_its_entries_can_have() {
             for index in 0..zip.names().len() {
                 let _ = zip.read(index);
             }
-            let _ = zip.digest_of_pictures();
+            let _ = zip.digest_of_images();
         }
     });
 }

@@ -18,7 +18,7 @@ const CHECKPOINTS: &str = "checkpoints";
 /// A field may also be changed in code; the printed settings show where each value came from.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// A set's name, a folder or a CSV file (`TRANSFER_DATASET`). Without it the pictures that are at
+    /// A set's name, a folder or a CSV file (`TRANSFER_DATASET`). Without it the images that are at
     /// hand are taken.
     pub dataset: Option<String>,
     /// How many examples are used (`TRANSFER_LIMIT`: a number or `all`).
@@ -31,9 +31,9 @@ pub struct Settings {
     pub seed: u64,
     /// Where tensors live (`TRANSFER_DEVICE`: `auto`, `cpu`, `cuda` or `cuda:N`).
     pub device: Device,
-    /// What a picture that cannot be decoded does (`TRANSFER_BROKEN`: `skip` or `stop`).
-    pub broken: BrokenPictures,
-    /// Where fetched pictures and weights lie (`TRANSFER_DATA`).
+    /// What an image that cannot be decoded does (`TRANSFER_BROKEN`: `skip` or `stop`).
+    pub broken: BrokenImages,
+    /// Where fetched images and weights lie (`TRANSFER_DATA`).
     pub data_dir: PathBuf,
     /// Where the notebooks' checkpoints go, a folder in it for each phase of training, and their model
     /// files (`TRANSFER_CHECKPOINTS`).
@@ -53,9 +53,9 @@ pub enum Limit {
     Examples(usize),
 }
 
-/// What a picture that cannot be decoded does to a run.
+/// What an image that cannot be decoded does to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BrokenPictures {
+pub enum BrokenImages {
     /// It is reported and left out.
     Skip,
     /// It ends the run with an error.
@@ -105,8 +105,8 @@ impl Settings {
             })?,
         };
         let broken = match text("TRANSFER_BROKEN")?.as_deref() {
-            None | Some("skip") => BrokenPictures::Skip,
-            Some("stop") => BrokenPictures::Stop,
+            None | Some("skip") => BrokenImages::Skip,
+            Some("stop") => BrokenImages::Stop,
             Some(value) => return Err(refused("TRANSFER_BROKEN", value, "skip or stop")),
         };
         let data_dir = text("TRANSFER_DATA")?.map_or_else(default_data_dir, PathBuf::from);
@@ -156,8 +156,8 @@ impl Settings {
             self.checkpoints.display().to_string()
         };
         let broken = match self.broken {
-            BrokenPictures::Skip => "skip",
-            BrokenPictures::Stop => "stop",
+            BrokenImages::Skip => "skip",
+            BrokenImages::Stop => "stop",
         };
         [
             ("dataset", "TRANSFER_DATASET", dataset),
@@ -166,7 +166,7 @@ impl Settings {
             ("batch size", "TRANSFER_BATCH", self.batch_size.to_string()),
             ("seed", "TRANSFER_SEED", self.seed.to_string()),
             ("device", "TRANSFER_DEVICE", device),
-            ("broken pictures", "TRANSFER_BROKEN", broken.into()),
+            ("broken images", "TRANSFER_BROKEN", broken.into()),
             ("data folder", "TRANSFER_DATA", data_dir),
             ("checkpoints", "TRANSFER_CHECKPOINTS", checkpoints),
         ]
@@ -240,7 +240,7 @@ mod tests {
             (10, 32, 0)
         );
         assert_eq!((settings.dataset, settings.limit), (None, Limit::Default));
-        assert_eq!(settings.broken, BrokenPictures::Skip);
+        assert_eq!(settings.broken, BrokenImages::Skip);
         assert!(
             settings.data_dir.ends_with("data"),
             "{:?}",
@@ -269,7 +269,7 @@ mod tests {
         );
         assert_eq!(
             (settings.device, settings.broken),
-            (Device::Cpu, BrokenPictures::Stop)
+            (Device::Cpu, BrokenImages::Stop)
         );
         assert_eq!(settings.data_dir, Path::new("/elsewhere"));
     }
@@ -331,7 +331,7 @@ epochs           3                   from TRANSFER_EPOCHS
 batch size       32                  default; TRANSFER_BATCH sets it
 seed             5                   changed in code
 device           cpu                 from TRANSFER_DEVICE
-broken pictures  skip                default; TRANSFER_BROKEN sets it
+broken images  skip                default; TRANSFER_BROKEN sets it
 data folder      /d                  from TRANSFER_DATA
 checkpoints      in the data folder  default; TRANSFER_CHECKPOINTS sets it";
         assert_eq!(settings.to_string(), expected);

@@ -1,4 +1,4 @@
-//! Predictions on a small folder of pictures made here. Needs the default weights.
+//! Predictions on a small folder of images made here. Needs the default weights.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -13,7 +13,7 @@ use support::data_report::data_report;
 use support::dataset::ImageDataset;
 use support::model::{Backbone, Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, Sequential};
 use support::pipeline::{Augmentation, Dataset, Pixels};
-use support::settings::{BrokenPictures, Settings};
+use support::settings::{BrokenImages, Settings};
 use support::training::{Fit, Loss, RmsProp};
 use tch::{Device, Kind, Tensor};
 
@@ -24,10 +24,10 @@ fn ids(predictions: &Predictions) -> Vec<&str> {
 
 #[test]
 #[ignore = "needs weights"]
-fn predictions_add_up_to_the_evaluation_and_are_those_of_each_picture() {
+fn predictions_add_up_to_the_evaluation_and_are_those_of_each_image() {
     let folder = pictures(&["cats", "dogs"], 12);
     fs::write(folder.path().join("train/cats/5.png"), b"not a picture").unwrap();
-    let (train, validation) = batches(folder.path(), BrokenPictures::Skip);
+    let (train, validation) = batches(folder.path(), BrokenImages::Skip);
     let mut model = model(155, 1e-4);
     model.fit(&validation, Fit::epochs(1)).unwrap();
 
@@ -94,12 +94,12 @@ fn predictions_add_up_to_the_evaluation_and_are_those_of_each_picture() {
 
 #[test]
 #[ignore = "needs weights"]
-fn predictions_are_of_the_pictures_as_they_are() {
+fn predictions_are_of_the_images_as_they_are() {
     let folder = pictures(&["cats", "dogs"], 4);
     let model = model(155, 1e-4);
     let augmentation = Augmentation::new().random_flip_horizontal();
-    let (plain, _) = batches(folder.path(), BrokenPictures::Stop);
-    let (train, _) = augmented_batches(folder.path(), BrokenPictures::Stop, augmentation);
+    let (plain, _) = batches(folder.path(), BrokenImages::Stop);
+    let (train, _) = augmented_batches(folder.path(), BrokenImages::Stop, augmentation);
     let [plain, augmented] = [plain, train].map(|batches| model.predictions(&batches).unwrap());
     assert_eq!(plain.examples(), augmented.examples());
 }
@@ -108,11 +108,11 @@ fn predictions_are_of_the_pictures_as_they_are() {
 #[ignore = "needs weights"]
 fn examples_that_are_there_twice_are_predicted_and_explained_twice() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let dataset = small_set::dataset(folder.path(), BrokenPictures::Stop);
+    let dataset = small_set::dataset(folder.path(), BrokenImages::Stop);
     let [examples, ..] = dataset.split_examples([8, 1, 1]).unwrap();
     let twice = [&examples[..], &examples[..2]].concat();
     let classes = dataset.classes().to_vec();
-    let twice = Dataset::new(twice, classes, 0, BrokenPictures::Stop);
+    let twice = Dataset::new(twice, classes, 0, BrokenImages::Stop);
     let model = model(155, 1e-4);
     let batches = twice.map(small_set::format).batch(3);
     let predictions = model.predictions(&batches).unwrap();
@@ -133,12 +133,12 @@ fn examples_that_are_there_twice_are_predicted_and_explained_twice() {
 #[ignore = "needs weights"]
 fn what_cannot_be_predicted_is_an_error() {
     let folder = pictures(&["cats", "dogs", "newts"], 1);
-    let (three_classes, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (three_classes, _) = batches(folder.path(), BrokenImages::Stop);
     let model = model(155, 1e-4);
-    let dataset = small_set::dataset(folder.path(), BrokenPictures::Stop);
+    let dataset = small_set::dataset(folder.path(), BrokenImages::Stop);
     let examples = dataset.split_examples([8, 1, 1]).unwrap();
     let two = ["cats", "dogs"].map(str::to_owned).to_vec();
-    let beyond = Dataset::new(examples.concat(), two, 0, BrokenPictures::Stop);
+    let beyond = Dataset::new(examples.concat(), two, 0, BrokenImages::Stop);
     let beyond_batches = beyond
         .map(|image| Pixels::from(image).resize(96, 96))
         .batch(4);
@@ -153,7 +153,7 @@ fn what_cannot_be_predicted_is_an_error() {
     );
 }
 
-/// Compares the explanations of three pictures with those of `tests/reference/layer_cam.py`: what speaks
+/// Compares the explanations of three images with those of `tests/reference/layer_cam.py`: what speaks
 /// for class 1 if that is predicted, and what speaks against it if it is not.
 #[track_caller]
 fn assert_explanations_equal_the_references(loss: Loss, kernel: &Tensor, bias: &[f32], name: &str) {
@@ -234,7 +234,7 @@ fn explanations_equal_pytorch_grad_cams() {
 #[ignore = "needs weights"]
 fn of_three_classes_the_most_probable_is_predicted() {
     let folder = pictures(&["cats", "dogs", "newts"], 4);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let base = small_set::base(Device::Cpu);
     let model = Sequential::new(base)
         .push(GlobalAveragePooling2d)
@@ -260,7 +260,7 @@ fn of_three_classes_the_most_probable_is_predicted() {
 #[ignore = "needs weights"]
 fn predictions_and_explanations_are_shown_side_by_side() {
     let folder = pictures(&["cats", "dogs"], 14);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let model = model(155, 1e-4);
     let predictions = model.predictions(&train).unwrap();
     let nine = predictions.take(9);

@@ -13,7 +13,7 @@ use support::model::{
 };
 use tch::{Device, Tensor};
 
-/// Returns pictures of `tests/reference/pictures.py` as the weights want them, `[N, 3, size, size]`.
+/// Returns images of `tests/reference/pictures.py` as the weights want them, `[N, 3, size, size]`.
 fn images(weights: Weights, pictures: std::ops::Range<i64>, size: u32) -> Tensor {
     let images = pictures.map(|n| {
         let values = weights.format(&picture(n, size), size).into_values();

@@ -18,7 +18,7 @@ use support::Error;
 use support::data_report::data_report;
 use support::notebook::{DisplayHandle, display};
 use support::pipeline::{Dataset, Pixels};
-use support::settings::BrokenPictures;
+use support::settings::BrokenImages;
 use support::training::{EarlyStopping, Evaluation, Fit, LearningRateFinder};
 
 /// Tells this program, by an environment variable, that it is the one under the bridge.
@@ -86,7 +86,7 @@ fn under_bridge(test: &str, stop_at: &'static str) -> (Vec<Value>, String) {
 #[ignore = "needs weights"]
 fn a_fit_is_shown_in_place_and_stops_with_its_history() {
     if let Some(folder) = std::env::var_os(UNDER_BRIDGE) {
-        let batches = batches(&PathBuf::from(folder), BrokenPictures::Stop);
+        let batches = batches(&PathBuf::from(folder), BrokenImages::Stop);
         let mut figure = DisplayHandle::new();
         let endless =
             Fit::epochs(5000).on_epoch_end(|history| figure.update(&history.learning_curves()?));
@@ -130,18 +130,18 @@ fn a_stop_within_the_validation_is_heard_there() {
     const EXAMPLES: usize = 600;
     if let Some(folder) = std::env::var_os(UNDER_BRIDGE) {
         let folder = PathBuf::from(folder);
-        let (train, _) = batches(&folder, BrokenPictures::Stop);
+        let (train, _) = batches(&folder, BrokenImages::Stop);
         // First: once Stop was pressed, everything stops.
         let mut whole = model(155, 1e-4);
         whole
             .fit(&train, Fit::epochs(1).cache_activations(false))
             .unwrap();
-        let [_, pictures, _] = dataset(&folder, BrokenPictures::Stop)
+        let [_, pictures, _] = dataset(&folder, BrokenImages::Stop)
             .split([8, 1, 1])
             .unwrap();
         let examples = pictures.examples().iter().cycle().take(EXAMPLES).cloned();
         let classes = pictures.classes().to_vec();
-        let pictures = Dataset::new(examples.collect(), classes, 0, BrokenPictures::Stop);
+        let pictures = Dataset::new(examples.collect(), classes, 0, BrokenImages::Stop);
         let seen = AtomicUsize::new(0);
         let validation = pictures.map(move |image| {
             // Early in the validation of the second epoch.
@@ -192,7 +192,7 @@ fn stops_with_an_error(test: &str, what: &str, run: impl Fn(&Path) -> support::R
 #[ignore = "needs weights"]
 fn an_evaluation_stops_with_an_error() {
     stops_with_an_error("an_evaluation_stops_with_an_error", "evaluate", |folder| {
-        let (train, _) = batches(folder, BrokenPictures::Stop);
+        let (train, _) = batches(folder, BrokenImages::Stop);
         model(155, 1e-4).evaluate(&train).map(|_| ())
     });
 }
@@ -203,7 +203,7 @@ fn a_data_report_stops_with_an_error() {
         "a_data_report_stops_with_an_error",
         "data_report",
         |folder| {
-            let [train, validation, _] = dataset(folder, BrokenPictures::Stop).split([8, 1, 1])?;
+            let [train, validation, _] = dataset(folder, BrokenImages::Stop).split([8, 1, 1])?;
             data_report(&[("train", &train), ("validation", &validation)]).map(|_| ())
         },
     );
@@ -214,7 +214,7 @@ fn a_data_report_stops_with_an_error() {
 fn a_search_for_a_learning_rate_stops_with_an_error_and_the_model_as_before() {
     let name = "a_search_for_a_learning_rate_stops_with_an_error_and_the_model_as_before";
     stops_with_an_error(name, "find_learning_rate", |folder| {
-        let (train, _) = batches(folder, BrokenPictures::Stop);
+        let (train, _) = batches(folder, BrokenImages::Stop);
         let mut model = model(140, 1e-4);
         let before = weights(&model);
         let found = model.find_learning_rate(&train, LearningRateFinder::new());
@@ -227,7 +227,7 @@ fn a_search_for_a_learning_rate_stops_with_an_error_and_the_model_as_before() {
 #[ignore = "needs weights"]
 fn an_evaluation_that_is_done_leaves_nothing_of_its_progress() {
     if let Some(folder) = std::env::var_os(UNDER_BRIDGE) {
-        let dataset = dataset(Path::new(&folder), BrokenPictures::Stop);
+        let dataset = dataset(Path::new(&folder), BrokenImages::Stop);
         let [train, _, _] = dataset.split([8, 1, 1]).unwrap();
         let slow = train.map(|image| {
             thread::sleep(std::time::Duration::from_millis(1500));

@@ -11,7 +11,7 @@ use small_set::{augmented_batches, batches, model_on};
 use support::device::device_report;
 use support::model::{GlobalAveragePooling2d, MobileNetV2, SetTrainable};
 use support::pipeline::Augmentation;
-use support::settings::BrokenPictures;
+use support::settings::BrokenImages;
 use support::training::{Fit, History};
 use tch::Device;
 
@@ -74,7 +74,7 @@ fn features_and_logits_on_the_gpu_are_those_of_the_cpu() {
 fn training_predictions_and_explanations_on_the_gpu_are_those_of_the_cpu() {
     let gpu = gpu();
     let folder = small_set::pictures(&["cats", "dogs"], 12);
-    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, validation) = batches(folder.path(), BrokenImages::Stop);
     let run = |device| {
         let mut model = model_on(device, 155, 1e-4);
         let history = model
@@ -117,7 +117,7 @@ fn a_run_is_continued_on_the_gpu() {
     let augmentation = Augmentation::new()
         .random_flip_horizontal()
         .random_rotation(0.2);
-    let (train, validation) = augmented_batches(folder.path(), BrokenPictures::Stop, augmentation);
+    let (train, validation) = augmented_batches(folder.path(), BrokenImages::Stop, augmentation);
     let checkpoints = folder.path().join("checkpoints");
     let fit = |epochs| Fit::epochs(epochs).validation(&validation);
     let whole = model_on(gpu, 100, 1e-4).fit(&train, fit(4)).unwrap();

@@ -1,4 +1,4 @@
-//! What is found in a folder of made pictures, and in real photos where there are some.
+//! What is found in a folder of made images, and in real photos where there are some.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -13,7 +13,7 @@ use image::{Rgb, RgbImage};
 use support::data_report::{DataReport, Duplicate, Sizes, data_report};
 use support::dataset::ImageDataset;
 use support::pipeline::Dataset;
-use support::settings::{BrokenPictures, Limit, Settings};
+use support::settings::{BrokenImages, Limit, Settings};
 
 fn report(folder: &Path) -> DataReport {
     let mut settings = Settings::from_env().unwrap();
@@ -29,7 +29,7 @@ fn report(folder: &Path) -> DataReport {
     data_report(&parts).unwrap()
 }
 
-/// A picture, its original, the bits that differ, and whether they are the same file.
+/// An image, its original, the bits that differ, and whether they are the same file.
 fn pair(found: &Duplicate) -> (&str, &str, u32, bool) {
     let Duplicate {
         picture,
@@ -41,7 +41,7 @@ fn pair(found: &Duplicate) -> (&str, &str, u32, bool) {
 }
 
 #[test]
-fn copies_broken_pictures_sizes_and_classes_are_reported() {
+fn copies_broken_images_sizes_and_classes_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| {
         let path = folder.path().join(name);
@@ -117,17 +117,17 @@ fn copies_broken_pictures_sizes_and_classes_are_reported() {
 
     let text = report.to_string();
     for line in [
-        "pictures        train  validation       test",
+        "images        train  validation       test",
         "ants                3           2          2",
         "unreadable          1           0          0",
         "width               1        160        160",
         "formats: 1 JPEG, 12 PNG",
         "  train/bees/broken.png: not a JPEG, PNG, GIF, WebP or BMP file",
         "  validation/ants/copy.png = train/ants/0.png (the same file)",
-        "  1 of the pictures of train cannot be read",
-        "  1 of the pictures are less than 32 pixels wide or high: too little to see",
-        "  1 of the pictures of test are in train as well: what is measured on test looks better than it is",
-        "  1 of the pictures look like one of another class",
+        "  1 of the images of train cannot be read",
+        "  1 of the images are less than 32 pixels wide or high: too little to see",
+        "  1 of the images of test are in train as well: what is measured on test looks better than it is",
+        "  1 of the images look like one of another class",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
@@ -135,7 +135,7 @@ fn copies_broken_pictures_sizes_and_classes_are_reported() {
 }
 
 #[test]
-fn pictures_that_are_turned_upright_are_counted_and_copies_told_by_their_index() {
+fn images_that_are_turned_upright_are_counted_and_copies_told_by_their_index() {
     let folder = tempfile::tempdir().unwrap();
     let files = common::tensors("orientation.safetensors");
     for (class, names) in [("ants", ["jpeg 6", "png 1"]), ("bees", ["webp 8", "png 3"])] {
@@ -158,7 +158,7 @@ fn pictures_that_are_turned_upright_are_counted_and_copies_told_by_their_index()
     let [examples, ..] = dataset.split_examples([1, 0, 0]).unwrap();
     let twice = [&examples[..], &examples[1..2]].concat();
     let classes = dataset.classes().to_vec();
-    let twice = Dataset::new(twice, classes, 0, BrokenPictures::Stop);
+    let twice = Dataset::new(twice, classes, 0, BrokenImages::Stop);
     let report = data_report(&[("train", &twice)]).unwrap();
     let copies = report.duplicates().iter().filter(|found| found.same_file);
     let copies: Vec<_> = copies
@@ -178,9 +178,9 @@ fn classes_of_very_different_sizes_are_warned_of() {
         }
     }
     let text = report(folder.path()).to_string();
-    let warning = "train is unbalanced: 8 pictures of ants, 1 of bees (8.0 to 1)";
+    let warning = "train is unbalanced: 8 images of ants, 1 of bees (8.0 to 1)";
     assert!(text.contains(warning), "{text}");
-    assert!(text.contains("has no picture of bees"), "{text}");
+    assert!(text.contains("has no image of bees"), "{text}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::fs;
 use small_set::{batches, model, pictures, weights};
 use support::model::Sequential;
 use support::pipeline::Batches;
-use support::settings::BrokenPictures;
+use support::settings::BrokenImages;
 use support::training::{Compiled, EarlyStopping, Fit, History, Monitor};
 
 /// Nothing improves on the first epoch by so much.
@@ -42,7 +42,7 @@ fn assert_same(a: &Sequential<Compiled>, b: &Sequential<Compiled>) {
 #[ignore = "needs weights"]
 fn training_ends_when_patience_does_with_the_best_or_the_last_weights() {
     let folder = pictures(&["cats", "dogs"], 6);
-    let batches = &batches(folder.path(), BrokenPictures::Stop);
+    let batches = &batches(folder.path(), BrokenImages::Stop);
     let [one, two, four] = [1, 2, 4].map(|epochs| train(batches, epochs, |fit| fit).unwrap().0);
     for monitor in [Monitor::ValLoss, Monitor::ValAccuracy] {
         let with = |epochs, restore| {
@@ -64,7 +64,7 @@ fn training_ends_when_patience_does_with_the_best_or_the_last_weights() {
 #[ignore = "needs weights"]
 fn an_interrupted_run_ends_with_the_weights_of_one_that_was_not() {
     let folder = pictures(&["cats", "dogs"], 6);
-    let batches = &batches(folder.path(), BrokenPictures::Stop);
+    let batches = &batches(folder.path(), BrokenImages::Stop);
     for (round, min_delta) in [TOO_MUCH, 0.].into_iter().enumerate() {
         let early_stopping = early_stopping().min_delta(min_delta);
         let (whole, whole_history) =
@@ -102,7 +102,7 @@ fn an_interrupted_run_ends_with_the_weights_of_one_that_was_not() {
 #[ignore = "needs weights"]
 fn the_best_checkpoint_is_kept_and_missed_where_it_is_gone() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let batches = &batches(folder.path(), BrokenPictures::Stop);
+    let batches = &batches(folder.path(), BrokenImages::Stop);
     let checkpoints = &folder.path().join("checkpoints");
     let early_stopping = early_stopping().min_delta(TOO_MUCH);
     train(batches, 4, |fit| {
@@ -127,7 +127,7 @@ fn the_best_checkpoint_is_kept_and_missed_where_it_is_gone() {
 #[ignore = "needs weights"]
 fn without_a_validation_nothing_can_stop_early() {
     let folder = pictures(&["cats", "dogs"], 2);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let fit = Fit::epochs(1).early_stopping(early_stopping());
     let error = model(155, 1e-3).fit(&train, fit).unwrap_err();
     assert_eq!(
@@ -140,7 +140,7 @@ fn without_a_validation_nothing_can_stop_early() {
 #[ignore = "needs weights"]
 fn an_improvement_by_no_number_is_refused() {
     let folder = pictures(&["cats", "dogs"], 2);
-    let batches = &batches(folder.path(), BrokenPictures::Stop);
+    let batches = &batches(folder.path(), BrokenImages::Stop);
     for min_delta in [f64::NAN, f64::INFINITY] {
         let rule = early_stopping().min_delta(min_delta);
         let error = train(batches, 1, |fit| fit.early_stopping(rule)).unwrap_err();

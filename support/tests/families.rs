@@ -1,5 +1,5 @@
 //! Every family of networks: its features against a reference's (`tests/reference/torch_families.py`), and all that
-//! a model can do, on small pictures. Needs no weights.
+//! a model can do, on small images. Needs no weights.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -14,11 +14,11 @@ use support::model::{
     Sequential, SetTrainable, Weights,
 };
 use support::pipeline::Batches;
-use support::settings::BrokenPictures;
+use support::settings::BrokenImages;
 use support::training::{Compiled, Fit, Loss, RmsProp};
 use tch::{CModule, Device, Tensor};
 
-/// Returns a picture of `tests/reference/pictures.py` as the weights want it, `[1, 3, size, size]`.
+/// Returns an image of `tests/reference/pictures.py` as the weights want it, `[1, 3, size, size]`.
 fn image(weights: Weights, n: i64, size: u32) -> Tensor {
     let values = weights.format(&picture(n, size), size).into_values();
     let side = i64::from(size);
@@ -123,10 +123,10 @@ impl Case {
     }
 }
 
-/// Returns batches of pictures as the model takes them, to train and to validate on.
+/// Returns batches of images as the model takes them, to train and to validate on.
 fn batches(model: &Sequential<Compiled>, folder: &Path) -> [Batches; 2] {
     let (weights, size) = (model.base().weights(), model.base().input_shape()[1] as u32);
-    let dataset = small_set::dataset(folder, BrokenPictures::Stop);
+    let dataset = small_set::dataset(folder, BrokenImages::Stop);
     let [train, validation, _] = dataset.split([8, 1, 1]).unwrap();
     let format = move |image: &image::RgbImage| weights.format(image, size);
     [
@@ -159,7 +159,7 @@ fn every_family_trains_from_stored_activations_as_without_them() {
 }
 
 #[test]
-fn every_family_is_explained_all_over_its_pictures() {
+fn every_family_is_explained_all_over_its_images() {
     let folder = small_set::pictures(&["cats", "dogs", "owls"], 2);
     for case in &CASES {
         let model = case.model();
@@ -168,7 +168,7 @@ fn every_family_is_explained_all_over_its_pictures() {
         let maps = model.explain(&predictions).unwrap().maps().unwrap();
         let [_, height, width] = model.base().input_shape();
         assert_eq!(maps.size(), [6, height, width], "{}", case.name);
-        // Of each picture the largest value is 1, or all are 0.
+        // Of each image the largest value is 1, or all are 0.
         let largest = maps.amax([1i64, 2].as_slice(), false);
         let largest = Vec::<f32>::try_from(&largest).unwrap();
         let is_one = |value: &f32| (value - 1.).abs() < 1e-6;

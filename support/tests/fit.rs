@@ -1,4 +1,4 @@
-//! Fitting and evaluating on a small folder of pictures made here. Needs the default weights.
+//! Fitting and evaluating on a small folder of images made here. Needs the default weights.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod small_set;
@@ -10,7 +10,7 @@ use support::Error;
 use support::dataset::Example;
 use support::model::{Dense, Dropout, GlobalAveragePooling2d, Sequential};
 use support::pipeline::{Augmentation, Batches, Dataset};
-use support::settings::BrokenPictures;
+use support::settings::BrokenImages;
 use support::training::{Compiled, Fit, History, Loss, RmsProp};
 use tch::{Device, Tensor};
 
@@ -54,11 +54,11 @@ fn numbers(history: &History) -> Vec<f64> {
 
 #[test]
 #[ignore = "needs weights"]
-fn a_run_on_stored_activations_has_the_losses_of_one_on_pictures() {
+fn a_run_on_stored_activations_has_the_losses_of_one_on_images() {
     let folder = pictures(&["cats", "dogs"], 12);
     // One in the middle of the order that cannot be read: the batches have to close up alike.
     fs::write(folder.path().join("train/cats/5.png"), b"not a picture").unwrap();
-    let batches = batches(folder.path(), BrokenPictures::Skip);
+    let batches = batches(folder.path(), BrokenImages::Skip);
     for frozen_layers in [155, 100] {
         let stored = numbers(&fit(frozen_layers, true, &batches));
         let computed = numbers(&fit(frozen_layers, false, &batches));
@@ -73,13 +73,13 @@ fn a_run_on_stored_activations_has_the_losses_of_one_on_pictures() {
 #[ignore = "needs weights"]
 fn an_example_that_is_there_twice_counts_twice_on_stored_activations_as_well() {
     let folder = pictures(&["cats", "dogs"], 6);
-    let [train, _, _] = small_set::dataset(folder.path(), BrokenPictures::Stop)
+    let [train, _, _] = small_set::dataset(folder.path(), BrokenImages::Stop)
         .split([8, 1, 1])
         .unwrap();
     let cats = train.examples().iter().filter(|example| example.label == 0);
     let examples: Vec<Example> = cats.chain(train.examples()).cloned().collect();
     let classes = train.classes().to_vec();
-    let twice = Dataset::new(examples, classes, 3, BrokenPictures::Stop);
+    let twice = Dataset::new(examples, classes, 3, BrokenImages::Stop);
     let twice = twice.map(small_set::format).shuffle(8).batch(5);
     let fit = |cache| {
         let fit = Fit::epochs(3).validation(&twice).cache_activations(cache);
@@ -94,7 +94,7 @@ fn an_example_that_is_there_twice_counts_twice_on_stored_activations_as_well() {
 #[ignore = "needs weights"]
 fn activations_in_a_file_give_the_history_of_those_in_memory() {
     let folder = pictures(&["cats", "dogs"], 6);
-    let (train, validation) = &batches(folder.path(), BrokenPictures::Skip);
+    let (train, validation) = &batches(folder.path(), BrokenImages::Skip);
     let fit = |memory: usize| {
         let fit = Fit::epochs(2).validation(validation);
         let fit = fit.activation_memory(memory);
@@ -107,7 +107,7 @@ fn activations_in_a_file_give_the_history_of_those_in_memory() {
 #[ignore = "needs weights"]
 fn the_same_seed_gives_the_same_history() {
     let folder = pictures(&["cats", "dogs"], 6);
-    let batches = batches(folder.path(), BrokenPictures::Skip);
+    let batches = batches(folder.path(), BrokenImages::Skip);
     let first = numbers(&fit(100, true, &batches));
     assert_eq!(first, numbers(&fit(100, true, &batches)));
 }
@@ -116,7 +116,7 @@ fn the_same_seed_gives_the_same_history() {
 #[ignore = "needs weights"]
 fn fitting_learns() {
     let folder = pictures(&["cats", "dogs"], 12);
-    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, validation) = batches(folder.path(), BrokenImages::Stop);
     learns(&mut model(155, 1e-2), &train, &validation, 0.9);
 }
 
@@ -139,11 +139,10 @@ fn learns(
 
 #[test]
 #[ignore = "needs weights"]
-fn fitting_with_augmentation_and_dropout_learns_and_evaluates_the_pictures_as_they_are() {
+fn fitting_with_augmentation_and_dropout_learns_and_evaluates_the_images_as_they_are() {
     let folder = pictures(&["cats", "dogs"], 12);
-    let (train, validation) =
-        augmented_batches(folder.path(), BrokenPictures::Stop, augmentation());
-    let (plain, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, validation) = augmented_batches(folder.path(), BrokenImages::Stop, augmentation());
+    let (plain, _) = batches(folder.path(), BrokenImages::Stop);
     let mut model = dropping_model(1e-3, 0);
     learns(&mut model, &train, &validation, 0.8);
     assert_eq!(
@@ -166,7 +165,7 @@ fn fitting_with_augmentation_and_dropout_learns_and_evaluates_the_pictures_as_th
 fn what_is_augmented_and_dropped_is_reproducible_and_the_same_in_a_continued_run() {
     let folder = pictures(&["cats", "dogs"], 4);
     let augmented =
-        |augmentation| augmented_batches(folder.path(), BrokenPictures::Stop, augmentation).0;
+        |augmentation| augmented_batches(folder.path(), BrokenImages::Stop, augmentation).0;
     let fit = |train: &Batches, seed, stops: &[usize]| {
         let mut model = dropping_model(1e-3, seed);
         let mut losses = Vec::new();
@@ -223,7 +222,7 @@ fn a_dropout_of_everything_or_less_than_nothing_is_not_compiled() {
 #[ignore = "needs weights"]
 fn a_run_can_be_continued_and_the_histories_joined() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let mut model = model(155, 1e-4);
     let first = model.fit(&train, Fit::epochs(1)).unwrap();
     let next = model.fit(&train, Fit::epochs(3).initial_epoch(1)).unwrap();
@@ -235,7 +234,7 @@ fn a_run_can_be_continued_and_the_histories_joined() {
 #[ignore = "needs weights"]
 fn the_last_epoch_that_can_be_counted_is_trained() {
     let folder = pictures(&["cats", "dogs"], 2);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let last = Fit::epochs(usize::MAX).initial_epoch(usize::MAX - 1);
     let history = model(155, 1e-4).fit(&train, last).unwrap();
     assert_eq!(history.epochs.len(), 1);
@@ -245,7 +244,7 @@ fn the_last_epoch_that_can_be_counted_is_trained() {
 #[ignore = "needs weights"]
 fn evaluating_a_number_of_steps_takes_the_first_batches() {
     let folder = pictures(&["cats", "dogs"], 6);
-    let (_, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let (_, validation) = batches(folder.path(), BrokenImages::Stop);
     assert_eq!(validation.take(2).examples(), 10);
     let model = model(155, 1e-4);
     let whole = model.evaluate(&validation).unwrap();
@@ -255,16 +254,16 @@ fn evaluating_a_number_of_steps_takes_the_first_batches() {
 
 #[test]
 #[ignore = "needs weights"]
-fn a_broken_picture_is_skipped_and_named_or_stops_the_run() {
+fn a_broken_image_is_skipped_and_named_or_stops_the_run() {
     let folder = pictures(&["cats", "dogs"], 4);
     fs::write(folder.path().join("train/dogs/2.png"), b"").unwrap();
-    let (train, _) = batches(folder.path(), BrokenPictures::Skip);
+    let (train, _) = batches(folder.path(), BrokenImages::Skip);
     model(155, 1e-4).fit(&train, Fit::epochs(1)).unwrap();
     let skipped = train.skipped();
     assert_eq!(skipped.len(), 1);
     assert_eq!(skipped[0].name, "train/dogs/2.png");
 
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let error = model(155, 1e-4)
         .fit(&train, Fit::epochs(1))
         .unwrap_err()
@@ -276,7 +275,7 @@ fn a_broken_picture_is_skipped_and_named_or_stops_the_run() {
 #[ignore = "needs weights"]
 fn an_image_that_cannot_be_read_after_an_epoch_does_not_cost_the_history() {
     let folder = pictures(&["cats", "dogs"], 4);
-    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, validation) = batches(folder.path(), BrokenImages::Stop);
     let mut model = model(155, 1e-4);
     let fit = Fit::epochs(5)
         .validation(&validation)
@@ -292,7 +291,7 @@ fn an_image_that_cannot_be_read_after_an_epoch_does_not_cost_the_history() {
         matches!(
             &error,
             Error::Training { epoch: 3, epochs: 2, source }
-                if matches!(**source, Error::Picture { .. })
+                if matches!(**source, Error::Image { .. })
         ),
         "{error}"
     );
@@ -309,7 +308,7 @@ fn an_image_that_cannot_be_read_after_an_epoch_does_not_cost_the_history() {
 #[ignore = "needs weights"]
 fn a_training_that_diverges_ends_with_the_model_as_it_was() {
     let folder = pictures(&["cats", "dogs"], 4);
-    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, validation) = batches(folder.path(), BrokenImages::Stop);
     let before = weights(&model(140, 1.));
     let diverge = |frozen, learning_rate: f64, train: &Batches, fit: Fit<'_>| {
         let mut model = model(frozen, learning_rate);
@@ -365,7 +364,7 @@ fn a_training_that_diverges_ends_with_the_model_as_it_was() {
 #[ignore = "needs weights"]
 fn labels_that_do_not_exist_are_refused_before_anything_changes() {
     let folder = pictures(&["cats", "dogs"], 2);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let (images, labels) = train.first().unwrap();
     assert_eq!(labels.size(), [4]);
     let mut model = model(155, 1e-3);
@@ -407,7 +406,7 @@ fn labels_that_do_not_exist_are_refused_before_anything_changes() {
 #[ignore = "needs weights"]
 fn more_classes_than_the_loss_takes_are_refused() {
     let folder = pictures(&["birds", "cats", "dogs"], 2);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let error = model(155, 1e-4)
         .fit(&train, Fit::epochs(1))
         .unwrap_err()
@@ -422,7 +421,7 @@ fn more_classes_than_the_loss_takes_are_refused() {
 #[ignore = "needs weights"]
 fn a_fit_that_would_do_nothing_is_refused() {
     let folder = pictures(&["cats", "dogs"], 2);
-    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, validation) = batches(folder.path(), BrokenImages::Stop);
     let mut model = model(155, 1e-4);
     let mut refusal =
         |batches: &Batches, fit: Fit<'_>| model.fit(batches, fit).unwrap_err().to_string();
@@ -462,7 +461,7 @@ fn a_model_that_the_loss_or_the_optimizer_cannot_train_is_not_compiled() {
 #[ignore = "needs weights"]
 fn three_classes_are_learned_and_a_head_for_two_refuses_them() {
     let folder = pictures(&["ants", "bees", "cows"], 10);
-    let (train, validation) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, validation) = batches(folder.path(), BrokenImages::Stop);
     let model = |classes: usize| {
         let mut base = small_set::base(Device::Cpu);
         base.set_trainable(false);

@@ -1,4 +1,4 @@
-//! The learning-rate finder on a small folder of pictures. Needs the default weights.
+//! The learning-rate finder on a small folder of images. Needs the default weights.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod small_set;
@@ -7,14 +7,14 @@ use std::fs;
 
 use small_set::{batches, model, pictures, weights};
 use support::model::Sequential;
-use support::settings::BrokenPictures;
+use support::settings::BrokenImages;
 use support::training::{Compiled, Fit, LearningRateFinder, Loss, RmsProp};
 
 #[test]
 #[ignore = "needs weights"]
 fn the_model_is_as_before_and_a_rate_found_trains_it() {
     let folder = pictures(&["cats", "dogs"], 12);
-    let (train, validation) = &batches(folder.path(), BrokenPictures::Stop);
+    let (train, validation) = &batches(folder.path(), BrokenImages::Stop);
     let fit = |model: &mut Sequential<Compiled>, from: usize, to: usize| {
         let fit = Fit::epochs(to).initial_epoch(from);
         model.fit(train, fit).unwrap().loss()
@@ -52,7 +52,7 @@ fn the_model_is_as_before_and_a_rate_found_trains_it() {
 #[ignore = "needs weights"]
 fn after_an_error_the_model_is_as_before() {
     let folder = pictures(&["cats", "dogs"], 26);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     assert_eq!(train.len(), 11);
     let broken = train.epoch(0).nth(8).unwrap().unwrap().indices[0];
     let broken = train.dataset().examples()[broken].id.clone();
@@ -60,7 +60,7 @@ fn after_an_error_the_model_is_as_before() {
     let mut model = model(140, 1e-3);
     let before = weights(&model);
     let few = LearningRateFinder::new().range(1e-9, 1e-8).steps(10);
-    // Few steps meet no picture twice: none is read before the first step.
+    // Few steps meet no image twice: none is read before the first step.
     for finder in [LearningRateFinder::new(), few] {
         let error = model.find_learning_rate(&train, finder).unwrap_err();
         assert!(error.to_string().contains(&broken), "{error}");

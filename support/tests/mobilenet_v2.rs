@@ -149,7 +149,7 @@ fn forward_leaves_no_graph_behind() {
 
 #[test]
 #[ignore = "needs weights"]
-fn pictures_of_another_size_are_refused_with_both_shapes() {
+fn images_of_another_size_are_refused_with_both_shapes() {
     let images = Tensor::zeros([2, 3, 224, 224], (tch::Kind::Float, Device::Cpu));
     let error = base().forward(&images).unwrap_err().to_string();
     assert_eq!(

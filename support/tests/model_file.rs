@@ -17,13 +17,13 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use small_set::{batches, pictures};
 use support::classifier::{Classification, Classifier, TrainingRecord};
-use support::dataset::pictures_in;
+use support::dataset::images_in;
 use support::model::{
     Architecture, Backbone, Dense, Dropout, GlobalAveragePooling2d, HeadLayer, MobileNetV2,
     Sequential,
 };
 use support::pipeline::{Batches, Pixels};
-use support::settings::BrokenPictures;
+use support::settings::BrokenImages;
 use support::training::{Compiled, EpochLog, Evaluation, History, Loss, RmsProp};
 use support::{Error, Result};
 use tch::{CModule, Device, Tensor};
@@ -60,10 +60,10 @@ fn model() -> Sequential<Compiled> {
         .unwrap()
 }
 
-/// A folder of pictures of three classes, and batches of those to train on.
+/// A folder of images of three classes, and batches of those to train on.
 fn set() -> (TempDir, Batches) {
     let folder = pictures(&CLASSES, 3);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     (folder, train)
 }
 
@@ -113,7 +113,7 @@ fn images() -> Tensor {
 
 #[test]
 fn a_saved_model_has_the_logits_of_keras() {
-    let (_pictures, train) = set();
+    let (_images, train) = set();
     let (_folder, path) = saved(&model(), &train);
     let classifier = load(&path).unwrap();
     let pictures = (0..3).map(|n| picture(n, SIZE));
@@ -136,7 +136,7 @@ fn a_saved_model_has_the_logits_of_keras() {
 
 #[test]
 fn all_that_is_saved_comes_back() {
-    let (_pictures, train) = set();
+    let (_images, train) = set();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     let evaluation = Evaluation {
@@ -220,7 +220,7 @@ fn a_classifier_predicts_what_the_model_predicts() {
     let classifier = load(&path).unwrap();
     let expected = model.predictions(&train).unwrap();
     let root = folder.path().join("train");
-    let paths: Vec<PathBuf> = pictures_in(folder.path()).unwrap();
+    let paths: Vec<PathBuf> = images_in(folder.path()).unwrap();
     assert_eq!(paths.len(), 18);
     assert!(paths.is_sorted());
     for example in expected.examples() {
@@ -237,7 +237,7 @@ fn a_classifier_predicts_what_the_model_predicts() {
 #[test]
 fn a_model_of_one_logit_tells_two_classes_apart() {
     let folder = pictures(&["cats", "dogs"], 2);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let model = Sequential::new(base([3, 96, 96]))
         .push(GlobalAveragePooling2d)
         .push(Dense::new(1280, 1))
@@ -255,7 +255,7 @@ fn a_model_of_one_logit_tells_two_classes_apart() {
 }
 
 #[test]
-fn pictures_come_from_anywhere_and_a_broken_one_is_an_error_in_its_place() {
+fn images_come_from_anywhere_and_a_broken_one_is_an_error_in_its_place() {
     let (folder, train) = set();
     let (_saved, path) = saved(&model(), &train);
     let classifier = load(&path).unwrap();
@@ -291,7 +291,7 @@ fn pictures_come_from_anywhere_and_a_broken_one_is_an_error_in_its_place() {
                 assert_eq!((*path, found.index), (good.as_path(), expected.index));
                 assert!((found.probability - expected.probability).abs() < 1e-6);
             }
-            Err(Error::Picture { name, .. }) => {
+            Err(Error::Image { name, .. }) => {
                 assert_eq!(
                     (*path, name.as_str()),
                     (broken.as_path(), broken.to_str().unwrap())
@@ -392,7 +392,7 @@ const REFUSED: &str = r#"
 
 #[test]
 fn a_file_that_does_not_fit_is_refused_with_what_was_expected() {
-    let (_pictures, train) = set();
+    let (_images, train) = set();
     let (_folder, path) = &saved(&model(), &train);
     let edited = |pointer: &str, value: &str| {
         refusal(path, |_, texts| {
@@ -450,7 +450,7 @@ const FIRST_RELEASE: &str = r#"{"version":1,"classes":["cats","dogs","owls"],
 
 #[test]
 fn a_file_of_the_first_release_is_still_read_and_written_alike() {
-    let (_pictures, train) = set();
+    let (_images, train) = set();
     let (_folder, path) = saved(&model(), &train);
     let bytes = fs::read(&path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -478,7 +478,7 @@ fn a_file_of_the_first_release_is_still_read_and_written_alike() {
 
 #[test]
 fn a_file_that_is_no_model_file_is_refused() {
-    let (_pictures, train) = set();
+    let (_images, train) = set();
     let (folder, path) = saved(&model(), &train);
     let other = folder.path().join("other");
     model().save_weights(&other).unwrap();
@@ -520,7 +520,7 @@ fn a_model_that_the_file_cannot_describe_is_not_saved() {
         error.to_string()
     };
     let two_classes = small_set::pictures(&["cats", "dogs"], 2);
-    let (two_classes, _) = batches(two_classes.path(), BrokenPictures::Stop);
+    let (two_classes, _) = batches(two_classes.path(), BrokenImages::Stop);
     let error = refusal(&model(), &two_classes);
     assert!(
         error.contains("examples of 3 classes, got 4 examples of 2"),
@@ -569,7 +569,7 @@ fn a_model_that_the_file_cannot_describe_is_not_saved() {
 
 #[test]
 fn a_file_that_cannot_be_written_leaves_nothing_behind() {
-    let (_pictures, train) = set();
+    let (_images, train) = set();
     let (folder, path) = saved(&model(), &train);
     let before = fs::read(&path).unwrap();
     let record = TrainingRecord::new(&train);
@@ -597,7 +597,7 @@ fn a_file_that_cannot_be_written_leaves_nothing_behind() {
 }
 
 #[test]
-fn torchscript_has_the_models_logits_for_any_number_of_pictures() {
+fn torchscript_has_the_models_logits_for_any_number_of_images() {
     let model = model();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.pt");
@@ -680,7 +680,7 @@ fn the_command_line_prints_a_table_or_json_and_names_what_it_cannot_read() {
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert_eq!(
         err,
-        format!("{}: there is no picture in it\n", empty.display())
+        format!("{}: there is no image in it\n", empty.display())
     );
 
     for (words, code) in [
@@ -698,7 +698,7 @@ fn the_command_line_prints_a_table_or_json_and_names_what_it_cannot_read() {
 #[test]
 #[ignore = "needs TensorFlow"]
 fn the_script_makes_a_keras_model_of_the_same_logits_in_tensorflow() {
-    let (_pictures, train) = set();
+    let (_images, train) = set();
     let (folder, path) = saved(&model(), &train);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/to_keras.py");
     let mut command = Command::new("python3");

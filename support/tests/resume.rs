@@ -17,7 +17,7 @@ use support::model::{
     SetTrainable, Variable,
 };
 use support::pipeline::{Augmentation, Batches, Dataset};
-use support::settings::{BrokenPictures, Settings};
+use support::settings::{BrokenImages, Settings};
 use support::training::{Compiled, EarlyStopping, Fit, History, Loss, RmsProp};
 use tch::Device;
 
@@ -81,7 +81,7 @@ fn an_interrupted_run_ends_as_one_that_was_not() {
     let augmentation = Augmentation::new()
         .random_flip_horizontal()
         .random_rotation(0.1);
-    let batches = augmented_batches(folder.path(), BrokenPictures::Stop, augmentation);
+    let batches = augmented_batches(folder.path(), BrokenImages::Stop, augmentation);
     let checkpoints = &folder.path().join("new/checkpoints");
     let (whole, whole_history) = train(&batches, |fit| fit, 4).unwrap();
     let (_, first) = train(&batches, |fit| fit.checkpoints(checkpoints), 3).unwrap();
@@ -114,7 +114,7 @@ const VICTIM: &str = "TRANSFER_TEST_VICTIM";
 fn a_killed_run_is_resumed() {
     if let Some(folder) = std::env::var_os(VICTIM) {
         let folder = PathBuf::from(folder);
-        let batches = batches(&folder, BrokenPictures::Stop);
+        let batches = batches(&folder, BrokenImages::Stop);
         let checkpoints = folder.join("checkpoints");
         train(&batches, |fit| fit.checkpoints(checkpoints), 100_000).unwrap();
         unreachable!("it is killed");
@@ -140,7 +140,7 @@ fn a_killed_run_is_resumed() {
         .rfind(|name| name.starts_with("epoch-"))
         .unwrap();
     let epoch: usize = newest["epoch-".len()..][..4].parse().unwrap();
-    let batches = batches(folder.path(), BrokenPictures::Stop);
+    let batches = batches(folder.path(), BrokenImages::Stop);
     let (resumed, history) = train(&batches, |fit| fit.resume(checkpoints), epoch + 1).unwrap();
     let (whole, whole_history) = train(&batches, |fit| fit, epoch + 1).unwrap();
     assert_eq!(numbers(&history), numbers(&whole_history));
@@ -156,7 +156,7 @@ fn a_killed_run_is_resumed() {
 #[ignore = "needs weights"]
 fn a_damaged_checkpoint_gives_way_to_the_one_before_it() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let batches = batches(folder.path(), BrokenPictures::Stop);
+    let batches = batches(folder.path(), BrokenImages::Stop);
     let checkpoints = &folder.path().join("checkpoints");
     let (whole, _) = train(&batches, |fit| fit.checkpoints(checkpoints), 2).unwrap();
     let cut = |name: &str| {
@@ -179,7 +179,7 @@ fn a_damaged_checkpoint_gives_way_to_the_one_before_it() {
 #[ignore = "needs weights"]
 fn a_checkpoint_that_was_renamed_is_of_no_other_epoch() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let batches = batches(folder.path(), BrokenPictures::Stop);
+    let batches = batches(folder.path(), BrokenImages::Stop);
     let checkpoints = &folder.path().join("checkpoints");
     train(&batches, |fit| fit.checkpoints(checkpoints), 1).unwrap();
     let [saved, renamed] = [1, 7].map(|epoch| format!("epoch-000{epoch}.safetensors"));
@@ -196,7 +196,7 @@ fn a_checkpoint_that_was_renamed_is_of_no_other_epoch() {
 #[ignore = "needs weights"]
 fn a_checkpoint_of_another_run_is_refused_and_changes_nothing() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let batches = batches(folder.path(), BrokenPictures::Stop);
+    let batches = batches(folder.path(), BrokenImages::Stop);
     let checkpoints = &folder.path().join("checkpoints");
     train(&batches, |fit| fit.checkpoints(checkpoints), 2).unwrap();
     let refusal = |mut model: Sequential<Compiled>, train: &Batches, epochs: usize| {
@@ -231,10 +231,10 @@ fn a_checkpoint_of_another_run_is_refused_and_changes_nothing() {
         others_trained.contains("trainable variables"),
         "{others_trained}"
     );
-    let fewer_pictures = refusal(dropping(1e-3), &batches.0.take(1), 3);
+    let fewer_images = refusal(dropping(1e-3), &batches.0.take(1), 3);
     assert!(
-        fewer_pictures.contains("with training examples 6 where this one has 5"),
-        "{fewer_pictures}"
+        fewer_images.contains("with training examples 6 where this one has 5"),
+        "{fewer_images}"
     );
     let fewer_epochs = refusal(dropping(1e-3), &batches.0, 1);
     assert!(
@@ -247,7 +247,7 @@ fn a_checkpoint_of_another_run_is_refused_and_changes_nothing() {
 #[ignore = "needs weights"]
 fn a_new_run_replaces_the_checkpoints_of_an_earlier_one_with_its_first() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let batches = batches(folder.path(), BrokenPictures::Stop);
+    let batches = batches(folder.path(), BrokenImages::Stop);
     let checkpoints = &folder.path().join("checkpoints");
     train(&batches, |fit| fit.checkpoints(checkpoints), 3).unwrap();
     train(&batches, |fit| fit.checkpoints(checkpoints), 1).unwrap();
@@ -263,7 +263,7 @@ fn a_new_run_replaces_the_checkpoints_of_an_earlier_one_with_its_first() {
 #[ignore = "needs weights"]
 fn each_epoch_is_told_and_an_error_ends_the_training() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let batches = batches(folder.path(), BrokenPictures::Stop);
+    let batches = batches(folder.path(), BrokenImages::Stop);
     let mut told = Vec::new();
     let mut model = model(155, 1e-3);
     let error = model
@@ -294,7 +294,7 @@ fn each_epoch_is_told_and_an_error_ends_the_training() {
 #[ignore = "needs weights"]
 fn a_checkpoint_is_not_of_a_run_that_would_go_on_otherwise() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let [training, held_out, _] = dataset(folder.path(), BrokenPictures::Stop)
+    let [training, held_out, _] = dataset(folder.path(), BrokenImages::Stop)
         .split([8, 1, 1])
         .unwrap();
     let checkpoints = &folder.path().join("checkpoints");
@@ -341,7 +341,7 @@ fn a_checkpoint_is_not_of_a_run_that_would_go_on_otherwise() {
     let mut others = held_out.examples().to_vec();
     others[0].label = 1 - others[0].label;
     let classes = held_out.classes().to_vec();
-    let others = Dataset::new(others, classes, 3, BrokenPictures::Stop);
+    let others = Dataset::new(others, classes, 3, BrokenImages::Stop);
     let relabelled = others.map(format).batch(3);
     let field = "validation examples digest";
     refused(model(140, 1e-3), &train, &relabelled, rule, field);
@@ -374,7 +374,7 @@ fn a_checkpoint_is_not_of_a_run_that_would_go_on_otherwise() {
 #[ignore = "needs weights"]
 fn two_runs_cannot_use_one_folder_at_a_time() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let checkpoints = &folder.path().join("checkpoints");
     let mut refusal = None;
     let first = Fit::epochs(2).checkpoints(checkpoints).on_epoch_end(|_| {
@@ -403,7 +403,7 @@ fn two_runs_cannot_use_one_folder_at_a_time() {
 #[ignore = "needs weights"]
 fn a_checkpoint_that_cannot_be_saved_does_not_cost_the_history() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let (train, _) = batches(folder.path(), BrokenPictures::Stop);
+    let (train, _) = batches(folder.path(), BrokenImages::Stop);
     let checkpoints = &folder.path().join("checkpoints");
     let mut model = model(155, 1e-3);
     let fit = Fit::epochs(4).checkpoints(checkpoints);
@@ -427,7 +427,7 @@ fn a_checkpoint_that_cannot_be_saved_does_not_cost_the_history() {
 #[ignore = "needs weights"]
 fn a_run_that_diverges_keeps_its_good_checkpoints_and_can_be_resumed() {
     let folder = pictures(&["cats", "dogs"], 3);
-    let [training, _, _] = dataset(folder.path(), BrokenPictures::Stop)
+    let [training, _, _] = dataset(folder.path(), BrokenImages::Stop)
         .split([8, 1, 1])
         .unwrap();
     let no_numbers = Arc::new(AtomicBool::new(false));

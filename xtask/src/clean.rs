@@ -12,7 +12,7 @@ use crate::command::run;
 use crate::report;
 
 /// Removes this checkout's build outputs and links and the kernel's build folders, or with `all`
-/// the whole cache folder too. Pictures and weights stay in `data/`.
+/// the whole cache folder too. Images and weights stay in `data/`.
 pub(crate) fn clean(all: bool) -> anyhow::Result<()> {
     let checkout = Checkout::locate()?;
     let home = Home::from_env()?;

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 const COMMANDS: &str = "\
 cargo xtask COMMAND
 
-  setup         prepares everything: Python environment, evcxr, kernel, weights, pictures
+  setup         prepares everything: Python environment, evcxr, kernel, weights, images
   run [NAME]    set-up, then runs notebooks/NAME.ipynb, or transfer_learning.ipynb, and saves it with a
                 web page
   lab [ARGS]    set-up, then opens JupyterLab; ARGS go to `jupyter lab`

@@ -13,7 +13,7 @@ use crate::command::{is_installed, run};
 use crate::environment::{self, Python, digest};
 use crate::{kernelspec, report, tools};
 
-/// Space for what is compiled, the pictures and the weights.
+/// Space for what is compiled, the images and the weights.
 const SPACE: u64 = 4_000_000_000;
 
 /// What set-up has prepared.
@@ -113,8 +113,8 @@ fn compiler() -> Option<String> {
     names.find(|name| is_installed(name)).map(str::to_owned)
 }
 
-/// Fetches the default weights and pictures, unless that was done for the same list of files and
-/// the same choice of pictures.
+/// Fetches the default weights and images, unless that was done for the same list of files and
+/// the same choice of images.
 fn fetch_assets(ready: &Ready) -> anyhow::Result<()> {
     let given = std::env::var_os("TRANSFER_DATA").filter(|folder| !folder.is_empty());
     let folder = given.map_or_else(|| ready.checkout.join("data"), PathBuf::from);
@@ -124,11 +124,11 @@ fn fetch_assets(ready: &Ready) -> anyhow::Result<()> {
     let wanted = digest([list.as_str(), &chosen[0], &chosen[1]]);
     let stamp = folder.join(".fetched");
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        let present = format!("present: weights and pictures in {}", folder.display());
+        let present = format!("present: weights and images in {}", folder.display());
         report::done("assets", present);
         return Ok(());
     }
-    let what = "compiling `support`, then fetching weights and pictures";
+    let what = "compiling `support`, then fetching weights and images";
     report::timed("assets", what, || {
         run(&mut assets(ready, "-- fetch-defaults")?)?;
         fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))

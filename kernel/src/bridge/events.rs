@@ -28,7 +28,7 @@ pub const SOCKET: &str = "TRANSFER_BRIDGE";
 /// The version of the messages.
 pub const VERSION: u64 = 1;
 
-/// The most bytes of a line: a picture in it may be large, a runaway client may not fill memory.
+/// The most bytes of a line: an image in it may be large, a runaway client may not fill memory.
 /// Reading and parsing a line takes three times as much at most.
 const MAX_LINE: usize = 64 << 20;
 

@@ -1,4 +1,4 @@
-//! Where in a picture a model sees the class that it predicts, by gradients: Grad-CAM and what came of it.
+//! Where in an image a model sees the class that it predicts, by gradients: Grad-CAM and what came of it.
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -12,9 +12,9 @@ use crate::{Error, Result};
 /// all the rest would look small.
 const CLIP_QUANTILE: f64 = 0.97;
 
-/// How much each part of each picture speaks for the predicted class: [Grad-CAM][grad-cam] in the form
+/// How much each part of each image speaks for the predicted class: [Grad-CAM][grad-cam] in the form
 /// of [LayerCAM][layer-cam], which weights each position of a feature by its own gradient. That allows
-/// for a layer whose positions are half as far apart as those of the base's last one, 10x10 for pictures
+/// for a layer whose positions are half as far apart as those of the base's last one, 10x10 for images
 /// of 160x160: the last such layer is taken.
 ///
 /// [grad-cam]: https://arxiv.org/abs/1610.02391
@@ -24,19 +24,19 @@ pub struct Explanations {
     predictions: Predictions,
     /// `[N, H / 16, W / 16]`, not negative.
     maps: Tensor,
-    /// The pictures' height and width.
+    /// The images' height and width.
     size: [i64; 2],
     /// For rows and columns: which pixel the first position looks at, and how many further the next one.
     centers: [(i64, i64); 2],
 }
 
 impl Sequential<Compiled> {
-    /// Returns where in its picture each prediction comes from: the features of a layer, each weighted at
+    /// Returns where in its image each prediction comes from: the features of a layer, each weighted at
     /// each position by its effect on the predicted class' logit where that is positive, added up.
     ///
     /// # Errors
-    /// `Argument` if there is no prediction, or they are of another number of classes; `Shape` when the pictures do not fit the model;
-    /// `Picture` when one cannot be read any more; `Stopped` by the notebook's Stop button.
+    /// `Argument` if there is no prediction, or they are of another number of classes; `Shape` when the images do not fit the model;
+    /// `Image` when one cannot be read any more; `Stopped` by the notebook's Stop button.
     pub fn explain(&self, predictions: &Predictions) -> Result<Explanations> {
         let batches = predictions.batches();
         self.check(&batches, "explain, the predictions")?;
@@ -122,7 +122,7 @@ impl Explanations {
         &self.predictions
     }
 
-    /// Returns the maps, `[N, height, width]` as the pictures: bilinear between the pixels that the
+    /// Returns the maps, `[N, height, width]` as the images: bilinear between the pixels that the
     /// base's features look at, cut off at the 97 % quantile of its positions and divided by the largest
     /// value that is left. One that is 0 everywhere has nothing that speaks for the class.
     ///
@@ -132,7 +132,7 @@ impl Explanations {
         self.enlarged(&self.maps)
     }
 
-    /// Returns the map of one picture, row by row.
+    /// Returns the map of one image, row by row.
     pub(crate) fn map(&self, index: usize) -> Result<Vec<f32>> {
         let index = index as i64;
         let map = self.maps.f_narrow(0, index, 1);

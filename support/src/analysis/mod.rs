@@ -1,5 +1,5 @@
 //! What a trained model gets right and wrong: predictions example by example, what can be counted
-//! from them, and where in the pictures they come from. How they are drawn is [`plotting`](crate::plotting)'s affair.
+//! from them, and where in the images they come from. How they are drawn is [`plotting`](crate::plotting)'s affair.
 
 mod confusion;
 mod explanations;

@@ -45,7 +45,7 @@ impl Prediction {
 
 /// What a model makes of a set of examples, or of some of them.
 ///
-/// The pictures are not kept: what shows some reads them again.
+/// The images are not kept: what shows some reads them again.
 #[derive(Clone, Debug)]
 pub struct Predictions {
     /// What was predicted, neither shuffled nor augmented.
@@ -55,7 +55,7 @@ pub struct Predictions {
 
 impl Sequential<Compiled> {
     /// Returns what the model predicts for each example, in the dataset's order before any
-    /// shuffling and without augmentation. Pictures that are skipped because they cannot be read
+    /// shuffling and without augmentation. Images that are skipped because they cannot be read
     /// are not among them.
     ///
     /// # Errors
@@ -218,13 +218,13 @@ impl Predictions {
         self.confusion_matrix().most_confused(n)
     }
 
-    /// Returns these predictions' pictures as batches, in this order.
+    /// Returns these predictions' images as batches, in this order.
     pub(super) fn batches(&self) -> Batches {
         let indices = self.predictions.iter().map(|found| found.index);
         self.batches.only(indices)
     }
 
-    /// Reads the first `count` pictures again, as they were made for the model; returns each with
+    /// Reads the first `count` images again, as they were made for the model; returns each with
     /// its index.
     pub(crate) fn pictures(&self, count: usize) -> Result<Vec<(usize, Pixels)>> {
         let mut pictures = Vec::new();

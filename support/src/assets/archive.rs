@@ -10,7 +10,7 @@ use std::sync::Arc;
 use zip::ZipArchive;
 
 use super::hash;
-use crate::files::{LARGEST_PICTURE, open_regular};
+use crate::files::{LARGEST_IMAGE, open_regular};
 use crate::{Error, Result};
 
 /// An open zip file.
@@ -62,9 +62,9 @@ impl Zip {
     /// Reads and checks (CRC-32) a whole entry, of at most 256 MiB: a damaged or hostile one can inflate
     /// to a thousand times its compressed size.
     pub(crate) fn read(&self, index: usize) -> Result<Vec<u8>> {
-        let bytes = self.head(index, LARGEST_PICTURE + 1)?;
-        if bytes.len() as u64 > LARGEST_PICTURE {
-            return Err(self.damaged(index, format!("larger than {LARGEST_PICTURE} bytes")));
+        let bytes = self.head(index, LARGEST_IMAGE + 1)?;
+        if bytes.len() as u64 > LARGEST_IMAGE {
+            return Err(self.damaged(index, format!("larger than {LARGEST_IMAGE} bytes")));
         }
         Ok(bytes)
     }
@@ -83,12 +83,12 @@ impl Zip {
         Ok(bytes)
     }
 
-    /// Sums up the pictures in `train/` and `validation/`: sha256 over lines as `sha256sum`
+    /// Sums up the images in `train/` and `validation/`: sha256 over lines as `sha256sum`
     /// prints them, sorted by name, the names taken from that folder on.
-    pub(crate) fn digest_of_pictures(&self) -> Result<String> {
+    pub(crate) fn digest_of_images(&self) -> Result<String> {
         let mut lines = Vec::new();
         for (index, name) in self.names.iter().enumerate() {
-            if let Some(name) = picture_of_split(name) {
+            if let Some(name) = image_of_split(name) {
                 lines.push((name, hash(&self.read(index)?)));
             }
         }
@@ -110,7 +110,7 @@ impl Zip {
 }
 
 /// The name from `train/` or `validation/` on, for a `.jpg` below one of them.
-pub(crate) fn picture_of_split(name: &str) -> Option<&str> {
+pub(crate) fn image_of_split(name: &str) -> Option<&str> {
     let name = match name.split_once('/')? {
         ("train" | "validation", _) => name,
         (_, rest) => rest,
@@ -301,7 +301,7 @@ mod tests {
         for packing in packings {
             let (_folder, path) = written(&testing::pack(packing));
             assert_eq!(
-                Zip::open(&path).unwrap().digest_of_pictures().unwrap(),
+                Zip::open(&path).unwrap().digest_of_images().unwrap(),
                 EXPECTED
             );
         }

@@ -212,7 +212,7 @@ impl Assets {
 }
 
 impl Item {
-    /// The most bytes that are worth downloading. A zip that is known by its pictures alone may
+    /// The most bytes that are worth downloading. A zip that is known by its images alone may
     /// have been packed in another way.
     fn bound(&self) -> u64 {
         if self.rough || self.pictures.is_some() {

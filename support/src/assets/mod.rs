@@ -1,4 +1,4 @@
-//! Weights and pictures by name: an asset's name becomes a verified file or folder in the data
+//! Weights and images by name: an asset's name becomes a verified file or folder in the data
 //! folder, fetched at first use. What is inside the files is not this module's business.
 //!
 //! `data/assets.toml` lists the assets and explains its fields; `data/README.md` says where each
@@ -298,8 +298,8 @@ impl Item {
     fn verify(&self, path: &Path) -> Result<()> {
         let name = &self.name;
         if let Some(pictures) = &self.pictures {
-            let digest = Zip::open(path)?.digest_of_pictures()?;
-            return compare(format!("{name}, digest of its pictures"), pictures, &digest);
+            let digest = Zip::open(path)?.digest_of_images()?;
+            return compare(format!("{name}, digest of its images"), pictures, &digest);
         }
         let size = fs::metadata(path).map_err(Error::io("read", path))?.len();
         if size != self.size && !self.rough {

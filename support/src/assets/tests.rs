@@ -292,13 +292,13 @@ fn what_a_killed_process_left_does_not_stand_in_the_way() {
 }
 
 #[test]
-fn a_zip_is_known_by_its_pictures_however_it_was_packed() {
+fn a_zip_is_known_by_its_images_however_it_was_packed() {
     let pictures: [(&str, &[u8]); 2] = [("x/train/c/1.jpg", b"1"), ("x/validation/d/2.jpg", b"2")];
     let reference = tempfile::NamedTempFile::new().unwrap();
     fs::write(&reference, pack(&pictures)).unwrap();
     let digest = Zip::open(reference.path())
         .unwrap()
-        .digest_of_pictures()
+        .digest_of_images()
         .unwrap();
     let rest = format!("files = [{{ name = \"a.zip\", size = 300, pictures = {digest:?} }}]");
 
@@ -314,7 +314,7 @@ fn a_zip_is_known_by_its_pictures_however_it_was_packed() {
     let text = changed.fetch("a").unwrap_err().to_string();
     assert!(
         text.starts_with(&format!(
-            "a.zip, digest of its pictures: expected {digest}, got "
+            "a.zip, digest of its images: expected {digest}, got "
         )),
         "{text}"
     );
@@ -457,7 +457,7 @@ fn from_package(package: &[u8]) -> (TempDir, Assets) {
     let rest = format!("folder = \"set\"\nfiles = [{}]", files.join(", "));
     let (folder, assets) = assets(&entry("a", &source, &rest));
     fs::write(folder.path().join(".p.tgz"), package).unwrap();
-    let assets = assets.with_package_managers("echo much; cp ../../.p.tgz pictures-1.tgz");
+    let assets = assets.with_package_managers("echo much; cp ../../.p.tgz images-1.tgz");
     (folder, assets)
 }
 

@@ -10,7 +10,7 @@ use support::settings::Settings;
 const USAGE: &str = "\
 usage: assets list              what can be fetched, and what is here
        assets fetch NAME..      fetches by name
-       assets fetch-defaults    fetches the default weights and the pictures that the settings choose";
+       assets fetch-defaults    fetches the default weights and the images that the settings choose";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -51,6 +51,6 @@ fn fetch(names: &[&str]) -> Result<()> {
 fn fetch_defaults() -> Result<()> {
     fetch(&[DEFAULT_WEIGHTS])?;
     let pictures = ImageDataset::fetch(&Settings::from_env()?)?;
-    println!("pictures: {}", pictures.display());
+    println!("images: {}", pictures.display());
     Ok(())
 }

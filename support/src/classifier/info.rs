@@ -37,18 +37,18 @@ pub struct ModelInfo {
     pub training: TrainingSettings,
     /// The epochs of all phases of training.
     pub history: History,
-    /// Loss and accuracy on other pictures than those trained on, if they were measured.
+    /// Loss and accuracy on other images than those trained on, if they were measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<Evaluation>,
 }
 
-/// How a picture becomes the network's input: resized, then each sample, as a number from 0 to 1, less
+/// How an image becomes the network's input: resized, then each sample, as a number from 0 to 1, less
 /// `mean` and divided by `std`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Input {
     /// Pixels to a side.
     pub size: u32,
-    /// How the picture is resized.
+    /// How the image is resized.
     pub resize: Resize,
     /// Red, green, blue.
     pub mean: [f32; 3],
@@ -56,7 +56,7 @@ pub struct Input {
     pub std: [f32; 3],
 }
 
-/// How pictures are resized.
+/// How images are resized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
@@ -80,13 +80,13 @@ pub struct BackboneInfo {
 pub struct TrainingSettings {
     /// The optimizer.
     pub optimizer: Optimizer,
-    /// The number of pictures trained on.
+    /// The number of images trained on.
     pub examples: usize,
-    /// Pictures in a batch.
+    /// Images in a batch.
     pub batch_size: usize,
-    /// What the order of the pictures and their augmentation are derived from.
+    /// What the order of the images and their augmentation are derived from.
     pub seed: u64,
-    /// Whether the pictures were augmented.
+    /// Whether the images were augmented.
     pub augmented: bool,
 }
 
@@ -160,7 +160,7 @@ impl ModelInfo {
 }
 
 impl Input {
-    /// Returns a picture as the network takes it.
+    /// Returns an image as the network takes it.
     #[must_use]
     pub fn format(&self, image: &RgbImage) -> Pixels {
         let Resize::Bilinear = self.resize;
@@ -175,7 +175,7 @@ impl Input {
         let (size, mean, std) = (self.size, self.mean, self.std);
         if size > MAX_SIZE {
             return Err(format!(
-                "expected pictures of at most {MAX_SIZE} pixels to a side, got {size}"
+                "expected images of at most {MAX_SIZE} pixels to a side, got {size}"
             ));
         }
         if std.contains(&0.) || !mean.iter().chain(&std).all(|value| value.is_finite()) {

@@ -1,4 +1,4 @@
-//! The model file: a trained model with all that it takes to use it on other pictures.
+//! The model file: a trained model with all that it takes to use it on other images.
 //!
 //! [`Sequential::save`](crate::model::Sequential::save) writes it, [`Classifier`] reads it. What is in it is
 //! [`ModelInfo`]; `docs/model_file.md` describes it for other languages. Weights alone, for a network
@@ -38,6 +38,6 @@ mod predict;
 mod save;
 
 pub use info::{BackboneInfo, Input, ModelInfo, Optimizer, Resize, TrainingSettings};
-pub use picture::Picture;
+pub use picture::Image;
 pub use predict::{Classification, Classifications, Classifier};
 pub use save::TrainingRecord;

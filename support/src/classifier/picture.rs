@@ -1,4 +1,4 @@
-//! A picture to classify.
+//! An image to classify.
 
 use std::path::{Path, PathBuf};
 
@@ -9,18 +9,18 @@ use crate::files::read_image_file;
 use crate::pipeline::{Pixels, decode, readable};
 use crate::{Error, Result};
 
-/// A picture to classify: a path, a picture file's bytes, or pixels become one by themselves.
+/// An image to classify: a path, an image file's bytes, or pixels become one by themselves.
 #[derive(Clone, Debug)]
-pub enum Picture {
+pub enum Image {
     /// A file of a format that [`decode`] reads.
     File(PathBuf),
     /// Such a file's bytes.
     Encoded(Vec<u8>),
-    /// A picture.
+    /// An image.
     Image(RgbImage),
 }
 
-impl Picture {
+impl Image {
     /// Makes it into what a network takes.
     pub(super) fn load(&self, input: &Input) -> Result<Pixels> {
         let decoded = |name: &str, bytes: &[u8]| {
@@ -32,7 +32,7 @@ impl Picture {
                 decoded(&path.display().to_string(), &bytes)
             }
             Self::Encoded(bytes) => decoded("in memory", bytes),
-            Self::Image(image) if image.is_empty() => Err(Error::Picture {
+            Self::Image(image) if image.is_empty() => Err(Error::Image {
                 name: "in memory".into(),
                 reason: "it has no pixels".into(),
             }),
@@ -41,55 +41,55 @@ impl Picture {
     }
 }
 
-impl From<&Path> for Picture {
+impl From<&Path> for Image {
     fn from(path: &Path) -> Self {
         Self::File(path.into())
     }
 }
 
-impl From<PathBuf> for Picture {
+impl From<PathBuf> for Image {
     fn from(path: PathBuf) -> Self {
         Self::File(path)
     }
 }
 
-impl From<&PathBuf> for Picture {
+impl From<&PathBuf> for Image {
     fn from(path: &PathBuf) -> Self {
         Self::File(path.clone())
     }
 }
 
-impl From<&str> for Picture {
+impl From<&str> for Image {
     fn from(path: &str) -> Self {
         Self::File(path.into())
     }
 }
 
-impl From<String> for Picture {
+impl From<String> for Image {
     fn from(path: String) -> Self {
         Self::File(path.into())
     }
 }
 
-impl From<&[u8]> for Picture {
+impl From<&[u8]> for Image {
     fn from(bytes: &[u8]) -> Self {
         Self::Encoded(bytes.into())
     }
 }
 
-impl From<Vec<u8>> for Picture {
+impl From<Vec<u8>> for Image {
     fn from(bytes: Vec<u8>) -> Self {
         Self::Encoded(bytes)
     }
 }
 
-impl From<RgbImage> for Picture {
+impl From<RgbImage> for Image {
     fn from(image: RgbImage) -> Self {
         Self::Image(image)
     }
 }
 
-impl From<&RgbImage> for Picture {
+impl From<&RgbImage> for Image {
     fn from(image: &RgbImage) -> Self {
         Self::Image(image.clone())
     }
@@ -115,7 +115,7 @@ mod tests {
         assert!(made.unwrap().success());
         let loaded = crate::classifier::Classifier::load(&pipe).map(drop);
         let weights = crate::model::weights::read(&pipe).map(drop);
-        let picture = Picture::from(pipe).load(&INPUT).map(drop);
+        let picture = Image::from(pipe).load(&INPUT).map(drop);
         for read in [picture, loaded, weights] {
             let error = read.unwrap_err().to_string();
             assert!(error.ends_with("it is no regular file"), "{error}");
@@ -123,9 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn samples_behind_a_pictures_last_are_passed_over() {
+    fn samples_behind_a_images_last_are_passed_over() {
         let longer = RgbImage::from_raw(2, 2, vec![255; 100]).unwrap();
-        let pixels = Picture::from(longer).load(&INPUT).unwrap();
+        let pixels = Image::from(longer).load(&INPUT).unwrap();
         assert_eq!(pixels.into_values(), [1.; 12]);
     }
 }

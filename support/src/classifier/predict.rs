@@ -7,7 +7,7 @@ use std::path::Path;
 use tch::Device;
 
 use super::info::ModelInfo;
-use super::picture::Picture;
+use super::picture::Image;
 use crate::analysis::{argmax, probabilities};
 use crate::files::read_regular;
 use crate::model::weights::{self, Contents};
@@ -16,13 +16,13 @@ use crate::pipeline::{Pixels, Workers, stack, threads};
 use crate::training::{Evaluation, History};
 use crate::{Error, Result, device};
 
-/// Pictures in a batch.
+/// Images in a batch.
 const BATCH_SIZE: usize = 32;
 
-/// Pictures that are read before they are asked for.
+/// Images that are read before they are asked for.
 const AHEAD: usize = 2 * BATCH_SIZE;
 
-/// A model from a model file, ready for pictures.
+/// A model from a model file, ready for images.
 ///
 /// It belongs to the thread that loaded it; a program with several threads loads one in each.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Classifier {
     info: ModelInfo,
 }
 
-/// What a classifier makes of a picture. Shows as `cats, 99.2 %`.
+/// What a classifier makes of an image. Shows as `cats, 99.2 %`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
     /// The most probable class.
@@ -87,7 +87,7 @@ impl Classifier {
         &self.info.classes
     }
 
-    /// Returns how many pixels to a side a picture is resized to.
+    /// Returns how many pixels to a side an image is resized to.
     #[must_use]
     pub fn input_size(&self) -> u32 {
         self.info.input.size
@@ -99,7 +99,7 @@ impl Classifier {
         &self.info.history
     }
 
-    /// Returns loss and accuracy on pictures that were not trained on, if they were measured.
+    /// Returns loss and accuracy on images that were not trained on, if they were measured.
     #[must_use]
     pub fn evaluation(&self) -> Option<Evaluation> {
         self.info.evaluation
@@ -125,25 +125,25 @@ impl Classifier {
         self.model
     }
 
-    /// Classifies a picture: a path, a file's bytes or an [`RgbImage`](image::RgbImage).
+    /// Classifies an image: a path, a file's bytes or an [`RgbImage`](image::RgbImage).
     ///
     /// # Errors
-    /// `Io` or `Picture` when it cannot be read, `Torch` when libtorch fails.
-    pub fn predict(&self, picture: impl Into<Picture>) -> Result<Classification> {
+    /// `Io` or `Image` when it cannot be read, `Torch` when libtorch fails.
+    pub fn predict(&self, picture: impl Into<Image>) -> Result<Classification> {
         let pixels = picture.into().load(&self.info.input)?;
         let (probabilities, logits) = self.forward(vec![pixels])?;
         Ok(self.classification(&probabilities, &logits))
     }
 
-    /// Classifies many pictures, which are read on other threads while the network is at work: an
+    /// Classifies many images, which are read on other threads while the network is at work: an
     /// iterator over what [`predict`](Self::predict) gives for each, in their order. One that cannot be
     /// read is an error in its place; after an error of libtorch nothing follows. What `pictures` gives is
-    /// held in memory from the start: paths are small, pictures are not.
+    /// held in memory from the start: paths are small, images are not.
     ///
     /// ```no_run
-    /// # use support::{classifier::Classifier, dataset::pictures_in};
+    /// # use support::{classifier::Classifier, dataset::images_in};
     /// # fn all(classifier: Classifier) -> support::Result<()> {
-    /// let paths = pictures_in("photos".as_ref())?;
+    /// let paths = images_in("photos".as_ref())?;
     /// for (path, found) in paths.iter().zip(classifier.predict_all(&paths)) {
     ///     match found {
     ///         Ok(classification) => println!("{}: {classification}", path.display()),
@@ -155,9 +155,9 @@ impl Classifier {
     /// ```
     pub fn predict_all(
         &self,
-        pictures: impl IntoIterator<Item = impl Into<Picture>>,
+        pictures: impl IntoIterator<Item = impl Into<Image>>,
     ) -> Classifications<'_> {
-        let pictures: Vec<Picture> = pictures.into_iter().map(Into::into).collect();
+        let pictures: Vec<Image> = pictures.into_iter().map(Into::into).collect();
         let (order, input) = ((0..pictures.len()).collect(), self.info.input);
         let load = move |index: usize| pictures[index].load(&input);
         Classifications {
@@ -167,8 +167,8 @@ impl Classifier {
         }
     }
 
-    /// Returns the probabilities and the logits of pictures that were made for the network, picture
-    /// after picture.
+    /// Returns the probabilities and the logits of images that were made for the network, image
+    /// after image.
     fn forward(&self, pictures: Vec<Pixels>) -> Result<(Vec<f64>, Vec<f32>)> {
         let logits = self.model.forward(&stack(pictures)?)?;
         let probabilities = probabilities(self.info.loss, &logits)?;
@@ -223,7 +223,7 @@ fn network(
     Ok(model)
 }
 
-/// The classifications of many pictures, in their order; dropping it stops its threads.
+/// The classifications of many images, in their order; dropping it stops its threads.
 pub struct Classifications<'a> {
     classifier: &'a Classifier,
     workers: Workers<Result<Pixels>>,

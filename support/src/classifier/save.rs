@@ -9,7 +9,7 @@ use crate::pipeline::{Batches, noise};
 use crate::training::{Compiled, Evaluation, History};
 use crate::{Error, Result};
 
-/// How far what `map` makes of a picture may be from what the file says, in units of the network's
+/// How far what `map` makes of an image may be from what the file says, in units of the network's
 /// input, of which a grey level is about 1/128 or more. Other ways to the same values round otherwise.
 const TOLERANCE: f32 = 1e-3;
 
@@ -39,7 +39,7 @@ impl TrainingRecord {
         self
     }
 
-    /// Tells what [`evaluate`](Sequential::evaluate) found on pictures that were not trained on.
+    /// Tells what [`evaluate`](Sequential::evaluate) found on images that were not trained on.
     #[must_use]
     pub fn evaluation(mut self, evaluation: &Evaluation) -> Self {
         self.evaluation = Some(*evaluation);
@@ -55,10 +55,10 @@ impl Sequential<Compiled> {
     ///
     /// # Errors
     /// `Io` when the file cannot be written. `Argument` when the classes do not fit the model, or it
-    /// takes pictures otherwise than the file can tell: not square, or made by a function given to `map`
-    /// that does not what [`Weights::format`](crate::model::Weights::format) does; `Picture` when that
+    /// takes images otherwise than the file can tell: not square, or made by a function given to `map`
+    /// that does not what [`Weights::format`](crate::model::Weights::format) does; `Image` when that
     /// function panics. `ModelFile` when the file could not be loaded again: two classes of one name,
-    /// layers that do not fit each other, pictures of more than 4096 pixels to a side.
+    /// layers that do not fit each other, images of more than 4096 pixels to a side.
     pub fn save(&self, path: impl AsRef<Path>, record: &TrainingRecord) -> Result<()> {
         let path = path.as_ref();
         let info = self.info(record)?;
@@ -103,12 +103,12 @@ impl Sequential<Compiled> {
         })
     }
 
-    /// Returns how pictures were made for the model, once that was tried on one.
+    /// Returns how images were made for the model, once that was tried on one.
     fn input(&self, batches: &Batches) -> Result<Input> {
         let [_, height, width] = self.base().input_shape();
         if height != width {
             return Err(Error::Argument {
-                name: "save, the model's pictures",
+                name: "save, the model's images",
                 expected: "as high as wide".into(),
                 got: format!("{height} x {width} pixels"),
             });
@@ -130,10 +130,13 @@ impl Sequential<Compiled> {
         }
         Err(Error::Argument {
             name: "save, the training batches",
-            expected: format!("pictures as `Weights::format(image, {width})` makes them for {weights}"),
-            got: "pictures made otherwise by the function given to `map`, which the file cannot tell; \
+            expected: format!(
+                "images as `Weights::format(image, {width})` makes them for {weights}"
+            ),
+            got:
+                "images made otherwise by the function given to `map`, which the file cannot tell; \
                   `save_weights` saves the weights alone"
-                .into(),
+                    .into(),
         })
     }
 }

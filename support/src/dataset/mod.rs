@@ -1,5 +1,5 @@
-//! Where examples come from: which pictures there are, what each one shows, and which part of the
-//! split it belongs to. Pictures are read when they are asked for; decoding them is not done here.
+//! Where examples come from: which images there are, what each one shows, and which part of the
+//! split it belongs to. Images are read when they are asked for; decoding them is not done here.
 
 mod cats_vs_dogs;
 mod cifar10;
@@ -19,22 +19,22 @@ use image::RgbImage;
 use crate::assets::Assets;
 use crate::assets::archive::Zip;
 use crate::files::read_image_file;
-use crate::settings::{BrokenPictures, Limit, Settings};
+use crate::settings::{BrokenImages, Limit, Settings};
 use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
 pub use source::DATASETS;
 use source::{Choice, choose};
-pub use tree::pictures_in;
+pub use tree::images_in;
 
 /// The most examples that a run on the CPU uses unless it is told otherwise, over all parts: ten
 /// epochs of the head and ten of fine-tuning then end within ten minutes on two cores.
 pub const DEFAULT_CPU_LIMIT: usize = 2000;
 
-/// One labelled picture, not yet read. Cheap to clone.
+/// One labelled image, not yet read. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Example {
-    /// The picture's path within its dataset, with `/` between its parts: the same on every
+    /// The image's path within its dataset, with `/` between its parts: the same on every
     /// machine, and what the split is derived from.
     pub id: String,
     /// The index of its class in [`ImageDataset::classes`].
@@ -54,12 +54,12 @@ enum Stored {
         index: usize,
     },
     Cifar10 {
-        pictures: Arc<cifar10::Pictures>,
+        pictures: Arc<cifar10::Images>,
         index: usize,
     },
 }
 
-/// A picture as it is stored.
+/// An image as it is stored.
 #[derive(Clone, Debug)]
 pub enum Raw {
     /// The bytes of an image file.
@@ -79,10 +79,10 @@ impl Example {
         }
     }
 
-    /// Reads the picture from its file or archive.
+    /// Reads the image from its file or archive.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read, [`Error::Picture`] for one of more than 256 MiB
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Image`] for one of more than 256 MiB
     /// or a damaged entry of an archive.
     pub fn encoded_or_pixels(&self) -> Result<Raw> {
         match &self.source {
@@ -91,7 +91,7 @@ impl Example {
             Stored::Zip { zip, index } => {
                 zip.read(*index)
                     .map(Raw::Encoded)
-                    .map_err(|error| Error::Picture {
+                    .map_err(|error| Error::Image {
                         name: self.id.clone(),
                         reason: error.to_string(),
                     })
@@ -101,7 +101,7 @@ impl Example {
     }
 }
 
-/// A set of labelled pictures.
+/// A set of labelled images.
 #[derive(Clone, Debug)]
 pub struct ImageDataset {
     name: String,
@@ -109,7 +109,7 @@ pub struct ImageDataset {
     classes: Vec<String>,
     examples: Examples,
     seed: u64,
-    broken: BrokenPictures,
+    broken: BrokenImages,
     data_dir: Arc<Path>,
 }
 
@@ -122,17 +122,17 @@ enum Examples {
     Split([Vec<Example>; 3]),
 }
 
-/// What a place that holds pictures was found to hold.
+/// What a place that holds images was found to hold.
 struct Found {
     classes: Vec<String>,
     examples: Examples,
 }
 
 impl ImageDataset {
-    /// Finds the pictures that the settings choose, fetches them where needed, and lists them.
+    /// Finds the images that the settings choose, fetches them where needed, and lists them.
     ///
     /// `settings.dataset` names one of [`DATASETS`], a folder, or a CSV file, which is read as by
-    /// [`from_csv`](Self::from_csv). A folder holds one folder of pictures per class, or `train/` and
+    /// [`from_csv`](Self::from_csv). A folder holds one folder of images per class, or `train/` and
     /// `validation/` (also called `val/` or `valid/`) and/or `test/` that do. Files count by their suffix
     /// (jpg, jpeg, png, gif, webp, bmp), at any depth below the class folder; hidden ones do not, and
     /// neither does what is no regular file. Symbolic links are followed, but not to a folder above
@@ -151,7 +151,7 @@ impl ImageDataset {
         Self::open(settings, choice)
     }
 
-    /// Fetches, where needed, the pictures that [`ImageDataset::load`] would load; returns where
+    /// Fetches, where needed, the images that [`ImageDataset::load`] would load; returns where
     /// they are.
     ///
     /// # Errors
@@ -206,7 +206,7 @@ impl ImageDataset {
             };
             let (limit, total) = (thousands(limit), thousands(total));
             note += &format!(
-                "\n{limit} of the {total} pictures are used, {reason}; TRANSFER_LIMIT=all lifts the \
+                "\n{limit} of the {total} images are used, {reason}; TRANSFER_LIMIT=all lifts the \
                  limit."
             );
         }
@@ -225,7 +225,7 @@ impl ImageDataset {
         self.seed
     }
 
-    pub(crate) fn broken(&self) -> BrokenPictures {
+    pub(crate) fn broken(&self) -> BrokenImages {
         self.broken
     }
 
@@ -253,7 +253,7 @@ impl ImageDataset {
         &self.name
     }
 
-    /// Returns, in plain sentences on up to three lines, which pictures these are, what accuracy to expect, why these,
+    /// Returns, in plain sentences on up to three lines, which images these are, what accuracy to expect, why these,
     /// and the limit in force.
     pub fn note(&self) -> &str {
         &self.note
@@ -277,10 +277,10 @@ impl ImageDataset {
 }
 
 impl Found {
-    /// Says what a user's own pictures are.
+    /// Says what a user's own images are.
     fn about(&self) -> String {
         let (pictures, classes) = (thousands(self.examples.len()), self.classes.len());
-        format!("{pictures} pictures of your own in {classes} classes.")
+        format!("{pictures} images of your own in {classes} classes.")
     }
 }
 
@@ -307,7 +307,7 @@ impl Examples {
 /// The name, how many examples there are of each class, and the note.
 impl fmt::Display for ImageDataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {} pictures", self.name, thousands(self.len()))?;
+        writeln!(f, "{}: {} images", self.name, thousands(self.len()))?;
         let parts = self.examples.parts();
         let titles = if parts.len() == 1 {
             &["all"][..]

@@ -1,4 +1,4 @@
-//! Which pictures a run uses: a set that is known by name, a folder or a CSV file. The settings choose;
+//! Which images a run uses: a set that is known by name, a folder or a CSV file. The settings choose;
 //! else what is at hand, or what can be fetched.
 
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::{Error, Result};
 /// A set that is known by name.
 pub(super) struct Known {
     pub(super) name: &'static str,
-    /// The asset that its pictures come with.
+    /// The asset that its images come with.
     asset: &'static str,
     read: fn(&Path) -> Result<Found>,
-    /// What the pictures are and what accuracy to expect of the tutorial's 10 + 10 epochs on them.
+    /// What the images are and what accuracy to expect of the tutorial's 10 + 10 epochs on them.
     /// Source: TensorFlow's tutorial for cats_vs_dogs, own measurements for the others.
     about: &'static str,
 }
@@ -43,16 +43,16 @@ pub(super) const SMALL: Known = Known {
     name: "cifar10_cats_vs_dogs",
     asset: "cifar10",
     read: |path| cifar10::read(path, &["cat", "dog"]),
-    about: "pictures of cats and dogs from CIFAR-10, 32x32 pixels small, where the tutorial has \
+    about: "images of cats and dogs from CIFAR-10, 32x32 pixels small, where the tutorial has \
             photos. Expect a validation accuracy of .83 to .9 instead of the tutorial's .97: too \
-            little is left in so small a picture.",
+            little is left in so small an image.",
 };
 
 const CIFAR10: Known = Known {
     name: "cifar10",
     asset: "cifar10",
     read: |path| cifar10::read(path, &cifar10::CLASSES),
-    about: "pictures of 32x32 pixels in ten classes (CIFAR-10).",
+    about: "images of 32x32 pixels in ten classes (CIFAR-10).",
 };
 
 const KNOWN: [&Known; 4] = [&FULL, &FILTERED, &SMALL, &CIFAR10];
@@ -61,14 +61,14 @@ const KNOWN: [&Known; 4] = [&FULL, &FILTERED, &SMALL, &CIFAR10];
 /// then another set.
 pub const DATASETS: [&str; 4] = [FULL.name, FILTERED.name, SMALL.name, CIFAR10.name];
 
-/// What kind of place holds the pictures.
+/// What kind of place holds the images.
 pub(super) enum Source {
     Known(&'static Known),
     Folder,
     Csv,
 }
 
-/// Which pictures, where they are, and why these.
+/// Which images, where they are, and why these.
 pub(super) struct Choice {
     pub(super) source: Source,
     pub(super) path: PathBuf,
@@ -112,7 +112,7 @@ impl Choice {
         }
     }
 
-    /// Lists the pictures.
+    /// Lists the images.
     pub(super) fn read(&self) -> Result<Found> {
         match self.source {
             Source::Known(known) => (known.read)(&self.path),
@@ -121,7 +121,7 @@ impl Choice {
         }
     }
 
-    /// Says what the pictures are.
+    /// Says what the images are.
     pub(super) fn about(&self, found: &Found) -> String {
         match self.source {
             Source::Known(known) => {
@@ -132,7 +132,7 @@ impl Choice {
     }
 }
 
-/// Finds which pictures to use and makes sure that they are on disk.
+/// Finds which images to use and makes sure that they are on disk.
 pub(super) fn choose(settings: &Settings, assets: &Assets) -> Result<Choice> {
     if let Some(name) = &settings.dataset {
         let source = Source::named(name)?;
@@ -192,10 +192,10 @@ pub(super) fn choose(settings: &Settings, assets: &Assets) -> Result<Choice> {
         }
     }
     Err(Error::Unreachable {
-        asset: "any pictures".into(),
+        asset: "any images".into(),
         reason: failures.join("\n"),
         help: format!(
-            "either set TRANSFER_DATASET=FOLDER with pictures of your own, one folder per class; or \
+            "either set TRANSFER_DATASET=FOLDER with images of your own, one folder per class; or \
              install npm (it comes with Node.js), which {} comes through; or get one of the \
              files that data/README.md lists by other means and put it into {}",
             SMALL.name,

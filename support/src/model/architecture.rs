@@ -20,7 +20,7 @@ pub(super) trait Family {
     /// Returns the layers after the input that the builder begins with.
     ///
     /// # Errors
-    /// `Argument` for pictures that the network cannot take, or where there is no such network.
+    /// `Argument` for images that the network cannot take, or where there is no such network.
     fn layers(&self, builder: Builder) -> Result<Vec<Layer>>;
 
     /// Returns which network of the family a file's tensors are for, by their shapes, or why it is

@@ -19,7 +19,7 @@ use crate::assets::Assets;
 use crate::settings::Settings;
 use crate::{Error, Result};
 
-/// A network without its classification top: pictures `[N, 3, H, W]`, made as the [weights](Weights)
+/// A network without its classification top: images `[N, 3, H, W]`, made as the [weights](Weights)
 /// want them, become features `[N, C, H / 32, W / 32]`. What networks there are is
 /// [`Architecture`]'s business.
 ///
@@ -52,7 +52,7 @@ const KEPT: usize = 4;
 
 impl Backbone {
     /// Returns a network with pretrained weights of the given origin, fetched once into the settings'
-    /// data folder, on the settings' device. [`Weights::format`] makes pictures for it.
+    /// data folder, on the settings' device. [`Weights::format`] makes images for it.
     ///
     /// `image_shape` is `[3, height, width]`; which sizes it takes is said at the family's type.
     ///
@@ -141,7 +141,7 @@ impl Backbone {
         Ok(network)
     }
 
-    /// Returns the network's name with the height of its pictures, as Keras does.
+    /// Returns the network's name with the height of its images, as Keras does.
     #[must_use]
     pub fn name(&self) -> String {
         let family = self.architecture.family();
@@ -154,7 +154,7 @@ impl Backbone {
         self.architecture
     }
 
-    /// Returns the weights' origin, whose [`format`](Weights::format) makes pictures for this network.
+    /// Returns the weights' origin, whose [`format`](Weights::format) makes images for this network.
     /// Of a file that does not tell (HDF5 may come from TF-Hub or from Keras) it is one of the same
     /// conventions.
     #[must_use]
@@ -193,14 +193,14 @@ impl Backbone {
         self.device
     }
 
-    /// Returns `[channels, height, width]` of the pictures the network takes.
+    /// Returns `[channels, height, width]` of the images the network takes.
     #[must_use]
     pub fn input_shape(&self) -> [i64; 3] {
         self.layers[0].output_shape()
     }
 
     /// Returns (first, step) for rows and columns: position `i` of a layer's output looks at what lies
-    /// around pixel `first + step * i` of a picture. That is not the middle of the pixels that it stands
+    /// around pixel `first + step * i` of an image. That is not the middle of the pixels that it stands
     /// for where a convolution of stride 2 pads at one end more than at the other.
     pub(crate) fn centers(&self, layer: usize) -> [(i64, i64); 2] {
         // All ways to a layer have the same centers; this one leaves no shortcut's out.
@@ -237,12 +237,12 @@ impl Backbone {
         self.layers[self.layers.len() - 1].output_shape()
     }
 
-    /// Returns the features `[N, C, H / 32, W / 32]` of pictures `[N, 3, H, W]`, made as the
+    /// Returns the features `[N, C, H / 32, W / 32]` of images `[N, 3, H, W]`, made as the
     /// [weights](Self::weights) want them, as Keras' `base_model(images, training=False)` outside a
     /// gradient tape.
     ///
     /// # Errors
-    /// `Shape` for pictures of another size than the network was made for.
+    /// `Shape` for images of another size than the network was made for.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.inference(0, self.layers.len() - 1)?.run(images)
     }
@@ -261,7 +261,7 @@ impl Backbone {
     }
 
     /// Returns the last bottleneck among the layers up to `index`: a block's output that is a
-    /// [cut](Self::is_cut). Layer 0, the pictures, is one.
+    /// [cut](Self::is_cut). Layer 0, the images, is one.
     pub(crate) fn last_bottleneck(&self, index: usize) -> usize {
         let steps = steps::steps(&self.layers, 0, self.layers.len() - 1);
         let of_blocks = steps.iter().filter(|step| step.ends_block());
@@ -273,7 +273,7 @@ impl Backbone {
     }
 
     /// Returns layer `to`'s output for layer `from`'s, a [cut](Self::is_cut), recording what the
-    /// trainable layers between need for a backward pass. Layer 0's output is the pictures.
+    /// trainable layers between need for a backward pass. Layer 0's output is the images.
     pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize) -> Result<Tensor> {
         check_shape(&self.name(), self.layers[from].output_shape(), input)?;
         steps::run(&self.layers, from, input, to, self.device)

@@ -15,7 +15,7 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// Starts with an input for pictures `[3, height, width]`.
+    /// Starts with an input for images `[3, height, width]`.
     pub(super) fn new(
         conventions: &'static Conventions,
         image_shape: [i64; 3],
@@ -49,7 +49,7 @@ impl Builder {
         self
     }
 
-    /// Adds the zeros that the weights' origin puts around a picture for a window of this size and
+    /// Adds the zeros that the weights' origin puts around an image for a window of this size and
     /// stride.
     pub(super) fn pad(&mut self, name: &str, kernel: i64, stride: i64) -> &mut Self {
         let [channels, height, width] = self.shape();

@@ -34,7 +34,7 @@ const STEM_CHANNELS: i64 = 32;
 const FEATURE_CHANNELS: i64 = 1280;
 /// The factors of variant 0, 1 and 2: (on the numbers of channels, on the repeats).
 const FACTORS: [(f64, f64); 3] = [(1.0, 1.0), (1.0, 1.1), (1.1, 1.2)];
-/// Below, there is less than a picture for each position of the features.
+/// Below, there is less than an image for each position of the features.
 const SMALLEST: i64 = 32;
 
 /// `(x - 127) / 128` of samples from 0 to 255.
@@ -45,7 +45,7 @@ const CONVENTIONS: Conventions = Conventions {
     std: [128. / 255.; 3],
 };
 
-/// EfficientNet-Lite without its classification top: pictures `[N, 3, H, W]` of any size from 32 on, made
+/// EfficientNet-Lite without its classification top: images `[N, 3, H, W]` of any size from 32 on, made
 /// as the [weights](Weights) want them, become features `[N, 1280, H / 32, W / 32]`, sizes rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EfficientNetLite {
@@ -54,7 +54,7 @@ pub struct EfficientNetLite {
 }
 
 impl EfficientNetLite {
-    /// Google's [EfficientNet-Lite0][lite], trained at 224x224: .751 of ImageNet's validation pictures.
+    /// Google's [EfficientNet-Lite0][lite], trained at 224x224: .751 of ImageNet's validation images.
     ///
     /// [lite]: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     pub const LITE0: Weights = Weights::new(&Origin {

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char};
 use tch::{TchError, Tensor};
 use torch_sys::C_tensor;
 
-/// How a square kernel moves over a picture; fused.cpp has the same fields in the same order.
+/// How a square kernel moves over an image; fused.cpp has the same fields in the same order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Geometry {

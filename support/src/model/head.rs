@@ -212,7 +212,7 @@ impl Dense {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "class_name")]
 pub enum HeadLayer {
-    /// Averages the features over the picture.
+    /// Averages the features over the image.
     #[serde(rename = "GlobalAveragePooling2D")]
     GlobalAveragePooling2d(GlobalAveragePooling2d),
     /// Drops features while training.
@@ -380,7 +380,7 @@ mod tests {
             let scale = 1. / (1. - rate);
             assert!((values.min().double_value(&[]) - scale).abs() < 1e-6);
             assert!((values.max().double_value(&[]) - scale).abs() < 1e-6);
-            // Four standard deviations of the share are at most 0.01, of a mean over the pictures
+            // Four standard deviations of the share are at most 0.01, of a mean over the images
             // 0.36 times the scale.
             let share = kept.to_kind(Kind::Double).mean(None).double_value(&[]);
             assert!((share - (1. - rate)).abs() < 0.01, "{rate}: {share}");

@@ -7,7 +7,7 @@ use super::layer::Layer;
 use super::steps::{Convolution, Step, Work, channels_last, check_shape, convolve, follow, steps};
 use crate::{Error, Result};
 
-/// Pictures in a micro-batch on a CPU, at most.
+/// Images in a micro-batch on a CPU, at most.
 const MICRO_BATCH: i64 = 32;
 
 /// Bytes that a layer's output takes for a micro-batch, at most: so few that the next layer still finds
@@ -119,7 +119,7 @@ fn in_micro_batches(
 }
 
 /// Returns a function that computes all layers with libtorch's own operators alone, whatever the
-/// number of pictures: one that can be traced.
+/// number of images: one that can be traced.
 pub(super) fn traceable(layers: &[Layer]) -> Result<impl Fn(&Tensor) -> Result<Tensor> + use<>> {
     let _no_grad = tch::no_grad_guard();
     let stage = Stage::new(layers, steps(layers, 0, layers.len() - 1), i64::MAX, false)?;

@@ -93,7 +93,7 @@ impl Variable {
 pub enum Operation {
     /// The network's input.
     Input,
-    /// Rows and columns of zeros around a picture. TensorFlow pads some sizes at the end more than at the
+    /// Rows and columns of zeros around an image. TensorFlow pads some sizes at the end more than at the
     /// start (Keras' `correct_pad`), PyTorch on both sides alike.
     ZeroPadding {
         /// Rows at the top and columns to the left.

@@ -1,5 +1,5 @@
-//! Where pretrained weights come from, and what they were trained with: values of pictures, padding
-//! and epsilon. A network and its pictures follow the same origin, or the features are worthless.
+//! Where pretrained weights come from, and what they were trained with: values of images, padding
+//! and epsilon. A network and its images follow the same origin, or the features are worthless.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// families have them as constants: [`MobileNetV2`](super::MobileNetV2),
 /// [`EfficientNetLite`](super::EfficientNetLite), [`ResNet`](super::ResNet).
 ///
-/// The network follows its origin by itself; the pictures do where [`format`](Self::format) makes
+/// The network follows its origin by itself; the images do where [`format`](Self::format) makes
 /// them, so that one name says it all:
 ///
 /// ```no_run
@@ -54,7 +54,7 @@ pub(super) struct Conventions {
     pub(super) std: [f32; 3],
 }
 
-/// How many zeros a picture gets around it.
+/// How many zeros an image gets around it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Padding {
     /// As many as [TensorFlow's `SAME`][same] needs for an output of `ceil(size / stride)`, an odd one
@@ -80,7 +80,7 @@ impl Padding {
     }
 }
 
-/// TensorFlow's, for pictures in [-1, 1].
+/// TensorFlow's, for images in [-1, 1].
 pub(super) const TENSORFLOW: Conventions = Conventions {
     padding: Padding::Same,
     epsilon: 1e-3,
@@ -119,7 +119,7 @@ impl Weights {
         self.0.architecture
     }
 
-    /// Returns the height and width in pixels of the pictures that the weights were trained on.
+    /// Returns the height and width in pixels of the images that the weights were trained on.
     #[must_use]
     pub fn image_size(self) -> u32 {
         self.0.image_size
@@ -137,11 +137,11 @@ impl Weights {
         self.conventions().std
     }
 
-    /// Returns a picture as the weights' network takes it: `size` x `size`, and the values as in
+    /// Returns an image as the weights' network takes it: `size` x `size`, and the values as in
     /// training. For TF-Hub's and Keras' this is what the tutorial's `format_example` does.
     ///
     /// Of the origins' evaluation recipes only the values are taken from here: most also filter
-    /// before making a picture smaller, and cut off its margins.
+    /// before making an image smaller, and cut off its margins.
     #[must_use]
     pub fn format(self, image: &RgbImage, size: u32) -> Pixels {
         Pixels::from(image)
@@ -209,7 +209,7 @@ mod tests {
     use crate::model::MobileNetV2;
 
     #[test]
-    fn a_picture_is_scaled_as_the_origin_was_trained() {
+    fn an_image_is_scaled_as_the_origin_was_trained() {
         let image = RgbImage::from_fn(31, 20, |x, y| image::Rgb([x as u8 * 8, y as u8, 255]));
         let tutorial = Pixels::from(&image).scale(1.0 / 127.5).offset(-1.0);
         let tutorial = tutorial.resize(32, 32).into_values();

@@ -22,10 +22,10 @@ const STAGES: [(i64, i64); 4] = [(64, 1), (128, 2), (256, 2), (512, 2)];
 const STEM_CHANNELS: i64 = 64;
 /// A bottleneck block's output has so many times the channels within it.
 const EXPANSION: i64 = 4;
-/// Below, there is less than a picture for each position of the features.
+/// Below, there is less than an image for each position of the features.
 const SMALLEST: i64 = 32;
 
-/// ResNet without its classification top: pictures `[N, 3, H, W]` of any size from 32 on, made as the
+/// ResNet without its classification top: images `[N, 3, H, W]` of any size from 32 on, made as the
 /// [weights](Weights) want them, become features `[N, 512, H / 32, W / 32]` (depth 18) or
 /// `[N, 2048, H / 32, W / 32]` (depth 50), sizes rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -131,10 +131,10 @@ impl<C> Sequential<C> {
         )
     }
 
-    /// Returns the logits `[N, units]` of pictures `[N, 3, H, W]`, made as the base takes them.
+    /// Returns the logits `[N, units]` of images `[N, 3, H, W]`, made as the base takes them.
     ///
     /// # Errors
-    /// `Shape` when the pictures, or one layer's output and the next one's input, do not fit.
+    /// `Shape` when the images, or one layer's output and the next one's input, do not fit.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.inference(0, self.last())?(images)
     }
@@ -165,7 +165,7 @@ impl<C> Sequential<C> {
 
     /// Returns the layer after which training starts: its output, alone, determines the model's,
     /// and neither it nor a layer before it is trained or random. Of those the last one, or one
-    /// before it in the same block whose output is smaller. Layer 0 only hands the pictures on.
+    /// before it in the same block whose output is smaller. Layer 0 only hands the images on.
     pub(crate) fn frozen_prefix(&self) -> usize {
         let base = self.base.layers();
         let trained = |variables: &[Variable]| variables.iter().any(Variable::is_trainable);
@@ -206,7 +206,7 @@ impl<C> Sequential<C> {
     }
 
     /// Returns a function that gives layer `to`'s output for layer `from`'s, without a record and
-    /// with the weights as they are now. Making it takes longer than a picture does.
+    /// with the weights as they are now. Making it takes longer than an image does.
     pub(crate) fn inference(
         &self,
         from: usize,
@@ -229,7 +229,7 @@ impl<C> Sequential<C> {
     }
 
     /// Saves the model as [TorchScript][docs], which Python and C++ read without this library:
-    /// pictures `[N, 3, H, W]` of any number, made as the base takes them, in, logits `[N, units]` out.
+    /// images `[N, 3, H, W]` of any number, made as the base takes them, in, logits `[N, units]` out.
     /// The file appears whole or not at all.
     ///
     /// Its tensors are constants on the base's device: from a GPU's file, PyTorch's

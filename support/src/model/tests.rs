@@ -1,4 +1,4 @@
-//! Networks of all families for tests: small pictures, weights drawn at random.
+//! Networks of all families for tests: small images, weights drawn at random.
 
 use tch::{Device, Kind, Tensor};
 

@@ -1,8 +1,8 @@
-//! Random changes to training pictures, others in each epoch.
+//! Random changes to training images, others in each epoch.
 //!
-//! What becomes of a picture depends on the dataset's seed, the example's id and the epoch only:
+//! What becomes of an image depends on the dataset's seed, the example's id and the epoch only:
 //! never on threads, the order of the examples, or the machine. Of an example that is in the dataset
-//! several times, every copy becomes another picture.
+//! several times, every copy becomes another image.
 
 use std::f64::consts::TAU;
 
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::Pixels;
 use crate::{Error, Result};
 
-/// How the pictures of a dataset change from epoch to epoch, for
+/// How the images of a dataset change from epoch to epoch, for
 /// [`Dataset::augment`](super::Dataset::augment).
 ///
 /// ```
@@ -49,14 +49,14 @@ impl Augmentation {
         Self::default()
     }
 
-    /// Mirrors every other picture, left to right, as Keras' `RandomFlip("horizontal")`.
+    /// Mirrors every other image, left to right, as Keras' `RandomFlip("horizontal")`.
     #[must_use]
     pub fn random_flip_horizontal(self) -> Self {
         self.and(Operation::FlipHorizontal)
     }
 
     /// Rotates by up to `factor` turns either way, as Keras' `RandomRotation(factor)`: about the
-    /// picture's centre, bilinear, beyond the edges the picture reflected. 0.2 is up to 72 degrees.
+    /// image's centre, bilinear, beyond the edges the image reflected. 0.2 is up to 72 degrees.
     #[must_use]
     pub fn random_rotation(self, factor: f64) -> Self {
         self.and(Operation::Rotation(factor))
@@ -100,7 +100,7 @@ impl Augmentation {
             })
     }
 
-    /// Returns what the picture of an example becomes in an epoch, the first one being 0, of a
+    /// Returns what the image of an example becomes in an epoch, the first one being 0, of a
     /// dataset of that seed.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ fn flip_horizontal(pixels: Pixels) -> Pixels {
     })
 }
 
-/// Rotates by `turns`, counterclockwise if positive, about the picture's centre: bilinear, beyond
+/// Rotates by `turns`, counterclockwise if positive, about the image's centre: bilinear, beyond
 /// the edges `d c b a | a b c d | d c b a`.
 ///
 /// The matrix is that of `RandomRotation` in Keras 3; coordinates and reflection are those of
@@ -169,7 +169,7 @@ fn rotate(pixels: Pixels, turns: f64) -> Pixels {
     let y_shift = (y - x * sin - y * cos) as f32;
     let (sin, cos) = (sin as f32, cos as f32);
 
-    // What is outside of the picture lies closer to it than this.
+    // What is outside of the image lies closer to it than this.
     let reach = 2.0 * (width as f32 + height as f32);
     let (across, down) = (
         Reflection::new(width, reach),
@@ -217,7 +217,7 @@ fn rotate(pixels: Pixels, turns: f64) -> Pixels {
     })
 }
 
-/// Maps coordinates along an axis of a picture that repeats in mirror images into the picture.
+/// Maps coordinates along an axis of an image that repeats in mirror images into the image.
 struct Reflection {
     len: f32,
     period: f32,
@@ -297,14 +297,14 @@ mod tests {
     use super::*;
     use crate::pipeline::pixels::tests::picture;
 
-    /// As the tutorial formats pictures.
+    /// As the tutorial formats images.
     fn pixels(width: u32, height: u32) -> Pixels {
         let picture = picture(width, height);
         Pixels::from(&picture).scale(1.0 / 127.5).offset(-1.0)
     }
 
     #[test]
-    fn pictures_are_flipped_and_rotated_as_by_keras_and_adjusted_as_by_torchvision() {
+    fn images_are_flipped_and_rotated_as_by_keras_and_adjusted_as_by_torchvision() {
         let file = include_bytes!("../../tests/data/augmentation.safetensors");
         let reference = SafeTensors::deserialize(file).unwrap();
         assert_eq!(reference.len(), 29);
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_is_drawn_lies_in_the_range_asked_for_and_reaches_its_ends() {
-        // A picture of one grey, whose brightness shows the factor.
+        // An image of one grey, whose brightness shows the factor.
         let gray = Pixels::from(&RgbImage::from_pixel(1, 1, image::Rgb([100; 3])));
         let jitter = Augmentation::new().color_jitter(0.2, 0.0, 0.0);
         let factors: Vec<f32> = (0..1000)
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_without_pixels_stays_one() {
+    fn an_image_without_pixels_stays_one() {
         let augmentation = Augmentation::new()
             .random_flip_horizontal()
             .random_rotation(0.2)

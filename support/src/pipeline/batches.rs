@@ -1,6 +1,6 @@
 //! Batches of tensors, made on worker threads ahead of their use.
 //!
-//! The order of the pictures, and how they are augmented, depends on the seed and the epoch, never
+//! The order of the images, and how they are augmented, depends on the seed and the epoch, never
 //! on the threads.
 
 use std::collections::VecDeque;
@@ -31,10 +31,10 @@ pub struct Batches {
     size: usize,
 }
 
-/// Some pictures, with their labels.
+/// Some images, with their labels.
 #[derive(Debug)]
 pub struct Batch {
-    /// The pictures, `[batch, 3, height, width]`, 32-bit floats on the CPU, channels last in
+    /// The images, `[batch, 3, height, width]`, 32-bit floats on the CPU, channels last in
     /// memory.
     pub images: Tensor,
     /// The classes, `[batch]`, 64-bit integers on the CPU.
@@ -53,7 +53,7 @@ impl Batches {
         &self.dataset
     }
 
-    /// Returns the number of batches in an epoch, if every picture can be read. The last may be
+    /// Returns the number of batches in an epoch, if every image can be read. The last may be
     /// smaller than the others.
     pub fn len(&self) -> usize {
         self.dataset.len().div_ceil(self.size)
@@ -97,9 +97,9 @@ impl Batches {
         }
     }
 
-    /// Starts an epoch: worker threads, one per core, begin with its first pictures.
+    /// Starts an epoch: worker threads, one per core, begin with its first images.
     ///
-    /// The order of the examples, and how their pictures are augmented, depends on the dataset's
+    /// The order of the examples, and how their images are augmented, depends on the dataset's
     /// seed and on `epoch` only.
     pub fn epoch(&self, epoch: usize) -> BatchIter {
         self.epoch_on(threads(), epoch)
@@ -136,12 +136,12 @@ impl Batches {
         Self::new(self.dataset.shuffle(1), self.size)
     }
 
-    /// Returns whether the pictures change from epoch to epoch.
+    /// Returns whether the images change from epoch to epoch.
     pub fn is_augmented(&self) -> bool {
         self.dataset.is_augmented()
     }
 
-    /// Returns the same batches of the pictures as they are without augmentation.
+    /// Returns the same batches of the images as they are without augmentation.
     pub(crate) fn unaugmented(&self) -> Self {
         Self::new(self.dataset.unaugmented(), self.size)
     }
@@ -152,18 +152,18 @@ impl Batches {
     }
 
     /// Makes the pixels of the example at this index, not augmented; `None` if there is none or its
-    /// picture was skipped.
+    /// image was skipped.
     pub(crate) fn load(&self, index: usize) -> Result<Option<Pixels>> {
         let example = self.dataset.examples().get(index);
         example.map_or(Ok(None), |example| self.dataset.load(example))
     }
 
-    /// Returns the number of pictures in a batch.
+    /// Returns the number of images in a batch.
     pub(crate) fn size(&self) -> usize {
         self.size
     }
 
-    /// Makes the pixels that the function given to `map` makes of a picture.
+    /// Makes the pixels that the function given to `map` makes of an image.
     pub(crate) fn format(&self, image: RgbImage) -> Result<Pixels> {
         self.dataset.format("given to `map`", image)
     }
@@ -179,7 +179,7 @@ impl Batches {
         self.dataset.seed()
     }
 
-    /// Returns how the pictures are augmented, if they are.
+    /// Returns how the images are augmented, if they are.
     pub(crate) fn augmentation(&self) -> Option<&Augmentation> {
         self.dataset.augmentation()
     }
@@ -196,7 +196,7 @@ impl Batches {
         hash(lines.collect::<String>().as_bytes())
     }
 
-    /// Returns the examples whose pictures could not be read so far, each once, by name.
+    /// Returns the examples whose images could not be read so far, each once, by name.
     pub fn skipped(&self) -> Vec<Skipped> {
         self.dataset.skipped()
     }
@@ -228,13 +228,13 @@ pub(crate) fn threads() -> usize {
 
 /// The batches of an epoch; dropping it stops its threads.
 ///
-/// Gives [`Error::Picture`] for a picture that cannot be read, if the settings do not say to
-/// skip it, or whose `map` function panicked; [`Error::Shape`] if the pictures of a batch differ
-/// in size; [`Error::Dataset`] if no picture at all could be read. Ends after an error.
+/// Gives [`Error::Image`] for an image that cannot be read, if the settings do not say to
+/// skip it, or whose `map` function panicked; [`Error::Shape`] if the images of a batch differ
+/// in size; [`Error::Dataset`] if no image at all could be read. Ends after an error.
 pub struct BatchIter {
     batches: Batches,
     workers: Workers<Loaded>,
-    /// Whether a picture has been read.
+    /// Whether an image has been read.
     any: bool,
 }
 
@@ -243,14 +243,14 @@ impl BatchIter {
         &self.batches.dataset.examples()[index].id
     }
 
-    /// Collects the pictures of the next batch; fewer, or none, at the end of the epoch.
-    fn collect(&mut self) -> Result<Vec<Picture>> {
+    /// Collects the images of the next batch; fewer, or none, at the end of the epoch.
+    fn collect(&mut self) -> Result<Vec<Image>> {
         let most = self.batches.size.min(self.batches.examples());
-        let mut pictures: Vec<Picture> = Vec::with_capacity(most);
+        let mut pictures: Vec<Image> = Vec::with_capacity(most);
         while pictures.len() < self.batches.size
             && let Some(picture) = self.workers.next()
         {
-            // A skipped picture's place goes to the next one.
+            // A skipped image's place goes to the next one.
             let Some(picture) = picture?? else { continue };
             let got = picture.size();
             if let Some(first) = pictures.first()
@@ -258,8 +258,8 @@ impl BatchIter {
             {
                 let first = first.size();
                 return Err(Error::Shape {
-                    operation: format!("batch, at picture {}", self.id(picture.index)),
-                    expected: format!("{first:?}, as the batch's first picture; resize in `map`"),
+                    operation: format!("batch, at image {}", self.id(picture.index)),
+                    expected: format!("{first:?}, as the batch's first image; resize in `map`"),
                     got: got.to_vec(),
                 });
             }
@@ -274,7 +274,7 @@ impl BatchIter {
             let count = self.batches.examples();
             return Err(self
                 .batches
-                .error(format!("none of {count} pictures can be read{example}")));
+                .error(format!("none of {count} images can be read{example}")));
         }
         Ok(pictures)
     }
@@ -297,14 +297,14 @@ impl Iterator for BatchIter {
     }
 }
 
-/// A formatted picture on its way into a batch.
-struct Picture {
+/// A formatted image on its way into a batch.
+struct Image {
     index: usize,
     label: i64,
     pixels: Pixels,
 }
 
-impl Picture {
+impl Image {
     /// `[3, height, width]`
     fn size(&self) -> [i64; 3] {
         let (width, height) = self.pixels.dimensions();
@@ -312,8 +312,8 @@ impl Picture {
     }
 }
 
-/// Makes a batch of pictures of one size.
-fn batch(pictures: Vec<Picture>) -> Result<Batch> {
+/// Makes a batch of images of one size.
+fn batch(pictures: Vec<Image>) -> Result<Batch> {
     let (mut labels, mut indices) = (Vec::new(), Vec::new());
     let mut pixels = Vec::with_capacity(pictures.len());
     for picture in pictures {
@@ -328,7 +328,7 @@ fn batch(pictures: Vec<Picture>) -> Result<Batch> {
     })
 }
 
-/// Puts pictures of one size into one tensor `[N, 3, height, width]`. Its memory is in N, H, W, C
+/// Puts images of one size into one tensor `[N, 3, height, width]`. Its memory is in N, H, W, C
 /// order, which the pixels come in and the network wants.
 ///
 /// # Errors
@@ -341,7 +341,7 @@ pub(crate) fn stack(pictures: Vec<Pixels>) -> Result<Tensor> {
     if let Some(other) = values.iter().find(|values| values.len() != length) {
         return Err(Error::Shape {
             operation: "batch".to_owned(),
-            expected: format!("pictures of {height} x {width} x 3 values"),
+            expected: format!("images of {height} x {width} x 3 values"),
             got: vec![other.len() as i64],
         });
     }
@@ -360,9 +360,9 @@ pub(crate) fn stack(pictures: Vec<Pixels>) -> Result<Tensor> {
     images().map_err(Error::torch("batch"))
 }
 
-type Loaded = Result<Option<Picture>>;
+type Loaded = Result<Option<Image>>;
 
-/// Threads that load pictures, a bounded number ahead, and hand them over in order.
+/// Threads that load images, a bounded number ahead, and hand them over in order.
 pub(crate) struct Workers<T> {
     order: std::vec::IntoIter<usize>,
     /// Work for any thread: which example, and where its result goes. `None` once stopped.
@@ -373,7 +373,7 @@ pub(crate) struct Workers<T> {
 }
 
 impl<T: Send + 'static> Workers<T> {
-    /// Starts the threads; `ahead` pictures are loaded before they are asked for.
+    /// Starts the threads; `ahead` images are loaded before they are asked for.
     pub(crate) fn start(
         load: impl Fn(usize) -> T + Send + Sync + 'static,
         order: Vec<usize>,
@@ -406,7 +406,7 @@ impl<T: Send + 'static> Workers<T> {
         workers
     }
 
-    /// Gives the threads one more picture to load.
+    /// Gives the threads one more image to load.
     fn order_next(&mut self) {
         if let Some(jobs) = &self.jobs
             && let Some(index) = self.order.next()
@@ -422,11 +422,11 @@ impl<T: Send + 'static> Workers<T> {
 impl<T: Send + 'static> Iterator for Workers<T> {
     type Item = Result<T>;
 
-    /// Waits for the next picture in order; `None` after the last.
+    /// Waits for the next image in order; `None` after the last.
     fn next(&mut self) -> Option<Result<T>> {
         let receiver = self.pending.pop_front()?;
         self.order_next();
-        Some(receiver.recv().map_err(|_| Error::Picture {
+        Some(receiver.recv().map_err(|_| Error::Image {
             name: "(unknown)".to_owned(),
             reason: "the thread that was to read it died".to_owned(),
         }))
@@ -453,7 +453,7 @@ fn load(dataset: &Dataset<Pixels>, index: usize, epoch: usize) -> Loaded {
         return Ok(None);
     };
     let label = example.label as i64;
-    Ok(Some(Picture {
+    Ok(Some(Image {
         index,
         label,
         pixels,

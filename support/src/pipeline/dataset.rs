@@ -1,4 +1,4 @@
-//! Lazy datasets: which examples, and what is to be made of each picture.
+//! Lazy datasets: which examples, and what is to be made of each image.
 //!
 //! Nothing is read before something is taken from a dataset; `batches` does so on threads.
 
@@ -15,14 +15,14 @@ use image::RgbImage;
 
 use super::{Augmentation, Batches, Pixels, decode};
 use crate::dataset::{Example, ImageDataset, Raw};
-use crate::settings::BrokenPictures;
+use crate::settings::BrokenImages;
 use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
-/// Labelled pictures, each made into a `T` when it is asked for.
+/// Labelled images, each made into a `T` when it is asked for.
 ///
 /// A clone, and whatever `map`, `augment`, `take`, `skip`, `shuffle` or `batch` makes of a dataset, shares
-/// the examples with it, and the list of pictures that could not be read.
+/// the examples with it, and the list of images that could not be read.
 pub struct Dataset<T> {
     examples: Arc<[Example]>,
     classes: Arc<[String]>,
@@ -30,12 +30,12 @@ pub struct Dataset<T> {
     augmentation: Option<Arc<Augmentation>>,
     seed: u64,
     shuffle_buffer: usize,
-    broken: BrokenPictures,
+    broken: BrokenImages,
     skipped: SkippedList,
     data_dir: Arc<Path>,
 }
 
-/// A picture that was left out because it could not be read.
+/// An image that was left out because it could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// The example's id.
@@ -47,7 +47,7 @@ pub struct Skipped {
 impl Skipped {
     pub(crate) fn new(name: &str, error: &Error) -> Self {
         let reason = match error {
-            Error::Picture { reason, .. } => reason.clone(),
+            Error::Image { reason, .. } => reason.clone(),
             other => other.to_string(),
         };
         let name = name.to_owned();
@@ -55,7 +55,7 @@ impl Skipped {
     }
 }
 
-/// Lists the first ten of the pictures that were skipped, a line each, and says how many more there are.
+/// Lists the first ten of the images that were skipped, a line each, and says how many more there are.
 ///
 /// ```
 /// # use support::pipeline::{Skipped, SkippedSummary};
@@ -84,13 +84,13 @@ impl Dataset<RgbImage> {
     /// Makes a dataset of `examples`, whose labels are indices into `classes`. One that is there
     /// several times counts as often, and every copy is augmented by itself.
     ///
-    /// `seed` decides the order after [`Dataset::shuffle`], `broken` what becomes of a picture
+    /// `seed` decides the order after [`Dataset::shuffle`], `broken` what becomes of an image
     /// that cannot be read.
     pub fn new(
         mut examples: Vec<Example>,
         classes: Vec<String>,
         seed: u64,
-        broken: BrokenPictures,
+        broken: BrokenImages,
     ) -> Self {
         let mut copies: HashMap<String, usize> = HashMap::with_capacity(examples.len());
         for example in &mut examples {
@@ -111,7 +111,7 @@ impl Dataset<RgbImage> {
         }
     }
 
-    /// Returns a dataset of what `f` makes of each picture, on the thread that needs it.
+    /// Returns a dataset of what `f` makes of each image, on the thread that needs it.
     pub fn map<U>(&self, f: impl Fn(&RgbImage) -> U + Send + Sync + 'static) -> Dataset<U> {
         let before = self.map.clone();
         Dataset {
@@ -129,9 +129,9 @@ impl Dataset<RgbImage> {
 }
 
 impl Dataset<Pixels> {
-    /// Returns a dataset whose batches change the pictures at random, in each epoch otherwise, for
+    /// Returns a dataset whose batches change the images at random, in each epoch otherwise, for
     /// training; an augmentation given before is replaced. `evaluate` and `fit`'s validation take
-    /// the pictures as they are.
+    /// the images as they are.
     ///
     /// # Errors
     /// [`Error::Argument`] for an argument of the augmentation that is negative, not a number or
@@ -148,12 +148,12 @@ impl Dataset<Pixels> {
         self.augmentation.as_deref()
     }
 
-    /// Returns whether the pictures change from epoch to epoch.
+    /// Returns whether the images change from epoch to epoch.
     pub fn is_augmented(&self) -> bool {
         self.augmentation.is_some()
     }
 
-    /// Returns a dataset of the pictures as `map` makes them.
+    /// Returns a dataset of the images as `map` makes them.
     pub(super) fn unaugmented(&self) -> Self {
         Self {
             augmentation: None,
@@ -161,7 +161,7 @@ impl Dataset<Pixels> {
         }
     }
 
-    /// Makes an example's pixels as they are in an epoch; `None` if its picture was skipped.
+    /// Makes an example's pixels as they are in an epoch; `None` if its image was skipped.
     pub(crate) fn load_augmented(&self, example: &Example, epoch: usize) -> Result<Option<Pixels>> {
         let pixels = self.load(example)?;
         let augmented = |pixels| match &self.augmentation {
@@ -183,7 +183,7 @@ impl Dataset<Pixels> {
         }
     }
 
-    /// Returns the dataset in batches of `size` pictures; 0 is taken for 1.
+    /// Returns the dataset in batches of `size` images; 0 is taken for 1.
     pub fn batch(&self, size: usize) -> Batches {
         Batches::new(self.clone(), size.max(1))
     }
@@ -251,10 +251,10 @@ impl<T> Dataset<T> {
         &self.examples
     }
 
-    /// Iterates over the pictures, in the order before any shuffling, each with its label, as `map`
+    /// Iterates over the images, in the order before any shuffling, each with its label, as `map`
     /// makes them: not augmented.
     ///
-    /// A picture that cannot be read is left out and noted, or is an [`Error::Picture`], as the
+    /// An image that cannot be read is left out and noted, or is an [`Error::Image`], as the
     /// settings say.
     pub fn iter(&self) -> impl Iterator<Item = Result<(T, usize)>> + '_ {
         self.examples.iter().filter_map(|example| {
@@ -264,7 +264,7 @@ impl<T> Dataset<T> {
         })
     }
 
-    /// Returns the examples whose pictures could not be read so far, each once, by name.
+    /// Returns the examples whose images could not be read so far, each once, by name.
     pub fn skipped(&self) -> Vec<Skipped> {
         self.skipped.list()
     }
@@ -281,24 +281,24 @@ impl<T> Dataset<T> {
         self.shuffle_buffer
     }
 
-    /// Makes what `map` makes of an example's picture; `None` if it was skipped.
+    /// Makes what `map` makes of an example's image; `None` if it was skipped.
     ///
     /// A panic in the function given to `map` is that function's error, whatever the settings say
-    /// about broken pictures.
+    /// about broken images.
     pub(super) fn load(&self, example: &Example) -> Result<Option<T>> {
         match (read(example, |_| ()), self.broken) {
             (Ok(picture), _) => self.format(&example.id, picture).map(Some),
-            (Err(error), BrokenPictures::Skip) => {
+            (Err(error), BrokenImages::Skip) => {
                 self.skipped.add(example, &error);
                 Ok(None)
             }
-            (Err(error), BrokenPictures::Stop) => Err(error),
+            (Err(error), BrokenImages::Stop) => Err(error),
         }
     }
 
-    /// Makes what `map` makes of a picture.
+    /// Makes what `map` makes of an image.
     pub(super) fn format(&self, name: &str, picture: RgbImage) -> Result<T> {
-        catching(|| (self.map)(picture)).map_err(|panic| Error::Picture {
+        catching(|| (self.map)(picture)).map_err(|panic| Error::Image {
             name: name.to_owned(),
             reason: format!("the function given to `map` panicked: {panic}"),
         })
@@ -351,7 +351,7 @@ impl ImageDataset {
 }
 
 /// What an example's augmentation is derived from, besides seed and epoch: the id, which gives the
-/// same pictures in whatever order or choice of examples, and of further copies which one it is.
+/// same images in whatever order or choice of examples, and of further copies which one it is.
 fn key(example: &Example) -> Cow<'_, str> {
     match example.copy {
         0 => Cow::Borrowed(&example.id),
@@ -359,7 +359,7 @@ fn key(example: &Example) -> Cow<'_, str> {
     }
 }
 
-/// The unreadable pictures of a dataset and of all that was derived from it: reasons by id and copy.
+/// The unreadable images of a dataset and of all that was derived from it: reasons by id and copy.
 #[derive(Clone, Default)]
 struct SkippedList(Arc<Mutex<BTreeMap<(String, usize), String>>>);
 
@@ -380,7 +380,7 @@ impl SkippedList {
     }
 }
 
-/// Reads an example's picture, showing `look` how it is stored.
+/// Reads an example's image, showing `look` how it is stored.
 pub(crate) fn read(example: &Example, look: impl FnOnce(&Raw)) -> Result<RgbImage> {
     readable(&example.id, || {
         let raw = example.encoded_or_pixels()?;
@@ -392,10 +392,10 @@ pub(crate) fn read(example: &Example, look: impl FnOnce(&Raw)) -> Result<RgbImag
     })
 }
 
-/// Calls what reads a picture; a decoder that panics found a broken one.
+/// Calls what reads an image; a decoder that panics found a broken one.
 pub(crate) fn readable(name: &str, read: impl FnOnce() -> Result<RgbImage>) -> Result<RgbImage> {
     catching(read).unwrap_or_else(|panic| {
-        Err(Error::Picture {
+        Err(Error::Image {
             name: name.to_owned(),
             reason: format!("the decoder panicked: {panic}"),
         })

@@ -1,5 +1,5 @@
-//! Picture files to RGB, the way `tf.io.decode_image(channels=3, expand_animations=False)` does, but
-//! upright: as every viewer and unlike TensorFlow, this turns a picture as its EXIF orientation says.
+//! Image files to RGB, the way `tf.io.decode_image(channels=3, expand_animations=False)` does, but
+//! upright: as every viewer and unlike TensorFlow, this turns an image as its EXIF orientation says.
 //!
 //! What a file holds decides, never its name.
 
@@ -17,24 +17,24 @@ use super::webp;
 use crate::{Error, Result};
 
 /// The most that decoding may take in memory: 512 MiB, 178 megapixels of RGB. A header that
-/// promises more is refused before anything is allocated for it. Turning the picture, or making RGB of
+/// promises more is refused before anything is allocated for it. Turning the image, or making RGB of
 /// other samples, takes up to as much again.
 const MAX_BYTES: u64 = 512 << 20;
 
 /// Decodes a JPEG, PNG, GIF, WebP or BMP file to 8-bit RGB.
 ///
-/// The picture is upright: what the EXIF orientation of a JPEG, PNG or WebP file says is done, as by
+/// The image is upright: what the EXIF orientation of a JPEG, PNG or WebP file says is done, as by
 /// PIL's `ImageOps.exif_transpose`. Else this follows `tf.io.decode_image`: grey becomes RGB, CMYK is
 /// multiplied out, alpha is dropped (not blended; a GIF's transparent pixels are black), 16-bit samples
 /// keep their high byte, a GIF gives its first frame, junk between a JPEG's parts is skipped. JPEG
 /// samples differ from TensorFlow's by what the inverse cosine transforms differ: TensorFlow takes libjpeg's fast, inexact one (on 100 photos 1.1 of 255 on
 /// average), this an exact one (0.2 from libjpeg's exact one).
 ///
-/// `name` is what errors call the picture.
+/// `name` is what errors call the image.
 ///
 /// # Errors
-/// [`Error::Picture`] if the bytes are none of these formats, are damaged or incomplete, or
-/// hold a picture that takes more than 512 MiB to decode: 178 megapixels, of a progressive JPEG about
+/// [`Error::Image`] if the bytes are none of these formats, are damaged or incomplete, or
+/// hold an image that takes more than 512 MiB to decode: 178 megapixels, of a progressive JPEG about
 /// 80.
 pub fn decode(name: &str, bytes: &[u8]) -> Result<RgbImage> {
     decode_within(MAX_BYTES, name, bytes)
@@ -48,7 +48,7 @@ pub(crate) fn decode_within(limit: u64, name: &str, bytes: &[u8]) -> Result<RgbI
         Err(_) if bytes.is_empty() => Err("the file is empty".to_owned()),
         Err(_) => Err("not a JPEG, PNG, GIF, WebP or BMP file".to_owned()),
     };
-    picture.map_err(|reason| Error::Picture {
+    picture.map_err(|reason| Error::Image {
         name: name.to_owned(),
         reason,
     })
@@ -107,8 +107,7 @@ fn other(format: ImageFormat, bytes: &[u8], limit: u64) -> std::result::Result<R
 /// `image`'s own JPEG decoder is the same `zune-jpeg`, but fills what is missing from a
 /// truncated file with grey, and takes every CMYK file for an inverted one.
 fn jpeg(bytes: &[u8], limit: u64) -> std::result::Result<RgbImage, String> {
-    let layout =
-        JpegLayout::of(bytes).ok_or("a JPEG without picture data: the file is truncated")?;
+    let layout = JpegLayout::of(bytes).ok_or("a JPEG without image data: the file is truncated")?;
     let options = DecoderOptions::default()
         .set_strict_mode(false)
         .set_max_width(usize::MAX)
@@ -167,18 +166,18 @@ fn cmyk_to_rgb(pixels: &[u8]) -> Vec<u8> {
 struct JpegLayout {
     /// It carries Adobe's APP14 mark.
     adobe: bool,
-    /// It has an end-of-image marker after its picture data. libjpeg insists on one, so
+    /// It has an end-of-image marker after its image data. libjpeg insists on one, so
     /// TensorFlow does.
     complete: bool,
-    /// What EXIF says of how the picture is to be turned.
+    /// What EXIF says of how the image is to be turned.
     orientation: Orientation,
-    /// Bytes that the decoder takes for the coefficients of all the picture, which come in several
+    /// Bytes that the decoder takes for the coefficients of all the image, which come in several
     /// scans; those of one scan are decoded as they come.
     coefficients: u64,
 }
 
 impl JpegLayout {
-    /// Walks the segments up to the picture data. `None` if the file ends before it.
+    /// Walks the segments up to the image data. `None` if the file ends before it.
     fn of(bytes: &[u8]) -> Option<Self> {
         const START_OF_SCAN: u8 = 0xda;
         const APP1: u8 = 0xe1;
@@ -201,7 +200,7 @@ impl JpegLayout {
             rest = &rest[length..];
             match marker {
                 START_OF_SCAN => {
-                    // In picture data a 0xff stands before 0 or a restart marker only.
+                    // In image data a 0xff stands before 0 or a restart marker only.
                     let complete = rest.windows(2).rev().any(|two| two == END);
                     let components = frame.get(5);
                     let several_scans = progressive || components != segment.first();
@@ -269,7 +268,7 @@ mod tests {
 
     fn reason(bytes: &[u8]) -> String {
         match decode("cats/1.jpg", bytes) {
-            Err(Error::Picture { name, reason }) if name == "cats/1.jpg" => reason,
+            Err(Error::Image { name, reason }) if name == "cats/1.jpg" => reason,
             other => panic!("{:?}", other.map(|picture| picture.dimensions())),
         }
     }
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_refused_as_such() {
+    fn what_is_no_image_is_refused_as_such() {
         assert_eq!(reason(b""), "the file is empty");
         assert_eq!(
             reason(b"Some text.\n"),
@@ -347,7 +346,7 @@ mod tests {
             for length in 0..file.len() {
                 match decode(name, &file[..length]) {
                     Ok(picture) => assert_eq!(picture, whole, "{name} cut to {length} bytes"),
-                    Err(error) => assert!(matches!(error, Error::Picture { .. }), "{error}"),
+                    Err(error) => assert!(matches!(error, Error::Image { .. }), "{error}"),
                 }
             }
         }
@@ -369,7 +368,7 @@ mod tests {
                 for damage in [0xff, 0x80, 0x01] {
                     file[i] ^= damage;
                     if let Err(error) = decode(name, &file) {
-                        assert!(matches!(error, Error::Picture { .. }), "{error}");
+                        assert!(matches!(error, Error::Image { .. }), "{error}");
                     }
                     file[i] ^= damage;
                 }
@@ -414,7 +413,7 @@ mod tests {
     const ORIENTATION: &[u8] = include_bytes!("../../tests/data/orientation.safetensors");
 
     #[test]
-    fn pictures_are_turned_upright_as_by_pil() {
+    fn images_are_turned_upright_as_by_pil() {
         let reference = SafeTensors::deserialize(ORIENTATION).unwrap();
         let names = reference.names();
         let names: Vec<&str> = names

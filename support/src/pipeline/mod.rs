@@ -1,8 +1,8 @@
 //! From an example to a batch of tensors: decode, format, augment, shuffle, batch, ahead of need.
 //!
-//! Everything is lazy: a [`Dataset`] holds which pictures and what to do with them, and
+//! Everything is lazy: a [`Dataset`] holds which images and what to do with them, and
 //! [`Batches`] does it on worker threads while the network is at work on the batch before.
-//! Where pictures come from is `dataset`'s affair.
+//! Where images come from is `dataset`'s affair.
 
 mod augmentation;
 mod batches;

@@ -1,4 +1,4 @@
-//! A picture that shows what is made of pictures.
+//! An image that shows what is made of images.
 
 use image::RgbImage;
 

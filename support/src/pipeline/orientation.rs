@@ -1,4 +1,4 @@
-//! Which way up a picture is: the EXIF orientation in a file, and turning a picture by it.
+//! Which way up an image is: the EXIF orientation in a file, and turning an image by it.
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageFormat, RgbImage};
@@ -8,7 +8,7 @@ use super::webp;
 /// What EXIF starts with in a JPEG file.
 pub(super) const EXIF_MARK: &[u8] = b"Exif\0\0";
 
-/// Returns the orientation that a file says its picture has, if it is no JPEG. (`image` would take memory
+/// Returns the orientation that a file says its image has, if it is no JPEG. (`image` would take memory
 /// for as many bytes of EXIF as a WebP file claims.)
 pub(super) fn of(format: ImageFormat, bytes: &[u8]) -> Orientation {
     let exif = match format {
@@ -26,7 +26,7 @@ pub(super) fn from_exif(exif: &[u8]) -> Orientation {
     Orientation::from_exif_chunk(exif).unwrap_or(Orientation::NoTransforms)
 }
 
-/// Turns a picture that lies so upright.
+/// Turns an image that lies so upright.
 pub(super) fn upright(picture: RgbImage, orientation: Orientation) -> RgbImage {
     let mut picture = DynamicImage::ImageRgb8(picture);
     picture.apply_orientation(orientation);

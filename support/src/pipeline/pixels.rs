@@ -1,10 +1,10 @@
-//! A picture as floats, and the arithmetic that prepares it for a network.
+//! An image as floats, and the arithmetic that prepares it for a network.
 //!
 //! Not for tensors: `batches` makes those from many `Pixels` of one size.
 
 use image::RgbImage;
 
-/// A picture of `height` x `width` x 3 floats, row by row, red green blue.
+/// An image of `height` x `width` x 3 floats, row by row, red green blue.
 #[derive(Clone, Debug)]
 pub struct Pixels {
     width: u32,
@@ -15,7 +15,7 @@ pub struct Pixels {
 }
 
 /// Most of a photo's values are never asked for: resizing reads a fraction of them. So the
-/// samples of a decoded picture stay bytes, and arithmetic happens to the 256 values they can
+/// samples of a decoded image stay bytes, and arithmetic happens to the 256 values they can
 /// stand for.
 #[derive(Clone, Debug)]
 enum Values {
@@ -30,7 +30,7 @@ impl From<&RgbImage> for Pixels {
     /// Takes the samples as they are, 0 to 255.
     fn from(image: &RgbImage) -> Self {
         let (width, height) = image.dimensions();
-        // `from_raw` takes more samples than the picture has.
+        // `from_raw` takes more samples than the image has.
         let (samples, _) = image
             .as_raw()
             .split_at(width as usize * height as usize * 3);
@@ -85,7 +85,7 @@ impl Pixels {
     /// Resizes to `width` x `height` as `tf.image.resize` does by default: bilinear between
     /// half-pixel centres, without antialiasing, the aspect ratio not kept.
     ///
-    /// A picture without pixels becomes `width` x `height` zeros.
+    /// An image without pixels becomes `width` x `height` zeros.
     pub fn resize(self, width: u32, height: u32) -> Self {
         let (from, to) = ((self.width, self.height), (width, height));
         let values = match self.values {
@@ -124,7 +124,7 @@ impl Pixels {
         self.range
     }
 
-    /// Returns the picture to look at: black and white are again what they were before
+    /// Returns the image to look at: black and white are again what they were before
     /// [`scale`](Self::scale) and [`offset`](Self::offset).
     pub fn to_image(&self) -> RgbImage {
         let [black, white] = self.range;
@@ -260,7 +260,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// The picture that `tests/reference/resize.py` computes.
+    /// The image that `tests/reference/resize.py` computes.
     pub(in crate::pipeline) fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             let base = x * x * 7 + y * y * 13 + x * y * 3 + x * 31 + y * 17;
@@ -343,7 +343,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn samples_behind_a_pictures_last_are_not_its_own() {
+    fn samples_behind_a_images_last_are_not_its_own() {
         let longer = RgbImage::from_raw(2, 1, (0..100).collect()).unwrap();
         let pixels = Pixels::from(&longer);
         assert_eq!(pixels.clone().into_values(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);

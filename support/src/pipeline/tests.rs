@@ -1,4 +1,4 @@
-//! What datasets and batches do, on small pictures in a temporary folder.
+//! What datasets and batches do, on small images in a temporary folder.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{Augmentation, Batch, Batches, Dataset, Pixels, Skipped, stack};
 use crate::Error;
 use crate::dataset::Example;
 use crate::properties::measured;
-use crate::settings::BrokenPictures;
+use crate::settings::BrokenImages;
 
 /// A folder of PNG files, named by number; each one's red value is its number, and its label
 /// whether that is odd.
@@ -47,7 +47,7 @@ impl Folder {
         self
     }
 
-    fn dataset(&self, broken: BrokenPictures) -> Dataset<RgbImage> {
+    fn dataset(&self, broken: BrokenImages) -> Dataset<RgbImage> {
         let example =
             |number| Example::at_path(format!("{number}.png"), number % 2, &self.path(number));
         let classes = vec!["even".to_owned(), "odd".to_owned()];
@@ -55,7 +55,7 @@ impl Folder {
     }
 
     fn pixels(&self) -> Dataset<Pixels> {
-        self.dataset(BrokenPictures::Skip)
+        self.dataset(BrokenImages::Skip)
             .map(|image| Pixels::from(image))
     }
 }
@@ -64,7 +64,7 @@ fn epoch(batches: &Batches, epoch: usize) -> Vec<Batch> {
     batches.epoch(epoch).collect::<crate::Result<_>>().unwrap()
 }
 
-/// The pictures' numbers, batch by batch, read from the tensors.
+/// The images' numbers, batch by batch, read from the tensors.
 fn numbers(batches: &[Batch]) -> Vec<Vec<i64>> {
     let red = |batch: &Batch| batch.images.select(1, 0).select(1, 0).select(1, 0);
     batches
@@ -77,7 +77,7 @@ fn numbers(batches: &[Batch]) -> Vec<Vec<i64>> {
 fn a_batch_is_nchw_with_its_labels_and_indices() {
     let folder = Folder::new(3);
     let made = folder
-        .dataset(BrokenPictures::Stop)
+        .dataset(BrokenImages::Stop)
         .map(|image| Pixels::from(image).resize(2, 2))
         .batch(32);
     let [batch] = epoch(&made, 0).try_into().unwrap();
@@ -144,7 +144,7 @@ fn augmented_batches_depend_on_seed_and_epoch_and_not_on_threads_or_order() {
     let dataset = |seed| {
         let examples = folder.pixels().examples().to_vec();
         let classes = vec!["even".to_owned(), "odd".to_owned()];
-        Dataset::new(examples, classes, seed, BrokenPictures::Stop)
+        Dataset::new(examples, classes, seed, BrokenImages::Stop)
             .map(|image| {
                 let mut image = image.clone();
                 image.put_pixel(0, 0, image::Rgb([255; 3]));
@@ -189,7 +189,7 @@ fn augmented_batches_depend_on_seed_and_epoch_and_not_on_threads_or_order() {
         assert_eq!(in_batch.1, example.label as i64);
         assert_eq!(in_batch.2, pixels.into_values());
     }
-    // Other seeds and other epochs make others of every picture; epochs do so without shuffling.
+    // Other seeds and other epochs make others of every image; epochs do so without shuffling.
     let differs = |others: Vec<(String, i64, Vec<f32>)>| {
         others.iter().all(|(id, label, values)| {
             let one = unshuffled.iter().find(|one| &one.0 == id).unwrap();
@@ -207,14 +207,14 @@ fn each_copy_of_an_example_has_its_own_augmentation_and_the_others_keep_theirs()
     let jitter = Augmentation::new().color_jitter(0.5, 0.0, 0.0);
     let values = |examples: Vec<Example>| -> Vec<f32> {
         let classes = vec!["even".to_owned(), "odd".to_owned()];
-        let dataset = Dataset::new(examples, classes, 7, BrokenPictures::Stop)
+        let dataset = Dataset::new(examples, classes, 7, BrokenImages::Stop)
             .map(|image| Pixels::from(image))
             .augment(jitter.clone())
             .unwrap();
         let green = |batch: &Batch| batch.images.select(1, 1).select(1, 0).select(1, 0);
         Vec::try_from(green(&epoch(&dataset.batch(8), 0)[0])).unwrap()
     };
-    let once = folder.dataset(BrokenPictures::Stop).examples().to_vec();
+    let once = folder.dataset(BrokenImages::Stop).examples().to_vec();
     let twice = [&once[..], &once[1..2], &once[1..2]].concat();
     let (once, twice) = (values(once), values(twice));
     assert_eq!(twice[..3], once);
@@ -224,10 +224,10 @@ fn each_copy_of_an_example_has_its_own_augmentation_and_the_others_keep_theirs()
 #[test]
 fn examples_that_are_there_twice_are_batched_loaded_and_skipped_twice() {
     let folder = Folder::new(4).damage(2);
-    let examples = folder.dataset(BrokenPictures::Skip).examples().to_vec();
+    let examples = folder.dataset(BrokenImages::Skip).examples().to_vec();
     let examples = [&examples[1..], &examples[1..]].concat();
     let classes = vec!["even".to_owned(), "odd".to_owned()];
-    let batches = Dataset::new(examples, classes, 7, BrokenPictures::Skip)
+    let batches = Dataset::new(examples, classes, 7, BrokenImages::Skip)
         .map(|image| Pixels::from(image))
         .batch(8);
     let [batch] = epoch(&batches, 0).try_into().unwrap();
@@ -305,7 +305,7 @@ fn an_augmentation_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_broken_picture_is_skipped_named_once_and_its_place_filled() {
+fn a_broken_image_is_skipped_named_once_and_its_place_filled() {
     let folder = Folder::new(10).damage(1).damage(6);
     let dataset = folder.pixels();
     let batches = dataset.batch(4);
@@ -326,26 +326,26 @@ fn a_broken_picture_is_skipped_named_once_and_its_place_filled() {
 }
 
 #[test]
-fn a_broken_picture_stops_the_epoch_if_so_set() {
+fn a_broken_image_stops_the_epoch_if_so_set() {
     let folder = Folder::new(10).damage(6);
     let batches = folder
-        .dataset(BrokenPictures::Stop)
+        .dataset(BrokenImages::Stop)
         .map(|image| Pixels::from(image))
         .batch(4);
     let mut epoch = batches.epoch(0);
     assert_eq!(epoch.next().unwrap().unwrap().indices.len(), 4);
     let error = epoch.next().unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "picture 6.png: the file is empty");
+    assert_eq!(error.to_string(), "image 6.png: the file is empty");
     assert!(epoch.next().is_none());
 }
 
 #[test]
-fn an_epoch_of_broken_pictures_only_is_an_error() {
+fn an_epoch_of_broken_images_only_is_an_error() {
     let folder = Folder::new(2).damage(0).damage(1);
     let error = folder.pixels().batch(4).first().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "dataset even, odd: none of 2 pictures can be read; 0.png: the file is empty"
+        "dataset even, odd: none of 2 images can be read; 0.png: the file is empty"
     );
 }
 
@@ -359,7 +359,7 @@ fn a_dataset_without_examples_has_no_first_batch_and_no_epoch() {
 }
 
 #[test]
-fn pictures_of_different_sizes_in_a_batch_are_an_error_that_names_one() {
+fn images_of_different_sizes_in_a_batch_are_an_error_that_names_one() {
     let folder = Folder::new(3);
     RgbImage::new(5, 3).save(folder.path(2)).unwrap();
     match folder.pixels().batch(4).first() {
@@ -368,7 +368,7 @@ fn pictures_of_different_sizes_in_a_batch_are_an_error_that_names_one() {
             expected,
             got,
         }) => {
-            assert_eq!(operation, "batch, at picture 2.png");
+            assert_eq!(operation, "batch, at image 2.png");
             assert!(expected.starts_with("[3, 3, 4]"), "{expected}");
             assert_eq!(got, [3, 3, 5]);
         }
@@ -377,9 +377,9 @@ fn pictures_of_different_sizes_in_a_batch_are_an_error_that_names_one() {
 }
 
 #[test]
-fn a_panic_in_the_map_function_is_an_error_even_where_broken_pictures_are_skipped() {
+fn a_panic_in_the_map_function_is_an_error_even_where_broken_images_are_skipped() {
     let folder = Folder::new(8);
-    let dataset = folder.dataset(BrokenPictures::Skip).map(|image| {
+    let dataset = folder.dataset(BrokenImages::Skip).map(|image| {
         assert!(image.get_pixel(0, 0)[0] != 5, "no fives");
         Pixels::from(image)
     });
@@ -388,7 +388,7 @@ fn a_panic_in_the_map_function_is_an_error_even_where_broken_pictures_are_skippe
     let error = epoch.next().unwrap().unwrap_err().to_string();
     assert_eq!(
         error,
-        "picture 5.png: the function given to `map` panicked: no fives"
+        "image 5.png: the function given to `map` panicked: no fives"
     );
     assert!(epoch.next().is_none());
     assert_eq!(dataset.skipped(), []);
@@ -400,7 +400,7 @@ fn no_more_than_two_batches_are_made_ahead() {
     let given = Arc::new(AtomicUsize::new(0));
     let made = AtomicUsize::new(0);
     let counter = given.clone();
-    let dataset = folder.dataset(BrokenPictures::Skip).map(move |image| {
+    let dataset = folder.dataset(BrokenImages::Skip).map(move |image| {
         let made = made.fetch_add(1, Ordering::SeqCst) + 1;
         // Two batches ahead, and the one that is being collected.
         assert!(made <= counter.load(Ordering::SeqCst) + 30, "{made}");
@@ -417,7 +417,7 @@ fn dropping_an_epoch_ends_its_threads() {
     let folder = Folder::new(200);
     let held = Arc::new(());
     let by_map = held.clone();
-    let dataset = folder.dataset(BrokenPictures::Skip).map(move |image| {
+    let dataset = folder.dataset(BrokenImages::Skip).map(move |image| {
         let _ = &by_map;
         Pixels::from(image)
     });
@@ -438,7 +438,7 @@ fn dropping_an_epoch_ends_its_threads() {
 #[test]
 fn take_and_skip_cut_in_order_and_leave_the_dataset_as_it_was() {
     let folder = Folder::new(6);
-    let dataset = folder.dataset(BrokenPictures::Skip);
+    let dataset = folder.dataset(BrokenImages::Skip);
     let ids = |dataset: &Dataset<RgbImage>| -> Vec<String> {
         dataset
             .examples()
@@ -469,7 +469,7 @@ fn a_size_beyond_all_bounds_makes_one_batch_of_all() {
 }
 
 #[test]
-fn pictures_of_different_sizes_are_not_stacked() {
+fn images_of_different_sizes_are_not_stacked() {
     let pixels = |width, height| Pixels::from(&RgbImage::new(width, height));
     for other in [(3, 2), (2, 4), (0, 0), (2, 2)] {
         let error = stack(vec![pixels(2, 3), pixels(other.0, other.1)]).err();
@@ -479,13 +479,13 @@ fn pictures_of_different_sizes_are_not_stacked() {
 }
 
 #[test]
-fn samples_behind_a_pictures_last_do_not_reach_the_batch() {
+fn samples_behind_a_images_last_do_not_reach_the_batch() {
     let longer = |_: &RgbImage| {
         let samples = (0..100).map(|sample| sample % 12).collect();
         Pixels::from(&RgbImage::from_raw(2, 2, samples).unwrap())
     };
     let folder = Folder::new(3);
-    let batches = folder.dataset(BrokenPictures::Stop).map(longer).batch(3);
+    let batches = folder.dataset(BrokenImages::Stop).map(longer).batch(3);
     let (images, _) = batches.first().unwrap();
     let values: Vec<f32> = Vec::try_from(images.permute([0, 2, 3, 1]).flatten(0, -1)).unwrap();
     let expected: Vec<f32> = (0..12).map(|sample| sample as f32).collect();
@@ -505,7 +505,7 @@ fn real_photos_become_batches_whatever_their_suffix_says() {
     let example = |path: &PathBuf| Example::at_path(path.display().to_string(), 0, path);
     let examples: Vec<Example> = files.iter().map(example).collect();
     let count = examples.len();
-    let batches = Dataset::new(examples, vec!["cat".to_owned()], 0, BrokenPictures::Stop)
+    let batches = Dataset::new(examples, vec!["cat".to_owned()], 0, BrokenImages::Stop)
         .map(|image| {
             Pixels::from(image)
                 .scale(1.0 / 127.5)

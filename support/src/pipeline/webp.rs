@@ -28,10 +28,10 @@ pub(super) fn exif(file: &[u8]) -> Option<&[u8]> {
         .map(|(_, data)| data)
 }
 
-/// Returns the most bytes that a lossy picture in the file is decoded into, 12 bits a pixel, by its own
+/// Returns the most bytes that a lossy image in the file is decoded into, 12 bits a pixel, by its own
 /// header: the decoder compares that with the file's only afterwards.
 pub(super) fn lossy_bytes(file: &[u8]) -> u64 {
-    // The pictures of an animation follow 16 bytes about them.
+    // The images of an animation follow 16 bytes about them.
     let pictures = chunks_of(file).flat_map(|(name, data)| {
         let within = chunks(data.get(16..).unwrap_or_default());
         let within = (name == b"ANMF").then_some(within).into_iter().flatten();

@@ -1,27 +1,27 @@
-//! Explanation maps, laid over their pictures.
+//! Explanation maps, laid over their images.
 
 use image::{Pixel, RgbImage};
 
 use super::Figure;
 use super::colors::{VIRIDIS, color};
-use super::grid::{MAX_PICTURES, Titled, grid};
+use super::grid::{MAX_IMAGES, Titled, grid};
 use crate::Result;
 use crate::analysis::Explanations;
 
-/// How much of a map's colour is mixed into the picture's.
+/// How much of a map's colour is mixed into the image's.
 const OPACITY: f32 = 0.5;
 
 impl Explanations {
-    /// Draws the pictures, at most the first 25, as they were made for the model, each under what
+    /// Draws the images, at most the first 25, as they were made for the model, each under what
     /// was predicted, as [`Predictions::show`](crate::analysis::Predictions::show) does, in gray. What
     /// speaks for the predicted class is yellow, what does not is violet.
     ///
     /// # Errors
-    /// [`Error::Picture`](crate::Error::Picture) for a picture that cannot be read any more.
+    /// [`Error::Image`](crate::Error::Image) for an image that cannot be read any more.
     pub fn show(&self) -> Result<Figure> {
         let predictions = self.predictions();
         let mut titled = Vec::new();
-        for (index, pixels) in predictions.pictures(MAX_PICTURES)? {
+        for (index, pixels) in predictions.pictures(MAX_IMAGES)? {
             let picture = overlay(pixels.to_image(), &self.map(index)?);
             let prediction = &predictions.examples()[index];
             titled.push(Titled::predicted(
@@ -34,7 +34,7 @@ impl Explanations {
     }
 }
 
-/// Mixes a map's colours into a picture of its size, which turns gray: all colour is the map's.
+/// Mixes a map's colours into an image of its size, which turns gray: all colour is the map's.
 fn overlay(mut picture: RgbImage, map: &[f32]) -> RgbImage {
     for (pixel, &value) in picture.pixels_mut().zip(map) {
         let [gray] = pixel.to_luma().0;

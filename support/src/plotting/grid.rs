@@ -1,4 +1,4 @@
-//! Pictures side by side, each under a title.
+//! Images side by side, each under a title.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
@@ -11,20 +11,20 @@ use crate::analysis::{Prediction, Predictions};
 use crate::pipeline::{Dataset, Pixels};
 use crate::{Error, Result};
 
-/// The most pictures that `show` draws.
-pub(super) const MAX_PICTURES: usize = 25;
+/// The most images that `show` draws.
+pub(super) const MAX_IMAGES: usize = 25;
 
-/// The largest a picture is drawn, in pixels along its longer side.
+/// The largest an image is drawn, in pixels along its longer side.
 const MAX_SIDE: u32 = 420;
 
-/// How much a picture of 16 or more pixels is enlarged at most; beyond that there is nothing more
+/// How much an image of 16 or more pixels is enlarged at most; beyond that there is nothing more
 /// to see.
 const MAX_ENLARGEMENT: u32 = 8;
 
-/// White around and between the pictures, in pixels.
+/// White around and between the images, in pixels.
 const GAP: u32 = 16;
 
-/// How wide the border of a marked picture is, in pixels.
+/// How wide the border of a marked image is, in pixels.
 const BORDER: u32 = 4;
 
 const TITLE_SIZE: u32 = 22;
@@ -37,7 +37,7 @@ const BLACK: Rgb<u8> = Rgb([0; 3]);
 /// matplotlib's "tab:red".
 const RED: Rgb<u8> = Rgb([214, 39, 40]);
 
-/// A picture in a grid.
+/// An image in a grid.
 pub(super) struct Titled {
     pub(super) picture: RgbImage,
     /// One line or several.
@@ -55,7 +55,7 @@ impl Titled {
         }
     }
 
-    /// Returns a picture under what was predicted for it.
+    /// Returns an image under what was predicted for it.
     pub(super) fn predicted(
         picture: RgbImage,
         prediction: &Prediction,
@@ -73,13 +73,13 @@ impl Titled {
 }
 
 impl Dataset<RgbImage> {
-    /// Draws the dataset's pictures, at most the first 25, each under the name of its class.
+    /// Draws the dataset's images, at most the first 25, each under the name of its class.
     ///
-    /// Pictures keep their aspect ratio.
+    /// Images keep their aspect ratio.
     ///
     /// # Errors
-    /// [`Error::Figure`] if there is no picture that can be read; [`Error::Picture`] for one that
-    /// cannot be, where broken pictures are not skipped.
+    /// [`Error::Figure`] if there is no image that can be read; [`Error::Image`] for one that
+    /// cannot be, where broken images are not skipped.
     pub fn show(&self) -> Result<Figure> {
         let titled = |item: Result<(RgbImage, usize)>| {
             item.map(|(picture, label)| {
@@ -89,25 +89,25 @@ impl Dataset<RgbImage> {
         };
         let pictures: Vec<_> = self
             .iter()
-            .take(MAX_PICTURES)
+            .take(MAX_IMAGES)
             .map(titled)
             .collect::<Result<_>>()?;
         grid(&pictures)
     }
 }
 
-/// In how many epochs `show_augmented` shows a picture.
+/// In how many epochs `show_augmented` shows an image.
 const EPOCHS: usize = 9;
 
 impl Dataset<Pixels> {
-    /// Draws what the dataset's first picture becomes in the first nine epochs of training.
+    /// Draws what the dataset's first image becomes in the first nine epochs of training.
     ///
     /// # Errors
-    /// [`Error::Figure`] if the dataset is not augmented, or has no picture that can be read;
-    /// [`Error::Picture`] for one that cannot be, where broken pictures are not skipped.
+    /// [`Error::Figure`] if the dataset is not augmented, or has no image that can be read;
+    /// [`Error::Image`] for one that cannot be, where broken images are not skipped.
     pub fn show_augmented(&self) -> Result<Figure> {
         if !self.is_augmented() {
-            let reason = "the dataset's pictures are not augmented; call `augment` first";
+            let reason = "the dataset's images are not augmented; call `augment` first";
             return Err(Error::Figure(reason.to_owned()));
         }
         for example in self.examples() {
@@ -118,7 +118,7 @@ impl Dataset<Pixels> {
                     Ok(pixels.map(|pixels| Titled::new(pixels.to_image(), title)))
                 })
                 .collect::<Result<Option<Vec<_>>>>()?;
-            // None if the picture was skipped.
+            // None if the image was skipped.
             if let Some(pictures) = pictures {
                 return grid(&pictures);
             }
@@ -128,14 +128,14 @@ impl Dataset<Pixels> {
 }
 
 impl Predictions {
-    /// Draws the pictures, at most the first 25, as they were made for the model: each under the
+    /// Draws the images, at most the first 25, as they were made for the model: each under the
     /// predicted class with its probability, and the label. Those predicted wrong are red.
     ///
     /// # Errors
-    /// [`Error::Figure`] if there is no picture; [`Error::Picture`] for one that cannot be read any
-    /// more, where broken pictures are not skipped.
+    /// [`Error::Figure`] if there is no image; [`Error::Image`] for one that cannot be read any
+    /// more, where broken images are not skipped.
     pub fn show(&self) -> Result<Figure> {
-        let pictures = self.pictures(MAX_PICTURES)?.into_iter();
+        let pictures = self.pictures(MAX_IMAGES)?.into_iter();
         let titled = |(index, pixels): (usize, Pixels)| {
             Titled::predicted(pixels.to_image(), &self.examples()[index], self.classes())
         };
@@ -143,7 +143,7 @@ impl Predictions {
     }
 }
 
-/// Returns how many pictures stand in a row.
+/// Returns how many images stand in a row.
 fn columns(count: usize) -> usize {
     match count {
         0..=5 => count,
@@ -153,11 +153,11 @@ fn columns(count: usize) -> usize {
     }
 }
 
-/// Draws pictures side by side, each under its title.
+/// Draws images side by side, each under its title.
 pub(super) fn grid(pictures: &[Titled]) -> Result<Figure> {
     let sides = |titled: &Titled| titled.picture.width().max(titled.picture.height());
     let Some(longest @ 1..) = pictures.iter().map(sides).max() else {
-        return Err(Error::Figure("there is no picture to show".to_owned()));
+        return Err(Error::Figure("there is no image to show".to_owned()));
     };
     let columns = columns(pictures.len()) as u32;
     let side = ((MAX_WIDTH - GAP) / columns - GAP)
@@ -182,10 +182,10 @@ pub(super) fn grid(pictures: &[Titled]) -> Result<Figure> {
     let mut titles = Vec::new();
     let mut top = GAP;
     for row in rows {
-        let picture_top = top + title_height;
+        let image_top = top + title_height;
         for ((picture, titled), column) in row.iter().zip(0..) {
             let middle = GAP + column * (side + GAP) + side / 2;
-            let (left, top) = (middle - picture.width() / 2, picture_top);
+            let (left, top) = (middle - picture.width() / 2, image_top);
             if titled.marked {
                 let (width, height) = picture.dimensions();
                 let border = RgbImage::from_pixel(width + 2 * BORDER, height + 2 * BORDER, RED);
@@ -194,7 +194,7 @@ pub(super) fn grid(pictures: &[Titled]) -> Result<Figure> {
             }
             imageops::replace(&mut figure, picture, left.into(), top.into());
             let color = if titled.marked { RED } else { BLACK };
-            let bottoms = (0..).map(|line| picture_top - GAP / 2 - line * (TITLE_SIZE + LINE_GAP));
+            let bottoms = (0..).map(|line| image_top - GAP / 2 - line * (TITLE_SIZE + LINE_GAP));
             for (line, bottom) in titled.title.lines().rev().zip(bottoms) {
                 titles.push((line, color, (middle as i32, bottom as i32)));
             }
@@ -215,7 +215,7 @@ pub(super) fn grid(pictures: &[Titled]) -> Result<Figure> {
     Figure::new(&figure)
 }
 
-/// Resizes a picture so that its longer side becomes `side`.
+/// Resizes an image so that its longer side becomes `side`.
 fn fit(picture: &RgbImage, side: u32) -> RgbImage {
     let (width, height) = picture.dimensions();
     let longer = u64::from(width.max(height).max(1));
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
     use crate::dataset::Example;
     use crate::pipeline::Augmentation;
-    use crate::settings::BrokenPictures;
+    use crate::settings::BrokenImages;
 
     fn pictures(count: usize, width: u32, height: u32) -> Vec<Titled> {
         let picture = |i: usize| RgbImage::from_pixel(width, height, Rgb([i as u8 * 10, 200, 100]));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_stand_in_reading_order_below_their_titles() {
+    fn images_stand_in_reading_order_below_their_titles() {
         let figure = grid(&pictures(7, 300, 200)).unwrap();
         assert_eq!(figure.dimensions().0, 1000);
         let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
@@ -253,15 +253,15 @@ mod tests {
             let x = column * side + side / 2;
             let row_height = image.height() / 2;
             let pixel = image.get_pixel(x, row * row_height + row_height / 2);
-            assert_eq!(pixel.0, [i as u8 * 10, 200, 100], "picture {i}");
+            assert_eq!(pixel.0, [i as u8 * 10, 200, 100], "image {i}");
             let above = (0..row_height / 4).flat_map(|y| (x - 60..x + 60).map(move |x| (x, y)));
             let ink = above.filter(|(x, y)| image.get_pixel(*x, row * row_height + y).0[1] < 100);
-            assert!(ink.count() > 50, "a title stands above picture {i}");
+            assert!(ink.count() > 50, "a title stands above image {i}");
         }
     }
 
     #[test]
-    fn any_number_of_pictures_of_any_shape_fits_the_page() {
+    fn any_number_of_images_of_any_shape_fits_the_page() {
         for (width, height) in [(1, 1), (32, 32), (5000, 3), (3, 5000), (500, 374)] {
             for count in [1, 2, 3, 4, 5, 6, 10, 25] {
                 let figure = grid(&pictures(count, width, height)).unwrap();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_picture_is_shown_as_nine_epochs_make_it() {
+    fn the_first_image_is_shown_as_nine_epochs_make_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("broken.png"), b"").unwrap();
@@ -306,7 +306,7 @@ mod tests {
         let examples = ["broken.png", "gray.png"]
             .map(|name| Example::at_path(name.to_owned(), 0, &path(name)));
         let classes = vec!["gray".to_owned()];
-        let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenPictures::Skip)
+        let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenImages::Skip)
             .map(|image| Pixels::from(image).scale(1.0 / 127.5).offset(-1.0));
         assert!(matches!(pictures.show_augmented(), Err(Error::Figure(_))));
 
@@ -343,7 +343,7 @@ mod tests {
         let figure = grid(&titled).unwrap();
         let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
         let middle = image.width() / 2;
-        // Of the picture, and of the title above it.
+        // Of the image, and of the title above it.
         let red = |left: bool, rows: std::ops::Range<u32>| {
             let pixels = image.enumerate_pixels();
             let there = pixels.filter(|(x, y, _)| (*x < middle) == left && rows.contains(y));

@@ -1,4 +1,4 @@
-//! Pictures and curves as PNG figures, in a font that ships with the crate.
+//! Images and curves as PNG figures, in a font that ships with the crate.
 //!
 //! How a figure gets into a notebook is `notebook`'s affair.
 

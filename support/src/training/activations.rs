@@ -11,12 +11,12 @@ use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches};
 use crate::{Error, Result};
 
-/// The outputs of one layer for all pictures of a dataset.
+/// The outputs of one layer for all images of a dataset.
 pub(super) struct Activations {
     store: Store,
     /// `[pictures]`
     labels: Tensor,
-    /// Where each example's output is; nowhere if its picture is broken.
+    /// Where each example's output is; nowhere if its image is broken.
     rows: Vec<Option<i64>>,
     batch_size: usize,
 }
@@ -61,7 +61,7 @@ impl Activations {
         })
     }
 
-    /// Returns the number of pictures.
+    /// Returns the number of images.
     pub(super) fn len(&self) -> usize {
         self.labels.numel()
     }
@@ -72,7 +72,7 @@ impl Activations {
     }
 
     /// Returns (outputs `[N, ...]`, labels `[N]`) of each batch of examples in the given order:
-    /// the batches that the pictures themselves would come in.
+    /// the batches that the images themselves would come in.
     pub(super) fn batches<'a>(
         &'a self,
         order: &[usize],
@@ -102,7 +102,7 @@ mod tests {
     use crate::dataset::Example;
     use crate::model::Backbone;
     use crate::pipeline::{Dataset, Pixels};
-    use crate::settings::BrokenPictures;
+    use crate::settings::BrokenImages;
 
     #[test]
     fn examples_that_are_there_twice_keep_their_labels_and_outputs() {
@@ -115,7 +115,7 @@ mod tests {
         };
         let examples = [0, 0, 1, 2, 1].map(example).to_vec();
         let classes = ["ants", "bees", "cats"].map(str::to_owned).to_vec();
-        let batches = Dataset::new(examples, classes, 0, BrokenPictures::Stop)
+        let batches = Dataset::new(examples, classes, 0, BrokenImages::Stop)
             .map(|image| Pixels::from(image).scale(1. / 255.))
             .batch(2);
         let base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();

@@ -57,7 +57,7 @@ impl Sequential<Compiled> {
     /// Returns loss and accuracy over `batches`, without training.
     ///
     /// # Errors
-    /// `Argument` when the labels do not fit the loss or there is no example; `Picture` when a broken
+    /// `Argument` when the labels do not fit the loss or there is no example; `Image` when a broken
     /// image stops the run; `Shape` when the images do not fit the model; `Stopped` by the notebook's
     /// Stop button.
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {

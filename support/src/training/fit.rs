@@ -24,10 +24,10 @@ impl Sequential<Compiled> {
     /// # Errors
     /// Before training: `Argument` when the labels do not fit the loss, there is nothing to train (no
     /// example, no epoch, no trainable variable) or nothing to validate on, which early stopping needs;
-    /// `Picture` when a broken image stops the run; `Shape` when the images do not fit the model;
+    /// `Image` when a broken image stops the run; `Shape` when the images do not fit the model;
     /// `Checkpoint` when another run uses the folder, or when there is one to continue from and it, or
     /// the best one, is damaged or of another run; `Io` when the folder cannot be written to. All but
-    /// `Picture` and `Shape` leave the history of the last `fit` as it was.
+    /// `Image` and `Shape` leave the history of the last `fit` as it was.
     ///
     /// In an epoch: `Training`, which says why. [`history`](Self::history) then has the epochs before.
     /// When a loss or a weight is not finite any more, the model is as it was after the last of them.

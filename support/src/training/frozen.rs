@@ -131,7 +131,7 @@ impl<'a> FrozenPrefix<'a> {
                 "computed anew in every epoch, as storing its output would save {saved:.0} multiply-adds a \
                  byte, and pays from {LEAST_SAVED} on"
             ),
-            _ => "computed anew in every epoch for the training pictures, which are augmented".into(),
+            _ => "computed anew in every epoch for the training images, which are augmented".into(),
         });
         let seconds = start.elapsed().as_secs_f64();
         let once = prefix.report(memory);
@@ -159,7 +159,7 @@ impl<'a> FrozenPrefix<'a> {
         let megabytes = |bytes: usize| bytes as f64 / 1e6;
         let of = match self.training.stored() {
             Some(_) => "",
-            None => " of validation pictures",
+            None => " of validation images",
         };
         let in_file = match bytes(true) {
             0 => String::new(),
@@ -209,15 +209,15 @@ mod tests {
     use crate::live::{Progress, Stop};
     use crate::model::{Backbone, Dense, GlobalAveragePooling2d, SetTrainable};
     use crate::pipeline::{Augmentation, Dataset, Pixels};
-    use crate::settings::BrokenPictures;
+    use crate::settings::BrokenImages;
 
-    /// Two pictures, and a frozen model for them.
-    fn pictures_and_model(folder: &Path) -> (Dataset<Pixels>, Sequential) {
+    /// Two images, and a frozen model for them.
+    fn images_and_model(folder: &Path) -> (Dataset<Pixels>, Sequential) {
         let path = folder.join("0.png");
         RgbImage::new(32, 32).save(&path).unwrap();
         let examples = [0, 1].map(|label| Example::at_path(format!("{label}.png"), label, &path));
         let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
-        let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenPictures::Stop);
+        let pictures = Dataset::new(examples.to_vec(), classes, 0, BrokenImages::Stop);
         let mut base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();
         base.set_trainable(false);
         let model = Sequential::new(base)
@@ -240,9 +240,9 @@ mod tests {
     }
 
     #[test]
-    fn activations_of_augmented_pictures_are_not_stored() {
+    fn activations_of_augmented_images_are_not_stored() {
         let folder = tempfile::tempdir().unwrap();
-        let (pictures, model) = pictures_and_model(folder.path());
+        let (pictures, model) = images_and_model(folder.path());
         let flip = Augmentation::new().random_flip_horizontal();
         let augmented = pictures.augment(flip).unwrap().batch(2);
         let plain = pictures.batch(2);
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn activations_beyond_the_memory_allowed_for_all_go_into_a_file() {
         let folder = tempfile::tempdir().unwrap();
-        let (pictures, model) = pictures_and_model(folder.path());
+        let (pictures, model) = images_and_model(folder.path());
         let batches = pictures.batch(2);
         let values = model.layer_shape(model.frozen_prefix());
         let bytes = 2 * values.iter().product::<i64>() as usize * size_of::<f32>();
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn activations_are_stored_where_that_saves_enough_work() {
         let folder = tempfile::tempdir().unwrap();
-        let (pictures, mut model) = pictures_and_model(folder.path());
+        let (pictures, mut model) = images_and_model(folder.path());
         let batches = pictures.batch(2);
         for (frozen, stored) in [
             (0, false),
@@ -290,7 +290,7 @@ mod tests {
             let is_stored = in_file(&prefix.training).is_some();
             assert_eq!(is_stored, stored, "{frozen} layers frozen");
         }
-        // 0.4 MB a picture of 160 pixels to a side, which is 0.3 MB itself.
+        // 0.4 MB an image of 160 pixels to a side, which is 0.3 MB itself.
         let saved = saved_per_byte(&model, 9);
         assert!((25. ..27.).contains(&saved), "{saved}");
         let saved = saved_per_byte(&model, 18);

@@ -57,7 +57,7 @@ impl RunRecord {
     /// Describes the run of a `fit` on some batches.
     ///
     /// # Errors
-    /// `Picture` when the function given to `map` panics on an image of noise.
+    /// `Image` when the function given to `map` panics on an image of noise.
     pub(super) fn of(
         model: &Sequential<Compiled>,
         training: &Batches,
@@ -147,7 +147,7 @@ mod tests {
     use crate::dataset::Example;
     use crate::model::{Backbone, Dense, Dropout, GlobalAveragePooling2d};
     use crate::pipeline::{Dataset, Pixels};
-    use crate::settings::BrokenPictures;
+    use crate::settings::BrokenImages;
     use crate::training::{Monitor, RmsProp};
 
     /// What the checkpoint of a run with all kinds of parts says.
@@ -163,7 +163,7 @@ mod tests {
         let examples = [("a", 0), ("b", 1)]
             .map(|(id, label)| Example::at_path(id.into(), label, std::path::Path::new(id)));
         let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
-        let dataset = Dataset::new(examples.into(), classes, 7, BrokenPictures::Stop)
+        let dataset = Dataset::new(examples.into(), classes, 7, BrokenImages::Stop)
             .map(|_: &RgbImage| Pixels::from(&RgbImage::new(2, 1)));
         let augmentation = Augmentation::new()
             .random_flip_horizontal()

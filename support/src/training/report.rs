@@ -144,7 +144,7 @@ pub(super) fn epoch_progress(
 
 fn report_skipped(progress: &mut Progress, batches: &Batches, part: &str) {
     let skipped = batches.skipped();
-    progress.line(&format!("{} broken {part} pictures skipped", skipped.len()));
+    progress.line(&format!("{} broken {part} images skipped", skipped.len()));
     if !skipped.is_empty() {
         progress.line(&SkippedSummary(&skipped).to_string());
     }

@@ -107,7 +107,7 @@ pub(crate) fn state_file(folder: &TempDir, shapes: &Shapes) -> PathBuf {
     path
 }
 
-/// Returns a synthetic picture of `tests/reference/pictures.py`, `tiled` to `size` x `size` as in
+/// Returns a synthetic image of `tests/reference/pictures.py`, `tiled` to `size` x `size` as in
 /// `formula.py`.
 pub(crate) fn picture(n: i64, size: u32) -> RgbImage {
     RgbImage::from_fn(size, size, |x, y| {
@@ -126,7 +126,7 @@ pub(crate) fn picture(n: i64, size: u32) -> RgbImage {
     })
 }
 
-/// Returns the eight pictures, `[8, 3, 160, 160]`, scaled to `[-1, 1]`.
+/// Returns the eight images, `[8, 3, 160, 160]`, scaled to `[-1, 1]`.
 pub(crate) fn pictures() -> Tensor {
     let values: Vec<f32> = (0..8)
         .flat_map(|n| picture(n, 160).into_raw())

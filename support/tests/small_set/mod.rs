@@ -1,4 +1,4 @@
-//! A small folder of pictures, and a model for them.
+//! A small folder of images, and a model for them.
 #![allow(dead_code, reason = "not every test uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,12 +10,12 @@ use support::model::{
     Backbone, Dense, GlobalAveragePooling2d, MobileNetV2, Sequential, SetTrainable, Variable,
 };
 use support::pipeline::{Augmentation, Batches, Pixels};
-use support::settings::{BrokenPictures, Limit, Settings};
+use support::settings::{BrokenImages, Limit, Settings};
 use support::training::{Compiled, Loss, RmsProp};
 use tch::Device;
 use tempfile::TempDir;
 
-/// Writes `count` pictures a class, coarse checks of one class's colour on noise.
+/// Writes `count` images a class, coarse checks of one class's colour on noise.
 pub(crate) fn pictures(classes: &[&str], count: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for part in ["train", "validation"] {
@@ -44,7 +44,7 @@ pub(crate) fn pictures(classes: &[&str], count: usize) -> TempDir {
     folder
 }
 
-pub(crate) fn dataset(folder: &Path, broken: BrokenPictures) -> ImageDataset {
+pub(crate) fn dataset(folder: &Path, broken: BrokenImages) -> ImageDataset {
     let mut settings = Settings::from_env().unwrap();
     settings.dataset = Some(folder.to_str().unwrap().into());
     settings.limit = Limit::All;
@@ -60,13 +60,13 @@ pub(crate) fn format(image: &image::RgbImage) -> Pixels {
         .resize(96, 96)
 }
 
-pub(crate) fn batches(folder: &Path, broken: BrokenPictures) -> (Batches, Batches) {
+pub(crate) fn batches(folder: &Path, broken: BrokenImages) -> (Batches, Batches) {
     augmented_batches(folder, broken, Augmentation::new())
 }
 
 pub(crate) fn augmented_batches(
     folder: &Path,
-    broken: BrokenPictures,
+    broken: BrokenImages,
     augmentation: Augmentation,
 ) -> (Batches, Batches) {
     let [train, validation, _] = dataset(folder, broken).split([8, 1, 1]).unwrap();
@@ -81,7 +81,7 @@ pub(crate) fn augmented_batches(
     )
 }
 
-/// The pretrained base for the set's pictures.
+/// The pretrained base for the set's images.
 pub(crate) fn base(device: Device) -> Backbone {
     let mut settings = Settings::from_env().unwrap();
     settings.device = device;

@@ -41,11 +41,11 @@ const ALPHAS: [f64; 6] = [1.0, 0.35, 0.5, 0.75, 1.3, 1.4];
 /// Five steps of stride 2.
 const DOWNSAMPLING: i64 = 32;
 
-/// MobileNetV2 without its classification top: pictures `[N, 3, H, W]`, `H` and `W` multiples of 32,
+/// MobileNetV2 without its classification top: images `[N, 3, H, W]`, `H` and `W` multiples of 32,
 /// made as the [weights](Weights) want them, become features `[N, 1280, H / 32, W / 32]` (more than
 /// 1280 where `alpha` is above 1). It has Keras' 155 layers.
 ///
-/// | weights | values of a picture | padding at stride 2 | epsilon |
+/// | weights | values of an image | padding at stride 2 | epsilon |
 /// |---|---|---|---|
 /// | [`TF_HUB`](Self::TF_HUB), [`KERAS`](Self::KERAS) | `[-1, 1]` | at the end | 1e-3 |
 /// | [`TORCHVISION`](Self::TORCHVISION), [`TIMM`](Self::TIMM) | ImageNet's mean 0, standard deviation 1 | on both sides | 1e-5 |
