@@ -331,7 +331,7 @@ epochs           3                   from TRANSFER_EPOCHS
 batch size       32                  default; TRANSFER_BATCH sets it
 seed             5                   changed in code
 device           cpu                 from TRANSFER_DEVICE
-broken images  skip                default; TRANSFER_BROKEN sets it
+broken images    skip                default; TRANSFER_BROKEN sets it
 data folder      /d                  from TRANSFER_DATA
 checkpoints      in the data folder  default; TRANSFER_CHECKPOINTS sets it";
         assert_eq!(settings.to_string(), expected);

@@ -117,7 +117,7 @@ fn copies_broken_images_sizes_and_classes_are_reported() {
 
     let text = report.to_string();
     for line in [
-        "images        train  validation       test",
+        "images          train  validation       test",
         "ants                3           2          2",
         "unreadable          1           0          0",
         "width               1        160        160",

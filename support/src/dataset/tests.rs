@@ -367,7 +367,7 @@ fn a_csv_file_lists_images_beside_it_with_their_labels() {
         );
         for example in set.split_examples([1, 0, 0]).unwrap().concat() {
             let read = example.encoded_or_pixels().unwrap();
-            assert!(matches!(read, Raw::Encoded(bytes) if bytes == b"picture"));
+            assert!(matches!(read, Raw::Encoded(bytes) if bytes == b"image"));
         }
     }
     assert_eq!(directly.note(), "3 images of your own in 2 classes.");
@@ -535,7 +535,7 @@ fn an_image_is_read_when_it_is_asked_for() {
         .split_examples([1, 0, 0])
         .unwrap();
     assert!(
-        matches!(train[0].encoded_or_pixels().unwrap(), Raw::Encoded(bytes) if bytes == b"picture")
+        matches!(train[0].encoded_or_pixels().unwrap(), Raw::Encoded(bytes) if bytes == b"image")
     );
     fs::remove_dir_all(root.path().join("a")).unwrap();
     fs::remove_dir_all(root.path().join("b")).unwrap();
