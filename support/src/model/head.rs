@@ -183,8 +183,19 @@ impl Dense {
         }
     }
 
+    /// Returns logits `[N, out]` for features `[N, in]`, computed with the initial weights: those that
+    /// the layer has in a model before it is trained.
+    ///
+    /// # Errors
+    /// `Shape` when `features` has another number of columns, `Argument` when there is no memory for the
+    /// weights.
+    pub fn forward(&self, features: &Tensor) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        self.apply(&self.variables(features.device())?, features)
+    }
+
     /// Returns logits `[N, out]` for features `[N, in]`, recorded for a backward pass.
-    fn forward(&self, variables: &[Variable], features: &Tensor) -> Result<Tensor> {
+    fn apply(&self, variables: &[Variable], features: &Tensor) -> Result<Tensor> {
         if features.dim() != 2 || features.size()[1] as usize != self.inputs {
             return Err(Error::Shape {
                 operation: self.name.clone(),
@@ -350,7 +361,7 @@ impl BuiltLayer {
                 layer.forward_training(input, place, step)
             }
             (HeadLayer::Dropout(_), None) => Ok(input.shallow_clone()),
-            (HeadLayer::Dense(layer), _) => layer.forward(&self.variables, input),
+            (HeadLayer::Dense(layer), _) => layer.apply(&self.variables, input),
         }
     }
 }
@@ -410,6 +421,18 @@ mod tests {
     fn dropout_does_nothing_in_inference() {
         let layer = built(Dropout::new(0.9));
         assert_eq!(layer.forward(&ones(), None).unwrap(), ones());
+    }
+
+    #[test]
+    fn a_dense_layer_by_itself_gives_what_it_gives_in_a_model_before_training() {
+        let dense = Dense::new(1280, 2).seed(5);
+        let built = BuiltLayer::new(dense.clone().into(), Some(&[1280]), Device::Cpu);
+        let features = Tensor::rand([3, 1280], (Kind::Float, Device::Cpu));
+        let logits = dense.forward(&features).unwrap();
+        assert_eq!(logits, built.forward(&features, None).unwrap().detach());
+        assert!(!logits.requires_grad() && logits.abs().min().double_value(&[]) > 0.);
+        let error = dense.forward(&features.narrow(1, 0, 9)).unwrap_err();
+        assert!(matches!(error, Error::Shape { .. }), "{error}");
     }
 
     #[test]
