@@ -96,6 +96,14 @@ def errors(messages):
     return [message["content"] for message in messages if message["msg_type"] == "error"]
 
 
+def cells_are_numbered_from_one_and_those_without_history_not_at_all(kernel):
+    for code, options, number in [("40 + 2", {}, 1), ("43", {"store_history": False}, 1), ("wrong", {}, 2), ('println!("44");', {}, 3)]:
+        request = kernel.client.execute(code, **options)
+        reply, messages = kernel.reply(request), kernel.collect(request)
+        counts = [m["content"]["execution_count"] for m in messages if "execution_count" in m["content"]]
+        assert reply["execution_count"] == number and set(counts) == {number}, (code, reply, messages)
+
+
 def failures_are_errors(kernel):
     assert kernel.run("let kept = 41;")[0]["status"] == "ok"
     for code, name, said, line in [
@@ -482,6 +490,7 @@ def main():
     with Kernel() as kernel:
         print(f"  kernel start: {time.monotonic() - start:.1f} s", flush=True)
         for check in [
+            cells_are_numbered_from_one_and_those_without_history_not_at_all,
             failures_are_errors,
             text_without_an_end_is_shown_and_hangs_nothing,
             many_lines_pass,

@@ -11,6 +11,8 @@ use super::{LAST_WORDS, LAST_WORDS_OF_FAILURE};
 
 pub(super) struct Cell {
     pub(super) request: Passing,
+    /// Shown beside the cell, as in `[1]`.
+    pub(super) number: usize,
     /// What was told about panics and errors.
     pub(super) notes: Vec<String>,
     pub(super) stderr: String,
@@ -28,8 +30,12 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub(super) fn new(request: Passing) -> Self {
+    /// Returns the cell of a request, which comes after one of the number `last`.
+    pub(super) fn new(request: Passing, last: usize) -> Self {
+        let content = &request.content;
+        let counts = content["silent"] != true && content["store_history"] != false;
         Self {
+            number: last + usize::from(counts),
             request,
             notes: Vec::new(),
             stderr: String::new(),

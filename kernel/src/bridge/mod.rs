@@ -1,7 +1,7 @@
 //! Between Jupyter and evcxr: the same protocol on both sides, most of it passed on as it comes.
 //!
 //! What it adds is told in `events` (what the code in a cell can say), `cell` (what becomes of a
-//! cell) and `build` (what is shown while dependencies compile).
+//! cell), `hidden` (cells of the bridge's own) and `build` (what is shown while dependencies compile).
 
 mod build;
 mod cell;
@@ -9,6 +9,7 @@ mod channels;
 mod compiler;
 mod events;
 mod guard;
+mod hidden;
 mod text;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -35,6 +36,7 @@ use cell::Cell;
 use channels::{Back, Front, Passing, child_of, pass, send};
 use events::{Event, Events};
 use guard::Guard;
+use hidden::{Hidden, Question};
 use text::{Piece, pieces};
 
 pub use cell::PLACE_ENDS;
@@ -120,6 +122,8 @@ async fn serve(
         cell: None,
         last_cell: None,
         waiting: VecDeque::new(),
+        count: 0,
+        hidden: Hidden::default(),
         text: None,
         warned: None,
     };
@@ -227,6 +231,9 @@ struct Bridge {
     last_cell: Option<Header>,
     /// Cells that evcxr does not have yet: it would go on with them after a failure.
     waiting: VecDeque<Passing>,
+    /// The number of the last cell: evcxr counts from 2, and the hidden ones as well.
+    count: usize,
+    hidden: Hidden,
     /// Text held back, whether it is of stderr, and until when.
     text: Option<(Header, bool, String, Instant)>,
     /// When Stop was last answered with a warning.
@@ -271,16 +278,20 @@ impl Bridge {
         }
     }
 
-    /// Gives evcxr the next cell if it has none.
+    /// Gives evcxr the next cell if it has none, or else the next hidden one.
     async fn next_cell(&mut self) {
-        if self.cell.is_some() {
+        if self.cell.is_some() || self.hidden.is_running() {
             return;
         }
         if let Some(request) = self.waiting.pop_front() {
             self.warned = None;
             self.last_cell = Some(request.header.clone());
             pass(request.message.clone(), &mut self.back.shell, "cell").await;
-            self.cell = Some(Cell::new(request));
+            let cell = Cell::new(request, self.count);
+            self.count = cell.number;
+            self.cell = Some(cell);
+        } else if let Some(request) = self.hidden.next() {
+            send(request, &mut self.back.shell, "hidden cell").await;
         }
     }
 
@@ -290,6 +301,9 @@ impl Bridge {
             Ok(reply) => reply,
             Err(error) => return eprintln!("evcxr's reply: {error:#}"),
         };
+        if self.hidden.takes(&reply) {
+            return self.end_hidden().await;
+        }
         if reply.kind() == "execute_reply"
             && let Some(cell) = self.cell_of(reply.parent.as_ref())
         {
@@ -313,6 +327,9 @@ impl Bridge {
             Ok(output) => output,
             Err(error) => return eprintln!("evcxr's output: {error:#}"),
         };
+        if self.hidden.takes(&output) {
+            return self.end_hidden().await;
+        }
         if let ("stream", Some(parent)) = (output.kind(), &output.parent) {
             return self.write(parent, &output.content).await;
         }
@@ -331,7 +348,34 @@ impl Bridge {
             }
         }
         self.flush().await;
-        pass(output.message, &mut self.front.iopub, "output").await;
+        match self.cell_of(output.parent.as_ref()).map(|cell| cell.number) {
+            Some(number) if output.content.get(COUNT).is_some() => {
+                let content = numbered(output.content.clone(), number);
+                match JupyterMessageContent::from_type_and_content(output.kind(), content) {
+                    Ok(content) => {
+                        let output = output.with_content(content);
+                        send(output, &mut self.front.iopub, "output").await;
+                    }
+                    Err(error) => eprintln!("evcxr's output: {error:#}"),
+                }
+            }
+            _ => pass(output.message, &mut self.front.iopub, "output").await,
+        }
+    }
+
+    /// Has a hidden cell run as soon as no other cell is to run.
+    #[expect(dead_code)]
+    async fn ask(&mut self, question: Question) {
+        self.hidden.ask(question);
+        self.next_cell().await;
+    }
+
+    /// Goes on after a hidden cell, if that has come to its end.
+    async fn end_hidden(&mut self) {
+        if let Some((purpose, _answer)) = self.hidden.end() {
+            self.next_cell().await;
+            match purpose {}
+        }
     }
 
     /// Takes what a cell wrote.
@@ -497,13 +541,8 @@ impl Bridge {
         }
         let failed = cell.error.is_some();
         if let Some(reply) = cell.reply.take() {
-            match cell.error.take() {
-                Some(error) => {
-                    let reply = reply.with_content(error_reply(&reply.content, error));
-                    send(reply, &mut self.front.shell, "reply").await;
-                }
-                None => pass(reply.message, &mut self.front.shell, "reply").await,
-            }
+            let content = execute_reply(&reply.content, cell.number, cell.error.take());
+            send(reply.with_content(content), &mut self.front.shell, "reply").await;
         }
         if failed || cell.stopped {
             self.abort_waiting().await;
@@ -566,14 +605,26 @@ impl Bridge {
 const CANNOT_STOP: &str = "This cell does not listen to Stop. Stop again within 5 seconds to end \
                            the process that runs it: all variables will be lost.\n";
 
-/// Returns the reply to a cell that failed.
-fn error_reply(content: &Value, error: ErrorOutput) -> ExecuteReply {
-    let mut reply: ExecuteReply = serde_json::from_value(content.clone()).unwrap_or_default();
-    reply.status = ReplyStatus::Error;
-    reply.error = Some(Box::new(ReplyError {
-        ename: error.ename,
-        evalue: error.evalue,
-        traceback: error.traceback,
-    }));
+/// Where messages hold the number of a cell.
+const COUNT: &str = "execution_count";
+
+/// Returns a message's content with the number that the bridge gives the cell.
+fn numbered(mut content: Value, number: usize) -> Value {
+    content[COUNT] = number.into();
+    content
+}
+
+/// Returns the reply to a cell: evcxr's with our number, or an error where the cell failed.
+fn execute_reply(content: &Value, number: usize, error: Option<ErrorOutput>) -> ExecuteReply {
+    let content = numbered(content.clone(), number);
+    let mut reply: ExecuteReply = serde_json::from_value(content).unwrap_or_default();
+    if let Some(error) = error {
+        reply.status = ReplyStatus::Error;
+        reply.error = Some(Box::new(ReplyError {
+            ename: error.ename,
+            evalue: error.evalue,
+            traceback: error.traceback,
+        }));
+    }
     reply
 }
