@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::Context as _;
 use kernel::home::Home;
 
-use crate::command::{cargo, output, run};
+use crate::command::{cargo, output, watch, watch_cargo};
 use crate::report;
 
 /// The evcxr that the kernel is written for.
@@ -47,7 +47,7 @@ pub(crate) fn install_evcxr(home: &Home) -> anyhow::Result<()> {
         install.args(["--locked", "--force", "--root"]);
         install.arg(&tools).arg("--target-dir").arg(&build);
         install.current_dir(&tools).env_remove("CARGO_TARGET_DIR");
-        run(&mut install)?;
+        watch_cargo("evcxr", &mut install)?;
         Ok(fs::remove_dir_all(&build)?)
     })
 }
@@ -76,11 +76,11 @@ pub(crate) fn find_rust_src(home: &Home) -> anyhow::Result<Option<PathBuf>> {
         fs::create_dir_all(home.tools())?;
         let mut fetch = Command::new("sh");
         fetch.args(["-c", FETCH_RUST_SRC]).current_dir(home.tools());
-        let fetched = output(&mut fetch);
+        let fetched = watch("rust-src", &mut fetch);
         if is_library(&component) {
             return Ok(None);
         }
-        let found = fetched.and_then(|_| debian_library(&unpacked).context("no library folder"));
+        let found = fetched.and_then(|()| debian_library(&unpacked).context("no library folder"));
         found.map(Some).context(
             "the standard library's sources are missing, without which evcxr cannot tell the type of a variable. \
              `rustup component add rust-src` did not bring them, nor did Debian's package. \
