@@ -1,7 +1,8 @@
 """Runs notebooks without a browser, and reads what they say.
 
     python notebooks.py run NOTEBOOK FOLDER    saves it in FOLDER, with a web page; prints what each training reached
-    python notebooks.py warm-up                compiles `support` where the kernel that runs it builds
+    python notebooks.py warm-up [fetch]        compiles `support` where the kernel that runs it builds, and has it
+                                               fetch the default weights and images
 
 `cargo xtask` starts it in the environment of set-up. Its stdin has to stay open: where it ends, so does the kernel.
 """
@@ -22,6 +23,14 @@ SUPPORT = Path(__file__).resolve().parents[1] / "support"
 # A cell with this tag prints the same text in every run, whatever the settings.
 DETERMINISTIC = "deterministic"
 # `63/63 - 9s 150ms/step - loss: 0.16 - accuracy: 0.94 - val_loss: 0.15 - val_accuracy: 0.95`
+# Has `support` fetch what the notebooks use by default.
+FETCH = """{
+    let settings = support::settings::Settings::from_env()?;
+    support::assets::Assets::open(&settings.data_dir)?.fetch(support::assets::DEFAULT_WEIGHTS)?;
+    support::dataset::ImageDataset::fetch(&settings)?;
+}"""
+# Seconds without a line after which one says what a cell is at.
+SILENCE = 8
 EPOCH = re.compile(r"^\s*(\d+)/\1 - .*?(loss: .*\baccuracy: .*)$", re.MULTILINE)
 
 
@@ -51,28 +60,54 @@ def first_line(cell):
     return next((line for line in lines if line and not line.startswith("//")), "")[:80]
 
 
+class Client(NotebookClient):
+    """Runs a notebook, and knows the last line that a cell has shown."""
+
+    last_line = "starting the kernel"
+
+    def process_message(self, message, cell, cell_index):
+        content = message["content"]
+        shown = content.get("text") or content.get("data", {}).get("text/plain", "")
+        lines = [line.strip() for line in shown.splitlines() if line.strip()]
+        self.last_line = lines[-1][:100] if lines else self.last_line
+        return super().process_message(message, cell, cell_index)
+
+
 def execute(notebook, folder, cell_limit=None):
     """Runs a notebook's cells in place, in `folder`, each for `cell_limit` seconds at most. Says how far it is."""
-    started, running = 0.0, None
+    started, running = time.monotonic(), None
+    said, ended = started, threading.Event()
+
+    def say(name, text):
+        nonlocal said
+        said = time.monotonic()
+        print(f"  {name:>4} {said - started:6.1f} s  {text}", flush=True)
+
+    def say_what_takes_long():
+        while not ended.wait(0.5):
+            if time.monotonic() - said > SILENCE:
+                say("", client.last_line)
 
     def on_cell_execute(cell, cell_index):
         nonlocal started, running
         started, running = time.monotonic(), cell
+        client.last_line = first_line(cell)
 
     def on_cell_executed(cell, cell_index, execute_reply):
         name = f"[{execute_reply['content'].get('execution_count')}]"
-        print(f"  {name:>4} {time.monotonic() - started:6.1f} s  {first_line(cell)}", flush=True)
+        say(name, first_line(cell))
         if execute_reply["content"]["status"] == "error":
             print(f"\ncell {name} failed:\n\n{cell.source}\n")
             for output in cell.outputs:
                 if output.output_type in ("stream", "error"):
                     print(output.get("text") or "\n".join(output.traceback), flush=True)
 
-    client = NotebookClient(
+    client = Client(
         notebook, timeout=cell_limit, kernel_name="rust", resources={"metadata": {"path": folder}},
         startup_timeout=600, record_timing=False, coalesce_streams=True,
         on_cell_execute=on_cell_execute, on_cell_executed=on_cell_executed,
     )
+    threading.Thread(target=say_what_takes_long, daemon=True).start()
     try:
         client.execute()
     except CellExecutionError as error:
@@ -80,6 +115,8 @@ def execute(notebook, folder, cell_limit=None):
     except (RuntimeError, TimeoutError) as error:  # the kernel died, or a cell took too long
         cell = f" in this cell:\n{running.source}" if running else ""
         raise Failed(f"{error}{cell}") from error
+    finally:
+        ended.set()
 
 
 def write(text, path):
@@ -154,11 +191,14 @@ def run(path, folder):
 
 def main():
     end_with_stdin()
+    load = dep() + '\n"warm"'
     match sys.argv[1:]:
         case ["run", notebook, folder]:
             run(Path(notebook), Path(folder))
         case ["warm-up"]:
-            execute(scratch(dep() + '\n"warm"'), SUPPORT)
+            execute(scratch(load), SUPPORT)
+        case ["warm-up", "fetch"]:
+            execute(scratch(load, FETCH), SUPPORT)
         case _:
             raise SystemExit(__doc__)
 

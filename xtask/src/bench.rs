@@ -32,7 +32,8 @@ pub(crate) fn bench(arguments: &[&str]) -> anyhow::Result<()> {
     let peers = environment::peers(&ready.checkout, &ready.home)?;
     let build = "--release -p support --bin assets --bench tutorial";
     let what = format!("cargo build {build}");
-    let ours = report::timed("build", what, || ready.checkout.build(build, "tutorial"))?;
+    let build = || ready.checkout.build("build", build, "tutorial");
+    let ours = report::timed("build", what, build)?;
     let mut fetch = setup::assets(&ready, "--release -- fetch")?;
     let printed = report::timed("assets", WEIGHTS.join(", "), || output(fetch.args(WEIGHTS)))?;
     drop(turn);

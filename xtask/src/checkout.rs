@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use kernel::environment::{OTHER_LIBTORCH, is_left_by_cargo};
 use serde_json::Value;
 
-use crate::command::{cargo, output};
+use crate::command::{cargo, output, watch_cargo};
 
 /// The checkout's root folder.
 #[derive(Debug, Clone)]
@@ -61,10 +61,14 @@ impl Checkout {
         command
     }
 
-    /// Builds what `words` select, the program `name` among it, and returns where that is.
-    pub(crate) fn build(&self, words: &str, name: &str) -> anyhow::Result<PathBuf> {
-        let mut build = self.cargo("build --quiet --message-format=json-render-diagnostics");
-        let messages = output(build.args(words.split(' ')))?;
+    /// Builds what `words` select, the program `name` among it, as the step `step`, and returns
+    /// where the program is.
+    pub(crate) fn build(&self, step: &str, words: &str, name: &str) -> anyhow::Result<PathBuf> {
+        let words = || words.split(' ');
+        watch_cargo(step, self.cargo("build").args(words()))?;
+        // Cargo says where it is or how far it is, in messages for a program or for a person.
+        let mut ask = self.cargo("build --quiet --message-format=json-render-diagnostics");
+        let messages = output(ask.args(words()))?;
         executable(&messages, name)
             .with_context(|| format!("Cargo built {name} without saying where"))
     }

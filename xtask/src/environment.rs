@@ -14,7 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::checkout::{Checkout, link_to};
-use crate::command::{output, run};
+use crate::command::{output, run, watch};
 use crate::{report, setup};
 
 /// The Python versions that torch 2.11 publishes wheels for.
@@ -120,8 +120,16 @@ impl Python {
                 run(python().args(["-m", "ensurepip", "--default-pip"]))?;
             }
             let mut pip = python();
-            pip.args(["-m", "pip", "install", "--no-input"]);
-            run(pip.arg("--disable-pip-version-check").args(&self.unmet))?;
+            pip.args([
+                "-m",
+                "pip",
+                "install",
+                "--no-input",
+                "--progress-bar",
+                "off",
+            ]);
+            pip.arg("--disable-pip-version-check").args(&self.unmet);
+            watch("environment", &mut pip)?;
             let installed = Self::ask(&self.executable, requirements)?;
             let missing = &installed.unmet;
             ensure!(missing.is_empty(), "pip left out {}", missing.join(" "));

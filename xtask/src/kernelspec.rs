@@ -1,7 +1,7 @@
 //! The Jupyter kernel in the environment, and the build folder that its first `:dep` starts from.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -9,27 +9,32 @@ use kernel::environment::CARGO_CONFIG;
 use kernel::folder;
 use serde_json::{Value, json};
 
+use crate::checkout::Checkout;
 use crate::command::{output, run_held};
 use crate::environment::digest;
 use crate::report;
-use crate::setup::Ready;
+use crate::setup::{Fetched, Ready};
 use crate::tools::EVCXR_VERSION;
 
 /// The launcher's file name.
 const LAUNCHER: &str = "transfer-learning-kernel";
 
+/// Builds the launcher, and returns where it is.
+pub(crate) fn build(checkout: &Checkout) -> anyhow::Result<PathBuf> {
+    checkout.build("kernel", "-p kernel", LAUNCHER)
+}
+
 /// Installs the launcher and its kernelspec into the environment, where they do not depend on the
 /// checkout.
-pub(crate) fn install(ready: &Ready, rust_src: Option<&Path>) -> anyhow::Result<()> {
-    let built = ready.checkout.build("-p kernel", LAUNCHER)?;
+pub(crate) fn install(ready: &Ready, built: &Path, rust_src: Option<&Path>) -> anyhow::Result<()> {
     let prefix = &ready.python.prefix;
     let launcher = prefix.join("bin").join(LAUNCHER);
-    let program = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let program = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
     let same = fs::read(&launcher).is_ok_and(|found| found == program);
     if !same {
         // By renaming: a kernel may be running from the old file.
         let arriving = launcher.with_extension("new");
-        fs::copy(&built, &arriving)
+        fs::copy(built, &arriving)
             .and_then(|_| fs::rename(&arriving, &launcher))
             .with_context(|| format!("cannot write {}", launcher.display()))?;
     }
@@ -59,21 +64,42 @@ fn kernel_json(launcher: &Path, home: &Path, libtorch: &Path, rust_src: Option<&
 }
 
 /// Compiles `support` and its dependencies in the build folder that others are copied from, so
-/// that the first `:dep` of a person takes seconds.
+/// that the first `:dep` of a person takes seconds, and has `support` fetch the default weights
+/// and images: in a notebook, so that nothing is compiled for that alone.
 pub(crate) fn warm_up(ready: &Ready) -> anyhow::Result<()> {
     let parent = ready.home.kernel();
     let wanted = dependencies(ready)?;
-    if folder::stamp(&parent.join(folder::WARM)).is_some_and(|found| found == wanted) {
-        report::done("warm-up", "present: the kernel's dependencies are built");
+    let warm = folder::stamp(&parent.join(folder::WARM)).is_some_and(|found| found == wanted);
+    let fetched = Fetched::wanted(&ready.checkout)?;
+    let mut missing = Vec::new();
+    for (there, what, work) in [
+        (warm, "the kernel's dependencies", "compiling"),
+        (fetched.is_set(), "weights and images", "fetching"),
+    ] {
+        if there {
+            report::done("warm-up", format!("present: {what}"));
+        } else {
+            missing.push(format!("{work} {what}"));
+        }
+    }
+    if missing.is_empty() {
         return Ok(());
     }
-    let what = "compiling the kernel's dependencies, 2 to 6 minutes";
-    report::timed("warm-up", what, || {
-        folder::set_stamp(&parent, None)?;
+    report::timed("warm-up", missing.join(", then "), || {
         let mut script = ready.python.script(&ready.checkout, "xtask/notebooks.py")?;
-        script.env("TRANSFER_KERNEL_FOLDER", folder::WARM);
-        run_held(script.arg("warm-up"))?;
-        Ok(folder::set_stamp(&parent, Some(&wanted))?)
+        script.arg("warm-up").env_remove("TRANSFER_KERNEL_FOLDER");
+        if !warm {
+            folder::set_stamp(&parent, None)?;
+            script.env("TRANSFER_KERNEL_FOLDER", folder::WARM);
+        }
+        if !fetched.is_set() {
+            script.arg("fetch");
+        }
+        run_held(&mut script)?;
+        if !warm {
+            folder::set_stamp(&parent, Some(&wanted))?;
+        }
+        fetched.set()
     })
 }
 

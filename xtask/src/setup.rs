@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use kernel::home::Home;
 
 use crate::checkout::Checkout;
-use crate::command::{is_installed, run};
+use crate::command::{both, is_installed};
 use crate::environment::{self, Python, digest};
 use crate::{kernelspec, report, tools};
 
@@ -29,14 +29,25 @@ pub(crate) fn setup() -> anyhow::Result<Ready> {
     let start = Instant::now();
     let home = Home::from_env()?;
     let _turn = take_turn(&home)?;
-    let ready = libtorch(home)?;
-    let rust_src = tools::find_rust_src(&ready.home)?;
-    tools::install_evcxr(&ready.home)?;
-    kernelspec::install(&ready, rust_src.as_deref())?;
-    fetch_assets(&ready)?;
+    let checkout = Checkout::locate()?;
+    preflight(&checkout, home.root())?;
+    // pip keeps the network and the disk busy, the rest the processor.
+    let (python, (rust_src, launcher)) = both(
+        || environment::notebooks(&checkout, &home),
+        || {
+            let rust_src = tools::find_rust_src(&home)?;
+            tools::install_evcxr(&home)?;
+            Ok((rust_src, kernelspec::build(&checkout)?))
+        },
+    )?;
+    let ready = Ready {
+        checkout,
+        home,
+        python,
+    };
+    kernelspec::install(&ready, &launcher, rust_src.as_deref())?;
     kernelspec::warm_up(&ready)?;
-    let took = start.elapsed();
-    report::done("set-up", format!("complete after {took:.1?}"));
+    report::done("set-up", format!("complete after {}", report::time(start)));
     Ok(ready)
 }
 
@@ -113,26 +124,37 @@ fn compiler() -> Option<String> {
     names.find(|name| is_installed(name)).map(str::to_owned)
 }
 
-/// Fetches the default weights and images, unless that was done for the same list of files and
-/// the same choice of images.
-fn fetch_assets(ready: &Ready) -> anyhow::Result<()> {
-    let given = std::env::var_os("TRANSFER_DATA").filter(|folder| !folder.is_empty());
-    let folder = given.map_or_else(|| ready.checkout.join("data"), PathBuf::from);
-    let list = ready.checkout.read("data/assets.toml")?;
-    let setting = |name: &str| std::env::var(name).unwrap_or_default();
-    let chosen = ["TRANSFER_DATASET", "TRANSFER_DEVICE"].map(setting);
-    let wanted = digest([list.as_str(), &chosen[0], &chosen[1]]);
-    let stamp = folder.join(".fetched");
-    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        let present = format!("present: weights and images in {}", folder.display());
-        report::done("assets", present);
-        return Ok(());
+/// A mark in the data folder: the default weights and images are there.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    path: PathBuf,
+    /// A digest of the list of files and of what chooses among the images.
+    wanted: String,
+}
+
+impl Fetched {
+    /// Returns the mark that this list of files and these settings would leave.
+    pub(crate) fn wanted(checkout: &Checkout) -> anyhow::Result<Self> {
+        let given = std::env::var_os("TRANSFER_DATA").filter(|folder| !folder.is_empty());
+        let folder = given.map_or_else(|| checkout.join("data"), PathBuf::from);
+        let list = checkout.read("data/assets.toml")?;
+        let setting = |name: &str| std::env::var(name).unwrap_or_default();
+        let chosen = ["TRANSFER_DATASET", "TRANSFER_DEVICE"].map(setting);
+        Ok(Self {
+            path: folder.join(".fetched"),
+            wanted: digest([list.as_str(), &chosen[0], &chosen[1]]),
+        })
     }
-    let what = "compiling `support`, then fetching weights and images";
-    report::timed("assets", what, || {
-        run(&mut assets(ready, "-- fetch-defaults")?)?;
-        fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
-    })
+
+    /// Returns whether it is there.
+    pub(crate) fn is_set(&self) -> bool {
+        fs::read_to_string(&self.path).is_ok_and(|found| found == self.wanted)
+    }
+
+    pub(crate) fn set(&self) -> anyhow::Result<()> {
+        fs::write(&self.path, &self.wanted)
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
 }
 
 /// Returns a command for `support`'s program that fetches files, with the environment's pip and npm.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::command::{output, run_held};
+use crate::command::{follow, output};
 use crate::report::{self, step, timed};
 use crate::setup::{self, Ready};
 
@@ -32,13 +32,16 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let mut bridge = script("kernel/tests/bridge.py")?;
     step("kernel", bridge.env_remove("TRANSFER_KERNEL_FOLDER"))?;
     // The tutorial as a program, which `cargo test` has built.
-    let program = checkout.build("--workspace --examples", "transfer_learning")?;
+    let program = checkout.build("build", "--workspace --examples", "transfer_learning")?;
     let mut checks = script("xtask/checks.py")?;
     checks.env_remove("TRANSFER_KERNEL_FOLDER");
     timed(
         "notebooks",
         "how they fail, end and reach what is saved",
-        || run_held(checks.arg(program).arg(checkout.output())),
+        || {
+            let checks = checks.arg(program).arg(checkout.output());
+            follow("notebooks", checks, true)
+        },
     )?;
     println!("\nall checks passed in {:.1?}", start.elapsed());
     for (part, needs) in &left_out {

@@ -8,11 +8,14 @@ use std::process::Command;
 use anyhow::Context as _;
 use kernel::home::Home;
 
-use crate::command::{cargo, output, run};
+use crate::command::{cargo, is_installed, output, watch, watch_cargo};
 use crate::report;
 
 /// The evcxr that the kernel is written for.
 pub(crate) const EVCXR_VERSION: &str = "0.22.0";
+
+/// Fetches prebuilt programs, where a user has it: <https://github.com/cargo-bins/cargo-binstall>.
+const BINSTALL: &str = "cargo-binstall";
 
 /// Asks rustup for the sources, for two minutes at most; else unpacks Debian's package into
 /// `rust-src` without installing it.
@@ -28,27 +31,60 @@ const FETCH_RUST_SRC: &str = "\
     dpkg-deb --extract ./*.deb ../rust-src
     rm -r ../rust-src-download";
 
-/// Builds evcxr unless it is there.
+/// Fetches or builds evcxr unless it is there.
 pub(crate) fn install_evcxr(home: &Home) -> anyhow::Result<()> {
-    let tools = home.tools();
-    // Cargo's own record of what it has installed below a root.
+    let binstall = is_installed(BINSTALL).then(|| Command::new(BINSTALL));
+    install(&home.tools(), binstall, cargo())
+}
+
+/// Installs evcxr into `tools`: a prebuilt one if `binstall` brings one that runs here, else one
+/// that `cargo` builds.
+fn install(tools: &Path, binstall: Option<Command>, mut cargo: Command) -> anyhow::Result<()> {
+    let evcxr = tools.join("bin/evcxr_jupyter");
+    // What both keep of what they have installed below a root.
     let record = fs::read_to_string(tools.join(".crates.toml")).unwrap_or_default();
-    if home.evcxr().exists() && record.contains(&format!("\"evcxr_jupyter {EVCXR_VERSION} ")) {
+    if evcxr.exists() && record.contains(&format!("\"evcxr_jupyter {EVCXR_VERSION} ")) {
         report::done("evcxr", format!("present: evcxr_jupyter {EVCXR_VERSION}"));
         return Ok(());
     }
-    let what = format!("building evcxr_jupyter {EVCXR_VERSION}, 5 to 12 minutes on two cores");
+    fs::create_dir_all(tools)?;
+    if let Some(mut binstall) = binstall {
+        binstall.args(["binstall", "--no-confirm", "--force"]);
+        binstall.args([
+            "--disable-strategies",
+            "compile",
+            "--no-discover-github-token",
+        ]);
+        binstall.arg("--root").arg(tools);
+        binstall.arg(format!("evcxr_jupyter@{EVCXR_VERSION}"));
+        let what = format!("fetching a prebuilt evcxr_jupyter {EVCXR_VERSION}");
+        let fetched = report::timed("evcxr", what, || {
+            watch("evcxr", &mut binstall)?;
+            // One made elsewhere may want a newer C library.
+            output(Command::new(&evcxr).arg("--help"))
+        });
+        match fetched {
+            Ok(_) => return Ok(()),
+            Err(error) => report::done("evcxr", format!("{error:#}: building it instead")),
+        }
+        // So that it does not pass for one that runs, should the build be interrupted.
+        if evcxr.exists() {
+            fs::remove_file(&evcxr)?;
+        }
+    }
+    let what = format!("building evcxr_jupyter {EVCXR_VERSION}, 4 to 10 minutes on two cores");
     report::timed("evcxr", what, || {
-        fs::create_dir_all(&tools)?;
         // A folder that outlives an interruption, so that the next attempt goes on from there.
         let build = tools.join("evcxr-build");
-        let mut install = cargo();
-        install.args(["install", "evcxr_jupyter", "--version", EVCXR_VERSION]);
-        install.args(["--locked", "--force", "--root"]);
-        install.arg(&tools).arg("--target-dir").arg(&build);
-        install.current_dir(&tools).env_remove("CARGO_TARGET_DIR");
-        run(&mut install)?;
-        Ok(fs::remove_dir_all(&build)?)
+        cargo.args(["install", "evcxr_jupyter", "--version", EVCXR_VERSION]);
+        cargo.args(["--locked", "--force", "--root"]);
+        cargo.arg(tools).arg("--target-dir").arg(&build);
+        cargo.current_dir(tools).env_remove("CARGO_TARGET_DIR");
+        watch_cargo("evcxr", &mut cargo)?;
+        if build.exists() {
+            fs::remove_dir_all(&build)?;
+        }
+        Ok(())
     })
 }
 
@@ -76,11 +112,11 @@ pub(crate) fn find_rust_src(home: &Home) -> anyhow::Result<Option<PathBuf>> {
         fs::create_dir_all(home.tools())?;
         let mut fetch = Command::new("sh");
         fetch.args(["-c", FETCH_RUST_SRC]).current_dir(home.tools());
-        let fetched = output(&mut fetch);
+        let fetched = watch("rust-src", &mut fetch);
         if is_library(&component) {
             return Ok(None);
         }
-        let found = fetched.and_then(|_| debian_library(&unpacked).context("no library folder"));
+        let found = fetched.and_then(|()| debian_library(&unpacked).context("no library folder"));
         found.map(Some).context(
             "the standard library's sources are missing, without which evcxr cannot tell the type of a variable. \
              `rustup component add rust-src` did not bring them, nor did Debian's package. \
@@ -116,5 +152,76 @@ mod tests {
         }
         fs::create_dir_all(library("2.0.0")).unwrap();
         assert_eq!(debian_library(root.path()), Some(library("1.96.0")));
+    }
+    /// Returns a command for a program that writes down how it is called and then runs `script`,
+    /// with the folder that follows `--root` as `$root`.
+    fn stand_in(folder: &Path, name: &str, script: &str) -> Command {
+        let path = folder.join(name);
+        let called = folder.join("called");
+        let script = format!(
+            "#!/bin/sh\necho {name} \"$@\" >> {}\n\
+             while [ \"$1\" != --root ]; do shift; done; root=$2; mkdir -p $root/bin\n{script}\n",
+            called.display()
+        );
+        fs::write(&path, script).unwrap();
+        let mut command = Command::new("sh");
+        command.arg(path);
+        command
+    }
+
+    /// A script that installs an evcxr whose `--help` ends with `status`.
+    fn brings(status: u8) -> String {
+        format!(
+            "printf '#!/bin/sh\\nexit {status}\\n' > $root/bin/evcxr_jupyter; chmod +x $root/bin/evcxr_jupyter\n\
+             echo '\"evcxr_jupyter {EVCXR_VERSION} (registry)\" = [\"evcxr_jupyter\"]' > $root/.crates.toml"
+        )
+    }
+
+    /// Installs evcxr twice, where a `cargo-binstall` that runs `script` is installed or none is.
+    /// Returns the programs that were called.
+    fn installed_by(script: Option<&str>) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let tools = folder.join("tools");
+        for _ in 0..2 {
+            let binstall = script.map(|script| stand_in(folder, "binstall", script));
+            install(&tools, binstall, stand_in(folder, "cargo", &brings(0))).unwrap();
+        }
+        output(Command::new(tools.join("bin/evcxr_jupyter")).arg("--help")).unwrap();
+        let called = fs::read_to_string(folder.join("called")).unwrap();
+        let version = |line: &&str| line.contains(EVCXR_VERSION);
+        assert_eq!(
+            called.lines().filter(version).count(),
+            called.lines().count(),
+            "{called}"
+        );
+        let first = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+        called.lines().map(first).collect()
+    }
+
+    #[test]
+    fn a_prebuilt_evcxr_is_taken_if_it_runs_here_and_built_if_it_does_not() {
+        assert_eq!(installed_by(None), ["cargo"]);
+        assert_eq!(installed_by(Some(&brings(0))), ["binstall"]);
+        assert_eq!(installed_by(Some(&brings(1))), ["binstall", "cargo"]);
+        assert_eq!(installed_by(Some("exit 94")), ["binstall", "cargo"]);
+    }
+
+    #[test]
+    fn a_prebuilt_evcxr_that_does_not_run_here_is_not_left_in_place_of_a_built_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let install = |brought| {
+            let binstall = stand_in(folder, "binstall", &brings(brought));
+            install(
+                &folder.join("tools"),
+                Some(binstall),
+                stand_in(folder, "cargo", "exit 101"),
+            )
+        };
+        let error = install(1).unwrap_err().to_string();
+        assert!(error.contains("install evcxr_jupyter"), "{error}");
+        install(1).unwrap_err();
+        install(0).unwrap();
     }
 }

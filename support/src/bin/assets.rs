@@ -3,14 +3,12 @@
 use std::process::ExitCode;
 
 use support::Result;
-use support::assets::{Assets, DEFAULT_WEIGHTS};
-use support::dataset::ImageDataset;
+use support::assets::Assets;
 use support::settings::Settings;
 
 const USAGE: &str = "\
-usage: assets list              what can be fetched, and what is here
-       assets fetch NAME..      fetches by name
-       assets fetch-defaults    fetches the default weights and the images that the settings choose";
+usage: assets list            what can be fetched, and what is here
+       assets fetch NAME..    fetches by name";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,7 +16,6 @@ fn main() -> ExitCode {
     let done = match arguments.as_slice() {
         ["list"] => list(),
         ["fetch", names @ ..] if !names.is_empty() => fetch(names),
-        ["fetch-defaults"] => fetch_defaults(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -45,12 +42,5 @@ fn fetch(names: &[&str]) -> Result<()> {
     for name in names {
         println!("{name}: {}", assets.fetch(name)?.display());
     }
-    Ok(())
-}
-
-fn fetch_defaults() -> Result<()> {
-    fetch(&[DEFAULT_WEIGHTS])?;
-    let pictures = ImageDataset::fetch(&Settings::from_env()?)?;
-    println!("images: {}", pictures.display());
     Ok(())
 }
