@@ -274,6 +274,7 @@ mod tests {
         // What conda needs, in the one list that is not read here.
         let conda = include_str!("../../environment.yml");
         let lines = [
+            "  - nodefaults\n",
             "- python=3.12\n",
             "- pip\n",
             "      - -r requirements.txt\n",

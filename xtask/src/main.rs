@@ -61,3 +61,30 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// Returns what follows `key` in each line that starts with it.
+    fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+        let lines = text.lines().map(|line| line.trim_start_matches([' ', '-']));
+        lines.filter_map(|line| line.strip_prefix(key)).collect()
+    }
+
+    #[test]
+    fn ci_and_the_devcontainer_use_the_projects_versions_of_rust_and_python() {
+        let rust = values(include_str!("../../Cargo.toml"), "rust-version = ")[0];
+        let python = values(include_str!("../../environment.yml"), "python=")[0];
+        for workflow in [
+            include_str!("../../.github/workflows/ci.yml"),
+            include_str!("../../.github/workflows/weekly.yml"),
+        ] {
+            assert_eq!(values(workflow, "RUSTUP_TOOLCHAIN: "), [rust]);
+            let quoted = format!("\"{python}\"");
+            assert_eq!(values(workflow, "python-version: "), [quoted]);
+        }
+        let container = include_str!("../../.devcontainer/devcontainer.json");
+        assert_eq!(values(container, "\"version\": "), [format!("{rust},")]);
+        let image = values(container, "\"image\": ")[0];
+        assert!(image.contains(&format!(":{python}-")), "{image}");
+    }
+}
