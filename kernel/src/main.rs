@@ -12,12 +12,17 @@ use anyhow::{Context as _, ensure};
 use kernel::environment::{self, Places};
 use kernel::folder::{self, BuildFolder};
 use kernel::home::Home;
-use kernel::{bridge, prelude, write_if_changed};
+use kernel::{bridge, cargo, prelude, write_if_changed};
 
 fn main() -> ExitCode {
-    let result = match env::args_os().nth(1) {
-        Some(connection_file) => start(Path::new(&connection_file)),
-        None => Err(anyhow::anyhow!(
+    let mut words = env::args_os();
+    let called = words.next().unwrap_or_default();
+    let words: Vec<_> = words.collect();
+    let result = match (cargo::run_as(&called, &words), words.first()) {
+        (Err(error), _) => Err(error),
+        (Ok(Some(code)), _) => Ok(code.into()),
+        (Ok(None), Some(connection_file)) => start(Path::new(connection_file)),
+        (Ok(None), None) => Err(anyhow::anyhow!(
             "usage: transfer-learning-kernel CONNECTION_FILE; Jupyter runs it, `cargo xtask setup` installs it"
         )),
     };
@@ -60,6 +65,7 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
 
     let path = path()?;
     let target_libdir = target_libdir(&build_folder, &path)?;
+    let cargo = cargo_of(&target_libdir, &path)?;
     let places = Places {
         build_folder: build_folder.clone(),
         config_folder,
@@ -80,7 +86,7 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
     // evcxr reads nothing from its stdin, and holds the lock on the folder there: as long as it
     // lives. Its children get a stdin of their own.
     command.stdin(Stdio::from(lock));
-    bridge::run(connection_file, command, build_folder)
+    bridge::run(connection_file, command, &cargo, build_folder)
 }
 
 /// Returns `PATH` with the environment's programs first (this one is among them; npm is another)
@@ -98,6 +104,20 @@ fn path() -> anyhow::Result<OsString> {
         .chain(env::split_paths(&path))
         .chain(cargo.map(|cargo| cargo.join("bin")));
     env::join_paths(folders).context("a folder in PATH has a `:` in its name")
+}
+
+/// Returns the toolchain's Cargo, the one that has its libraries in `target_libdir`, or that in `path`.
+fn cargo_of(target_libdir: &Path, path: &OsStr) -> anyhow::Result<PathBuf> {
+    // SYSROOT/lib/rustlib/TARGET/lib
+    let sysroot = target_libdir
+        .ancestors()
+        .nth(4)
+        .map(|sysroot| sysroot.join("bin"));
+    let folders = sysroot.into_iter().chain(env::split_paths(path));
+    let found = folders
+        .map(|folder| folder.join("cargo"))
+        .find(|cargo| cargo.is_file());
+    found.context("cargo is missing: install Rust from https://rustup.rs")
 }
 
 fn target_libdir(build_folder: &Path, path: &OsStr) -> anyhow::Result<PathBuf> {

@@ -58,8 +58,8 @@ const LAST_WORDS_OF_FAILURE: Duration = Duration::from_millis(30);
 /// How often a cell whose build was ended is looked at: evcxr tries a failed one in other ways.
 const NEXT_BUILD: Duration = Duration::from_millis(100);
 
-/// Starts `evcxr`, which takes a connection file as its last argument and builds in `build_folder`,
-/// and serves the connection that Jupyter's file describes until Jupyter ends it or evcxr is gone.
+/// Starts `evcxr`, which takes a connection file as its last argument and builds in `build_folder`
+/// with `cargo`, and serves the connection that Jupyter's file describes until Jupyter ends it or evcxr is gone.
 /// Nothing that evcxr has started is left then.
 ///
 /// # Errors
@@ -68,6 +68,7 @@ const NEXT_BUILD: Duration = Duration::from_millis(100);
 pub fn run(
     connection_file: &Path,
     evcxr: std::process::Command,
+    cargo: &Path,
     build_folder: PathBuf,
 ) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -75,9 +76,7 @@ pub fn run(
         .build()?;
     runtime.block_on(async {
         let guard = Guard::start()?;
-        let mut evcxr = evcxr.into();
-        guard.keep(&mut evcxr)?;
-        let served = serve(connection_file, evcxr, build_folder).await;
+        let served = serve(connection_file, evcxr, cargo, build_folder, &guard).await;
         guard.end().await;
         served
     })
@@ -85,8 +84,10 @@ pub fn run(
 
 async fn serve(
     connection_file: &Path,
-    mut evcxr: Command,
+    mut evcxr: std::process::Command,
+    cargo: &Path,
     build_folder: PathBuf,
+    guard: &Guard,
 ) -> anyhow::Result<ExitCode> {
     let parent = std::os::unix::process::parent_id();
     let outer = channels::read_connection(connection_file)?;
@@ -97,6 +98,9 @@ async fn serve(
     let inner_file = events.path().with_file_name("connection.json");
     std::fs::write(&inner_file, serde_json::to_vec(&inner)?)?;
 
+    crate::cargo::stand_in(&mut evcxr, cargo, &events.path().with_file_name("bin"))?;
+    let mut evcxr = Command::from(evcxr);
+    guard.keep(&mut evcxr)?;
     let mut child = evcxr
         .arg(&inner_file)
         .env(SOCKET, events.path())
@@ -184,7 +188,7 @@ async fn serve(
                 pass(message, &mut front.stdin, "input").await;
             },
             line = log.next_line(), if log_open => match line {
-                Ok(Some(line)) => bridge.log(&line).await,
+                Ok(Some(line)) => eprintln!("{line}"),
                 _ => log_open = false,
             },
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -461,6 +465,12 @@ impl Bridge {
                     cell.failed = true;
                 }
             }
+            Event::Build { text } => {
+                if self.cell.is_some() {
+                    self.build.tell(text);
+                    self.show_build().await;
+                }
+            }
             Event::Listen => {}
         }
     }
@@ -570,14 +580,6 @@ impl Bridge {
             send(reply, &mut self.front.shell, "reply").await;
             self.publish(&request.header, status(ExecutionState::Idle))
                 .await;
-        }
-    }
-
-    /// A line that evcxr, or cargo below it, wrote to the kernel's own stderr.
-    async fn log(&mut self, line: &str) {
-        eprintln!("{line}");
-        if self.cell.is_some() && self.build.compiles(line) {
-            self.show_build().await;
         }
     }
 
