@@ -24,7 +24,8 @@ pub(super) struct Cell {
     /// The last error that was shown.
     pub(super) error: Option<ErrorOutput>,
     pub(super) reply: Option<Passing>,
-    pub(super) idle: Option<Passing>,
+    /// Whether evcxr says that it is done.
+    pub(super) idle: bool,
     /// When the reply is to be passed on.
     pub(super) ends: Option<Instant>,
 }
@@ -44,14 +45,18 @@ impl Cell {
             ends_build: None,
             error: None,
             reply: None,
-            idle: None,
+            idle: false,
             ends: None,
         }
     }
 
+    pub(super) fn code(&self) -> &str {
+        self.request.content["code"].as_str().unwrap_or_default()
+    }
+
     /// Sets the time of the end once evcxr has said both that it has a result and that it is idle.
     pub(super) fn ends_if_told(&mut self) {
-        if self.reply.is_some() && self.idle.is_some() {
+        if self.reply.is_some() && self.idle {
             let last_words = if self.failed {
                 LAST_WORDS_OF_FAILURE
             } else {
@@ -71,8 +76,7 @@ impl Cell {
             Some((place, message)) => (Some(place), message),
             None => (None, told),
         };
-        let code = self.request.content["code"].as_str().unwrap_or_default();
-        let line = place.and_then(|place| line_in_cell(place, code, build_folder));
+        let line = place.and_then(|place| line_in_cell(place, self.code(), build_folder));
         let mut traceback = vec![message.to_owned()];
         match (line, place) {
             (Some((number, text)), _) => traceback.push(format!("line {number}: {text}")),

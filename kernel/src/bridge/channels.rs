@@ -10,6 +10,8 @@ use jupyter_zmq_client::RawMessage;
 use serde_json::Value;
 use zeromq::ZmqMessage;
 
+use super::LAST_WORDS;
+
 /// What Jupyter's clients talk to.
 pub(super) struct Front {
     pub(super) shell: client::KernelShellConnection,
@@ -97,6 +99,19 @@ impl Back {
             )
             .await?,
         })
+    }
+}
+
+/// Returns what has been received. That a client has gone in the middle of it ends nothing.
+pub(super) async fn received(message: zeromq::ZmqResult<ZmqMessage>) -> Option<ZmqMessage> {
+    match message {
+        Ok(message) => Some(message),
+        Err(error) => {
+            eprintln!("a message was lost: {error}");
+            // Should that go on for ever.
+            tokio::time::sleep(LAST_WORDS).await;
+            None
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -165,9 +165,14 @@ impl Events {
         })
     }
 
+    /// Returns the folder that the socket is in.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Returns where the socket is.
     pub(super) fn path(&self) -> PathBuf {
-        self.folder.path().join("events")
+        self.folder().join("events")
     }
 
     /// Asks whoever listens to end; returns whether anyone does.
