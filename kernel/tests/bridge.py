@@ -542,6 +542,44 @@ def nothing_is_left_by_a_killed_server():
     await_none(bridge)
 
 
+def await_port(port):
+    end = time.monotonic() + 10
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < end, "no kernel listens"
+            time.sleep(0.05)
+
+
+def a_client_that_listens_late_hears_the_end_of_what_it_asked():
+    """As VS Code does: it asks on the shell channel, then connects to what is published."""
+    for listens in [True, False]:
+        manager = KernelManager(kernel_name="rust")
+        manager.start_kernel()
+        await_port(manager.shell_port)
+        client = manager.client()
+        client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+        request = client.kernel_info()
+        if listens:
+            try:
+                raise AssertionError(client.get_shell_msg(timeout=0.5))
+            except Empty:
+                pass
+            client.iopub_channel.start()
+        # Nor has anyone to listen.
+        assert client.get_shell_msg(timeout=10)["parent_header"]["msg_id"] == request
+        client.iopub_channel.start()
+        welcome = client.get_iopub_msg(timeout=5)
+        assert welcome["msg_type"] == "iopub_welcome" and welcome["content"] == {"subscription": ""}, welcome
+        if listens:
+            states = [client.get_iopub_msg(timeout=5) for _ in range(2)]
+            assert [m["content"]["execution_state"] for m in states] == ["busy", "idle"], states
+            assert all(m["parent_header"]["msg_id"] == request for m in states), states
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
 def every_cell_fails(kernel, *said):
     """A kernel without evcxr says so, and is alive otherwise."""
     for code in ["1 + 1", "let a = 2;"]:
@@ -623,6 +661,7 @@ def main():
             check(kernel)
             print(f"  {check.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
     for check in [
+        a_client_that_listens_late_hears_the_end_of_what_it_asked,
         a_kernel_that_cannot_start_says_why,
     ]:
         begun = time.monotonic()

@@ -17,7 +17,7 @@ pub(super) struct Front {
     pub(super) shell: client::KernelShellConnection,
     pub(super) control: client::KernelControlConnection,
     pub(super) stdin: client::KernelStdinConnection,
-    pub(super) iopub: client::KernelIoPubConnection,
+    pub(super) iopub: client::KernelIoPubXPubConnection,
     pub(super) heartbeat: client::KernelHeartbeatConnection,
 }
 
@@ -71,7 +71,7 @@ impl Front {
             shell: client::create_kernel_shell_connection(connection, session).await?,
             control: client::create_kernel_control_connection(connection, session).await?,
             stdin: client::create_kernel_stdin_connection(connection, session).await?,
-            iopub: client::create_kernel_iopub_connection(connection, session).await?,
+            iopub: client::create_kernel_iopub_xpub_connection(connection, session).await?,
             heartbeat: client::create_kernel_heartbeat_connection(connection).await?,
         })
     }

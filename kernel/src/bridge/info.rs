@@ -30,7 +30,7 @@ pub(super) fn kernel_info(rustc: &str) -> UnknownMessage {
                 {"text": "Rust", "url": "https://doc.rust-lang.org/stable/"},
                 {"text": "evcxr", "url": "https://github.com/evcxr/evcxr/blob/main/evcxr_jupyter/README.md"},
             ],
-            "supported_features": [],
+            "supported_features": ["iopub_welcome"],
         }),
     }
 }

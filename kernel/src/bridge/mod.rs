@@ -30,10 +30,11 @@ use jupyter_protocol::{
     ClearOutput, ConnectionInfo, ErrorOutput, ExecuteReply, Header, JupyterMessage,
     JupyterMessageContent, ReplyStatus, Status, Stdio as Stream, StreamContent,
 };
+use jupyter_zmq_client::{SubscriptionEvent, parse_subscription_message};
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
-use zeromq::{SocketRecv as _, SocketSend as _};
+use zeromq::{SocketRecv as _, SocketSend as _, ZmqMessage};
 
 use build::Build;
 use cell::Cell;
@@ -61,6 +62,10 @@ const GATHERING: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_millis(5);
 /// A failure's are on stderr, which takes longer.
 const LAST_WORDS_OF_FAILURE: Duration = Duration::from_millis(30);
+
+/// How long the first request waits for a client to listen to what is published: Jupyter allows for
+/// clients that never do.
+const SUBSCRIPTION: Duration = Duration::from_secs(1);
 
 /// How often a cell whose build was ended is looked at: evcxr tries a failed one in other ways.
 const NEXT_BUILD: Duration = Duration::from_millis(100);
@@ -110,6 +115,8 @@ async fn serve(connection_file: &Path, launch: anyhow::Result<Launch>) -> anyhow
         text: None,
         warned: None,
         usage: Usage::new(),
+        is_heard: false,
+        held_back: None,
     };
     bridge.launch(launch, &connection, &session).await;
 
@@ -118,7 +125,12 @@ async fn serve(connection_file: &Path, launch: anyhow::Result<Launch>) -> anyhow
     let mut look_at_parent = tokio::time::interval(Duration::from_secs(1));
     let code = loop {
         let due = bridge.due();
-        let Bridge { front, evcxr, .. } = &mut bridge;
+        let Bridge {
+            front,
+            evcxr,
+            held_back,
+            ..
+        } = &mut bridge;
         tokio::select! {
             // First what has to work however much a cell writes.
             biased;
@@ -142,7 +154,12 @@ async fn serve(connection_file: &Path, launch: anyhow::Result<Launch>) -> anyhow
                 }
                 bridge.show_build().await;
             }
-            message = front.shell.socket.recv() => {
+            message = front.iopub.socket.recv() => if let Some(message) = received(message).await
+                && let Some(SubscriptionEvent::Subscribe(topic)) = parse_subscription_message(&message)
+            {
+                bridge.welcome(topic).await;
+            },
+            message = front.shell.socket.recv(), if held_back.is_none() => {
                 if let Some(message) = received(message).await {
                     bridge.request(message).await;
                 }
@@ -198,6 +215,10 @@ struct Bridge {
     /// When Stop was last answered with a warning.
     warned: Option<Instant>,
     usage: Usage,
+    /// Whether a client can hear what is published, or has had the time to.
+    is_heard: bool,
+    /// The first request until then, and how long it is held back.
+    held_back: Option<(ZmqMessage, Instant)>,
 }
 
 impl Bridge {
@@ -207,7 +228,8 @@ impl Bridge {
         let cell = self.cell.as_ref();
         let end = cell.and_then(|cell| cell.ends);
         let build = cell.and_then(|cell| cell.ends_build);
-        [text, end, build].into_iter().flatten().min()
+        let begin = self.held_back.as_ref().map(|(_, until)| *until);
+        [text, end, build, begin].into_iter().flatten().min()
     }
 
     async fn on_time(&mut self) {
@@ -218,6 +240,9 @@ impl Bridge {
         {
             evcxr.stop_build();
             cell.ends_build = Some(now + NEXT_BUILD);
+        }
+        if is_due(self.held_back.as_ref().map(|(_, until)| *until)) {
+            self.begin().await;
         }
         if is_due(self.cell.as_ref().and_then(|cell| cell.ends)) {
             self.end_cell().await;

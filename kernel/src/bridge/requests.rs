@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use jupyter_protocol::{
     CommInfoReply, CompleteReply, ErrorOutput, ExecuteInput, ExecuteReply, ExecutionCount,
-    HistoryReply, InspectReply, InterruptReply, JupyterMessageContent, ReplyError, ReplyStatus,
-    ShutdownReply, Status, StreamContent,
+    HistoryReply, InspectReply, InterruptReply, IoPubWelcome, JupyterMessage,
+    JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status, StreamContent,
 };
 use tokio::time::Instant;
 use zeromq::ZmqMessage;
@@ -15,7 +15,7 @@ use super::cell::Cell;
 use super::channels::{Passing, pass, send};
 use super::complete::is_complete;
 use super::info::kernel_info;
-use super::{Bridge, LAST_WORDS, NEXT_BUILD, SECOND_STOP};
+use super::{Bridge, LAST_WORDS, NEXT_BUILD, SECOND_STOP, SUBSCRIPTION};
 
 /// The channel that a request came by.
 #[derive(Clone, Copy)]
@@ -25,8 +25,35 @@ pub(super) enum Channel {
 }
 
 impl Bridge {
-    /// A request on the shell channel.
+    /// A client can hear what is published from now on.
+    pub(super) async fn welcome(&mut self, topic: String) {
+        let mut welcome = JupyterMessage::new(IoPubWelcome::new(topic.clone()), None);
+        if !topic.is_empty() {
+            welcome.zmq_identities.push(topic.into());
+        }
+        send(welcome, &mut self.front.iopub, "welcome").await;
+        self.begin().await;
+    }
+
+    /// A request on the shell channel. The first one is held back until a client can hear what is
+    /// published: some of them (VS Code) ask first, then wait for ever to hear the end of it.
     pub(super) async fn request(&mut self, message: ZmqMessage) {
+        if self.is_heard {
+            self.take_request(message).await;
+        } else {
+            self.held_back = Some((message, Instant::now() + SUBSCRIPTION));
+        }
+    }
+
+    /// Takes requests from now on, first the one that was held back.
+    pub(super) async fn begin(&mut self) {
+        self.is_heard = true;
+        if let Some((message, _)) = self.held_back.take() {
+            self.take_request(message).await;
+        }
+    }
+
+    async fn take_request(&mut self, message: ZmqMessage) {
         let request = match Passing::read(message, &self.front.shell) {
             Ok(request) => request,
             Err(error) => return eprintln!("a request was refused: {error:#}"),
