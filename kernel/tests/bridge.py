@@ -598,6 +598,22 @@ def every_cell_fails(kernel, *said):
     assert kernel.client.is_alive()
 
 
+def a_crash_of_evcxr_is_an_error_and_a_restart_goes_on():
+    with Kernel() as kernel:
+        # Read in evcxr 0.22: a variable that it has given up is looked up again.
+        request = kernel.send("let a: impl Copy = std::")
+        queued = kernel.send("1")
+        reply, messages = kernel.reply(request), kernel.collect(request)
+        assert reply["status"] == "error" and reply["ename"] == "EvcxrCrash", reply
+        assert "panicked at" in "\n".join(reply["traceback"]), reply
+        assert errors(messages)[-1]["traceback"] == reply["traceback"], messages
+        assert kernel.reply(queued)["status"] == "aborted"
+        every_cell_fails(kernel, "evcxr", "has crashed", "Restart the kernel")
+        kernel.manager.restart_kernel(now=False)
+        kernel.client.wait_for_ready(timeout=300)
+        assert kernel.value("1 + 1") == "2"
+
+
 # An evcxr that ends as soon as it has something to do.
 SHORT_LIVED = f"""#!{sys.executable}
 import json, sys, zmq
@@ -663,6 +679,7 @@ def main():
     for check in [
         a_client_that_listens_late_hears_the_end_of_what_it_asked,
         a_kernel_that_cannot_start_says_why,
+        a_crash_of_evcxr_is_an_error_and_a_restart_goes_on,
     ]:
         begun = time.monotonic()
         check()

@@ -54,6 +54,11 @@ impl Cell {
         self.request.content["code"].as_str().unwrap_or_default()
     }
 
+    /// Returns whether evcxr calls it done without having replied, if only for a moment.
+    pub(super) fn lacks_reply(&self) -> bool {
+        self.idle && self.reply.is_none()
+    }
+
     /// Sets the time of the end once evcxr has said both that it has a result and that it is idle.
     pub(super) fn ends_if_told(&mut self) {
         if self.reply.is_some() && self.idle {

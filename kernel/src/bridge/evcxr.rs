@@ -125,6 +125,11 @@ impl Evcxr {
         process.is_some_and(compiler::stop)
     }
 
+    /// Returns what it said when it panicked, if it did.
+    pub(super) fn panic(&self) -> Option<String> {
+        (!self.log.panic.is_empty()).then(|| self.log.panic.join("\n"))
+    }
+
     /// Returns what an evcxr that has ended like this said at last.
     pub(super) async fn last_words(&mut self, status: &str) -> String {
         self.log.end(status).await
@@ -154,6 +159,8 @@ struct Log {
     /// `None` where it has been closed.
     lines: Option<Split<BufReader<ChildStderr>>>,
     last: VecDeque<String>,
+    /// The two lines in which a panic says where and why; a long trace follows.
+    panic: Vec<String>,
 }
 
 impl Log {
@@ -162,6 +169,7 @@ impl Log {
         Ok(Self {
             lines: Some(BufReader::new(stderr).split(b'\n')),
             last: VecDeque::new(),
+            panic: Vec::new(),
         })
     }
 
@@ -174,6 +182,11 @@ impl Log {
         };
         let line = String::from_utf8_lossy(&line).into_owned();
         eprintln!("{line}");
+        if line.contains("panicked at") {
+            self.panic = vec![line.clone()];
+        } else if self.panic.len() == 1 {
+            self.panic.push(line.clone());
+        }
         if self.last.len() == LAST_LINES {
             self.last.pop_front();
         }
@@ -242,5 +255,13 @@ mod tests {
         assert_eq!(lines[0], "evcxr ended (exit status: 3)");
         assert_eq!(lines[LAST_LINES], "no space left");
         assert_eq!(lines.len(), 1 + LAST_LINES);
+    }
+
+    #[tokio::test]
+    async fn what_a_panic_says_is_found_before_a_long_trace() {
+        let script = "echo 'thread a panicked at b.rs:1:2:' >&2; echo c >&2; seq 99 >&2";
+        let (mut child, mut log) = log_of(script);
+        log.until_end(&mut child).await;
+        assert_eq!(log.panic, ["thread a panicked at b.rs:1:2:", "c"]);
     }
 }

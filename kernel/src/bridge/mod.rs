@@ -63,6 +63,10 @@ const LAST_WORDS: Duration = Duration::from_millis(5);
 /// A failure's are on stderr, which takes longer.
 const LAST_WORDS_OF_FAILURE: Duration = Duration::from_millis(30);
 
+/// How long the reply to a cell may take after evcxr has said that it is idle. Without one it has
+/// panicked, and answers nothing any more.
+const REPLY: Duration = Duration::from_secs(1);
+
 /// How long the first request waits for a client to listen to what is published: Jupyter allows for
 /// clients that never do.
 const SUBSCRIPTION: Duration = Duration::from_secs(1);
@@ -112,6 +116,7 @@ async fn serve(connection_file: &Path, launch: anyhow::Result<Launch>) -> anyhow
         count: 0,
         history: History::default(),
         hidden: Hidden::default(),
+        unanswered: None,
         text: None,
         warned: None,
         usage: Usage::new(),
@@ -210,6 +215,8 @@ struct Bridge {
     count: usize,
     history: History,
     hidden: Hidden,
+    /// Until when evcxr has to reply to a cell that it says is done.
+    unanswered: Option<Instant>,
     /// Text held back, whether it is of stderr, and until when.
     text: Option<(Header, bool, String, Instant)>,
     /// When Stop was last answered with a warning.
@@ -229,7 +236,10 @@ impl Bridge {
         let end = cell.and_then(|cell| cell.ends);
         let build = cell.and_then(|cell| cell.ends_build);
         let begin = self.held_back.as_ref().map(|(_, until)| *until);
-        [text, end, build, begin].into_iter().flatten().min()
+        [text, end, build, begin, self.unanswered]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     async fn on_time(&mut self) {
@@ -244,7 +254,10 @@ impl Bridge {
         if is_due(self.held_back.as_ref().map(|(_, until)| *until)) {
             self.begin().await;
         }
-        if is_due(self.cell.as_ref().and_then(|cell| cell.ends)) {
+        if is_due(self.unanswered) {
+            let panic = self.evcxr.as_ref().ok().and_then(Evcxr::panic);
+            self.lose_evcxr(crash(panic)).await;
+        } else if is_due(self.cell.as_ref().and_then(|cell| cell.ends)) {
             self.end_cell().await;
             self.next_cell().await;
         } else {
@@ -295,11 +308,19 @@ impl Bridge {
                 }
             }
         }
+        let cell = self.cell.as_ref();
+        if cell.is_some_and(Cell::lacks_reply) || self.hidden.lacks_reply() {
+            self.unanswered
+                .get_or_insert_with(|| Instant::now() + REPLY);
+        } else {
+            self.unanswered = None;
+        }
         ControlFlow::Continue(())
     }
 
     /// Goes on without evcxr. It is not started again: what follows would miss the cells before.
     async fn lose_evcxr(&mut self, error: ErrorOutput) {
+        self.unanswered = None;
         if let Ok(evcxr) = std::mem::replace(&mut self.evcxr, Err(error.clone())) {
             if !evcxr.works {
                 self.announce().await;
@@ -609,6 +630,21 @@ fn no_start(reason: &str) -> ErrorOutput {
     ErrorOutput {
         ename: "NoKernel".to_owned(),
         traceback: vec![evalue.clone(), advice.to_owned()],
+        evalue,
+    }
+}
+
+/// Returns the answer to every cell after a panic of evcxr's, and what it said then.
+fn crash(panic: Option<String>) -> ErrorOutput {
+    let evalue = "evcxr, which runs the cells, has crashed: all variables are lost".to_owned();
+    let advice = "Restart the kernel and run the cells again. If it crashes at the same cell, write \
+                  that one differently: it met a bug of evcxr's.";
+    ErrorOutput {
+        ename: "EvcxrCrash".to_owned(),
+        traceback: [Some(evalue.clone()), panic, Some(advice.to_owned())]
+            .into_iter()
+            .flatten()
+            .collect(),
         evalue,
     }
 }
