@@ -302,14 +302,22 @@ def stop(kernel):
     assert reply["status"] == "error" and time.monotonic() - begun < 5, reply
     assert kernel.value("kept") == "2"
 
-    request = kernel.send(BUSY)
-    kernel.collect(request, until="stream")
-    kernel.interrupt()
-    messages = kernel.collect(request, until="stream", limit=10)
-    assert "all variables will be lost" in text(messages, "stderr"), messages
-    kernel.interrupt()
-    assert kernel.reply(request)["status"] == "error"
-    succeed(kernel, "let fresh = 5;")
+    for listens in [False, True]:
+        if listens:
+            # Another cell's, or of a loop that does not look at it.
+            load_support(kernel)
+            succeed(kernel, "let listening = support::live::Stop::listen();")
+        request = kernel.send(BUSY)
+        kernel.collect(request, until="stream")
+        if listens:
+            kernel.interrupt()
+        kernel.interrupt()
+        messages = kernel.collect(request, until="stream", limit=10)
+        assert "all variables will be lost" in text(messages, "stderr"), messages
+        assert ("was asked to stop" if listens else "does not listen") in text(messages, "stderr"), messages
+        kernel.interrupt()
+        assert kernel.reply(request, limit=10)["status"] == "error"
+        succeed(kernel, "let fresh = 5;")
 
 
 def work_is_stopped(kernel):

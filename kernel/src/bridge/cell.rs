@@ -18,7 +18,9 @@ pub(super) struct Cell {
     pub(super) stderr: String,
     /// A panic, or an error that a `?` met: evcxr calls this a success.
     pub(super) failed: bool,
+    /// Stop was meant for it, and what waits is not run; `asked`: it was asked to end itself.
     pub(super) stopped: bool,
+    pub(super) asked: bool,
     /// When the next build for it is to be ended.
     pub(super) ends_build: Option<Instant>,
     /// The last error that was shown.
@@ -42,6 +44,7 @@ impl Cell {
             stderr: String::new(),
             failed: false,
             stopped: false,
+            asked: false,
             ends_build: None,
             error: None,
             reply: None,

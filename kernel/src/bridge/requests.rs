@@ -193,7 +193,8 @@ impl Bridge {
             if evcxr.stop_build() {
                 cell.stopped = true;
                 cell.ends_build = Some(now + NEXT_BUILD);
-            } else if evcxr.events.stop() {
+            } else if !cell.asked && evcxr.events.stop() {
+                cell.asked = true;
                 cell.stopped = true;
             } else if meant {
                 cell.stopped = true;
@@ -202,7 +203,8 @@ impl Bridge {
             } else {
                 self.warned = Some(now);
                 let header = cell.request.header.clone();
-                let warning = StreamContent::stderr(CANNOT_STOP);
+                let why = if cell.asked { NOT_ENDED } else { NOT_LISTENING };
+                let warning = StreamContent::stderr(&format!("{why} {STOP_AGAIN}\n"));
                 self.flush().await;
                 self.publish(&header, warning).await;
             }
@@ -226,8 +228,10 @@ impl Bridge {
     }
 }
 
-const CANNOT_STOP: &str = "This cell does not listen to Stop. Stop again within 5 seconds to end \
-                           the process that runs it: all variables will be lost.\n";
+const NOT_LISTENING: &str = "This cell does not listen to Stop.";
+const NOT_ENDED: &str = "This cell was asked to stop and has not ended yet.";
+const STOP_AGAIN: &str = "Stop again within 5 seconds to end the process that runs it: all \
+                          variables will be lost.";
 
 /// Returns the answer to what only evcxr knows, where there is none.
 fn nothing_found(kind: &str) -> Option<JupyterMessageContent> {
