@@ -535,6 +535,8 @@ manager.start_kernel()
 client = manager.client()
 client.start_channels()
 client.wait_for_ready(timeout=300)
+# The kernel is ready before evcxr is, which compiles at its start as well.
+client.execute_interactive("let ready = 1;", timeout=300)
 client.execute(sys.argv[1])
 print("kernel", manager.provisioner.pid, flush=True)
 time.sleep(600)
@@ -664,7 +666,7 @@ def a_kernel_that_cannot_start_says_why():
 def main():
     start = time.monotonic()
     with Kernel() as kernel:
-        print(f"  kernel start: {time.monotonic() - start:.1f} s", flush=True)
+        print(f"  kernel answers: {time.monotonic() - start:.1f} s", flush=True)
         for check in [
             cells_are_numbered_from_one_and_those_without_history_not_at_all,
             failures_are_errors,
