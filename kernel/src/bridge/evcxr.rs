@@ -68,6 +68,8 @@ impl Evcxr {
         command
             .arg(&inner_file)
             .env(SOCKET, events.path())
+            // It greets there, in the middle of a console's prompt.
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let program = command.as_std().get_program().to_owned();
