@@ -136,7 +136,9 @@ impl Events {
             .permissions(Permissions::from_mode(0o700))
             .tempdir()
             .context("cannot create a folder for the kernel's socket")?;
-        let listener = UnixListener::bind(folder.path().join("events"))?;
+        let path = folder.path().join("events");
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen at {}", path.display()))?;
         let (sender, coming) = unbounded_channel();
         let stop = Arc::new(watch::Sender::new(0));
         let stops = stop.clone();
