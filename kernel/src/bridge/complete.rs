@@ -89,17 +89,18 @@ struct Bracket {
     attribute: bool,
 }
 
-/// Returns the code after the lines that are evcxr's: it takes commands before Rust only.
+/// Returns the code after the last line that is evcxr's: it takes commands before Rust only.
 fn without_commands(code: &str) -> &str {
-    let mut rest = code;
+    let (mut rust, mut rest) = (code, code);
     while let Some(line) = rest.split_inclusive('\n').next() {
-        let command = line.starts_with('!') || line.trim_start_matches(' ').starts_with(':');
-        if !command && !line.trim().is_empty() {
+        rest = &rest[line.len()..];
+        if line.starts_with('!') || line.trim_start_matches(' ').starts_with(':') {
+            rust = rest;
+        } else if !line.starts_with("//") && !line.trim().is_empty() {
             break;
         }
-        rest = &rest[line.len()..];
     }
-    rest
+    rust
 }
 
 fn closes(close: TokenKind, open: TokenKind) -> bool {
@@ -159,6 +160,7 @@ mod tests {
             "size_of::<u8>",
             "#[derive(Debug)]\nstruct A;",
             ":dep image = { version = \"0.25\"\n1",
+            "// One.\n\n:dep image = {\n",
             "!ls (",
             "  :vars",
         ] {
