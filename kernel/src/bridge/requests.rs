@@ -27,10 +27,7 @@ pub(super) enum Channel {
 impl Bridge {
     /// A client can hear what is published from now on.
     pub(super) async fn welcome(&mut self, topic: String) {
-        let mut welcome = JupyterMessage::new(IoPubWelcome::new(topic.clone()), None);
-        if !topic.is_empty() {
-            welcome.zmq_identities.push(topic.into());
-        }
+        let welcome = JupyterMessage::new(IoPubWelcome::new(topic), None);
         send(welcome, &mut self.front.iopub, "welcome").await;
         self.begin().await;
     }
