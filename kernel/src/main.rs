@@ -1,18 +1,20 @@
 //! The kernel of one notebook: `transfer-learning-kernel CONNECTION_FILE`.
 //!
 //! Jupyter runs this by the kernelspec that `cargo xtask setup` installs. It takes a build folder,
-//! starts evcxr in an environment made for it, and stands between the two.
+//! starts evcxr in an environment made for it, and stands between the two. What hinders that is
+//! told in the notebook.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, ensure};
+use kernel::bridge::{self, Launch};
 use kernel::environment::{self, Places};
 use kernel::folder::{self, BuildFolder};
 use kernel::home::Home;
-use kernel::{bridge, cargo, prelude, write_if_changed};
+use kernel::{cargo, prelude, write_if_changed};
 
 fn main() -> ExitCode {
     let mut words = env::args_os();
@@ -21,7 +23,7 @@ fn main() -> ExitCode {
     let result = match (cargo::run_as(&called, &words), words.first()) {
         (Err(error), _) => Err(error),
         (Ok(Some(code)), _) => Ok(code.into()),
-        (Ok(None), Some(connection_file)) => start(Path::new(connection_file)),
+        (Ok(None), Some(connection_file)) => bridge::run(Path::new(connection_file), prepare()),
         (Ok(None), None) => Err(anyhow::anyhow!(
             "usage: transfer-learning-kernel CONNECTION_FILE; Jupyter runs it, `cargo xtask setup` installs it"
         )),
@@ -33,7 +35,8 @@ fn main() -> ExitCode {
     })
 }
 
-fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
+/// Makes all ready that evcxr needs.
+fn prepare() -> anyhow::Result<Launch> {
     let home = Home::from_env()?;
     let libtorch = PathBuf::from(
         env::var_os("LIBTORCH")
@@ -41,20 +44,21 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
     );
     let evcxr = home.evcxr();
     for needed in [&evcxr, &libtorch.join("lib")] {
-        ensure!(
-            needed.exists(),
-            "{} is missing: run `cargo xtask setup`",
-            needed.display()
-        );
+        ensure!(needed.exists(), "{} is missing", needed.display());
     }
-
+    let path = path()?;
     let parent = home.kernel();
-    write_if_changed(
-        &parent.join(".cargo/config.toml"),
-        environment::CARGO_CONFIG,
-    )?;
     let config_folder = parent.join("config");
-    write_if_changed(&config_folder.join("evcxr.toml"), &prelude::evcxr_toml())?;
+    for (file, text) in [
+        (
+            parent.join(".cargo/config.toml"),
+            environment::CARGO_CONFIG.to_owned(),
+        ),
+        (config_folder.join("evcxr.toml"), prelude::evcxr_toml()),
+    ] {
+        write_if_changed(&file, &text)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
     let BuildFolder {
         path: build_folder,
         lock,
@@ -63,8 +67,12 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
         Err(_) => folder::take_free(&parent)?,
     };
 
-    let path = path()?;
-    let target_libdir = target_libdir(&build_folder, &path)?;
+    // Both at a time: rustup, which mostly stands in for it, takes its time.
+    let rustc = |arguments| start_rustc(&build_folder, &path, arguments);
+    let version = rustc(&["--version"])?;
+    let target_libdir = rustc(&["--print", "target-libdir"])?;
+    let version = output(version)?;
+    let target_libdir = PathBuf::from(output(target_libdir)?);
     let cargo = cargo_of(&target_libdir, &path)?;
     let places = Places {
         build_folder: build_folder.clone(),
@@ -86,7 +94,13 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
     // evcxr reads nothing from its stdin, and holds the lock on the folder there: as long as it
     // lives. Its children get a stdin of their own.
     command.stdin(Stdio::from(lock));
-    bridge::run(connection_file, command, &cargo, build_folder)
+    Ok(Launch {
+        evcxr: command,
+        cargo,
+        build_folder,
+        // `rustc 1.95.0 (59807616e 2026-04-14)`
+        rustc: version.split(' ').nth(1).unwrap_or_default().to_owned(),
+    })
 }
 
 /// Returns `PATH` with the environment's programs first (this one is among them; npm is another)
@@ -106,7 +120,7 @@ fn path() -> anyhow::Result<OsString> {
     env::join_paths(folders).context("a folder in PATH has a `:` in its name")
 }
 
-/// Returns the toolchain's Cargo, the one that has its libraries in `target_libdir`, or that in `path`.
+/// Returns the Cargo of the toolchain that has its libraries in `target_libdir`, or that in `path`.
 fn cargo_of(target_libdir: &Path, path: &OsStr) -> anyhow::Result<PathBuf> {
     // SYSROOT/lib/rustlib/TARGET/lib
     let sysroot = target_libdir
@@ -120,18 +134,24 @@ fn cargo_of(target_libdir: &Path, path: &OsStr) -> anyhow::Result<PathBuf> {
     found.context("cargo is missing: install Rust from https://rustup.rs")
 }
 
-fn target_libdir(build_folder: &Path, path: &OsStr) -> anyhow::Result<PathBuf> {
-    let output = Command::new("rustc")
-        .args(["--print", "target-libdir"])
+fn start_rustc(build_folder: &Path, path: &OsStr, arguments: &[&str]) -> anyhow::Result<Child> {
+    Command::new("rustc")
+        .args(arguments)
         .current_dir(build_folder)
         .env("PATH", path)
         .stdin(Stdio::null())
-        .output()
-        .context("cannot run rustc: install Rust from https://rustup.rs")?;
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run rustc: install Rust from https://rustup.rs")
+}
+
+fn output(rustc: Child) -> anyhow::Result<String> {
+    let output = rustc.wait_with_output()?;
     ensure!(
         output.status.success(),
         "rustc: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

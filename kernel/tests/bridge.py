@@ -25,8 +25,9 @@ SUPPORT = str(Path(__file__).resolve().parents[2] / "support")
 class Kernel:
     """A running kernel and a client of it."""
 
-    def __init__(self):
+    def __init__(self, **environment):
         self.manager = KernelManager(kernel_name="rust")
+        self.manager.kernel_spec.env.update(environment)
         self.manager.start_kernel()
         self.folder = tempfile.TemporaryDirectory()
         self.client = self.manager.client()
@@ -78,6 +79,18 @@ class Kernel:
 
     def interrupt(self):
         self.manager.interrupt_kernel()
+
+    def ask(self, channel, kind, content, limit=5):
+        """Sends a request; returns the content of the reply and the states published about it."""
+        request = self.client.session.msg(kind, content)
+        sent = request["header"]["msg_id"]
+        getattr(self.client, f"{channel}_channel").send(request)
+        get = getattr(self.client, f"get_{channel}_msg")
+        while (reply := get(timeout=limit))["parent_header"].get("msg_id") != sent:
+            pass
+        assert reply["msg_type"] == kind.replace("_request", "_reply"), reply
+        states = [m["content"].get("execution_state") for m in self.collect(sent, limit=limit)]
+        return reply["content"], states
 
 
 def text(messages, name="stdout"):
@@ -222,10 +235,14 @@ def a_build_is_shown_and_taken_away(kernel):
     assert text(messages) == "7\n", messages
 
 
+def load_support(kernel):
+    succeed(kernel, f":dep support = {{ path = {json.dumps(SUPPORT)} }}\nuse support::notebook::*; use support::prelude::*;")
+
+
 def several_figures_come_in_order(kernel):
+    load_support(kernel)
     messages = succeed(
         kernel,
-        f":dep support = {{ path = {json.dumps(SUPPORT)} }}\nuse support::notebook::*; use support::prelude::*;",
         """
         let log = support::training::EpochLog { loss: 0.5, accuracy: 0.5, val_loss: None, val_accuracy: None, seconds: 1.0 };
         let mut history = History { epochs: vec![log.clone()] };
@@ -285,21 +302,29 @@ def stop(kernel):
     assert reply["status"] == "error" and time.monotonic() - begun < 5, reply
     assert kernel.value("kept") == "2"
 
-    request = kernel.send(BUSY)
-    kernel.collect(request, until="stream")
-    kernel.interrupt()
-    messages = kernel.collect(request, until="stream", limit=10)
-    assert "all variables will be lost" in text(messages, "stderr"), messages
-    kernel.interrupt()
-    assert kernel.reply(request)["status"] == "error"
-    succeed(kernel, "let fresh = 5;")
+    for listens in [False, True]:
+        if listens:
+            # Another cell's, or of a loop that does not look at it.
+            load_support(kernel)
+            succeed(kernel, "let listening = support::live::Stop::listen();")
+        request = kernel.send(BUSY)
+        kernel.collect(request, until="stream")
+        if listens:
+            kernel.interrupt()
+        kernel.interrupt()
+        messages = kernel.collect(request, until="stream", limit=10)
+        assert "all variables will be lost" in text(messages, "stderr"), messages
+        assert ("was asked to stop" if listens else "does not listen") in text(messages, "stderr"), messages
+        kernel.interrupt()
+        assert kernel.reply(request, limit=10)["status"] == "error"
+        succeed(kernel, "let fresh = 5;")
 
 
 def work_is_stopped(kernel):
     """A fit and a download, with what the cell after them finds."""
+    load_support(kernel)
     succeed(
         kernel,
-        f":dep support = {{ path = {json.dumps(SUPPORT)} }}\nuse support::prelude::*;",
         """
         let folder = std::env::temp_dir().join(format!("bridge-{}", std::process::id()));
         for part in ["train", "validation"] {
@@ -383,6 +408,43 @@ def what_editors_ask_is_answered(kernel):
     assert kernel.value("a_long_name") == "5"
 
 
+def what_needs_no_evcxr_is_answered_while_a_cell_runs(kernel):
+    earlier = "let earlier = 7; earlier"
+    succeed(kernel, earlier)
+    cell = kernel.send(BUSY)
+    kernel.collect(cell, until="stream")
+    # This one has to wait, and holds up none of the others.
+    completion = kernel.client.complete("earl", 4)
+    for channel in ["shell", "control"]:
+        for kind, content, expected in [
+            ("kernel_info_request", {}, lambda reply: reply["language_info"]["name"] == "rust" and reply["language_info"]["version"] > "1"),
+            ("comm_info_request", {}, lambda reply: reply["comms"] == {}),
+            ("is_complete_request", {"code": "fn f() {"}, lambda reply: reply == {"status": "incomplete", "indent": "    "}),
+            ("is_complete_request", {"code": "1 + 1"}, lambda reply: reply["status"] == "complete"),
+            ("history_request", {"hist_access_type": "tail", "n": 2, "output": False, "raw": True}, lambda reply: [code for _, _, code in reply["history"]] == [earlier, BUSY]),
+            ("history_request", {"hist_access_type": "search", "pattern": "*earlier", "output": True, "raw": True}, lambda reply: reply["history"][-1][2] == [earlier, "7"]),
+            ("history_request", {"hist_access_type": "other", "output": True, "raw": True}, lambda reply: reply["status"] == "error"),
+        ]:
+            reply, states = kernel.ask(channel, kind, content)
+            assert expected(reply), (channel, kind, reply)
+            assert states == ["busy", "idle"], (channel, kind, states)
+    # JupyterLab shows the last state that it has heard of.
+    _, states = kernel.ask("shell", "kernel_info_request", {})
+    last = kernel.client.get_iopub_msg(timeout=5)
+    assert last["parent_header"]["msg_id"] == cell and last["content"]["execution_state"] == "busy", last
+    kernel.ask("control", "usage_request", {})
+    usage, states = kernel.ask("control", "usage_request", {})
+    assert states == ["busy", "idle"], states
+    # With evcxr and what it loads.
+    assert usage["kernel_memory"] > 50 << 20 and usage["kernel_cpu"] >= 0, usage
+    assert usage["host_virtual_memory"]["total"] > usage["kernel_memory"] and usage["cpu_count"] == os.cpu_count(), usage
+    for _ in range(2):
+        kernel.interrupt()
+    assert kernel.reply(cell)["status"] == "error"
+    assert kernel.reply(completion)["status"] == "ok"
+    kernel.collect(completion)
+
+
 def a_restart_begins_anew(kernel):
     succeed(kernel, "let before = 1;")
     kernel.manager.restart_kernel(now=False)
@@ -419,6 +481,8 @@ def nothing_is_left(end):
     for cell in [BUSY, ENDLESS_BUILD]:
         kernel = Kernel()
         bridge = kernel.manager.provisioner.pid
+        folder = Path(kernel.value('std::env::var("TRANSFER_BRIDGE").unwrap()')).parent
+        assert [file.name for file in folder.iterdir()] == ["events"], "a key lies about"
         request = kernel.send(cell)
         if cell == BUSY:
             kernel.collect(request, until="stream")
@@ -427,6 +491,7 @@ def nothing_is_left(end):
         begun = time.monotonic()
         end(kernel, bridge)
         await_none(bridge)
+        assert not folder.exists(), f"{end.__name__}: {folder}"
         # Later than that Jupyter itself signals each process of a kernel that it has told to end.
         assert time.monotonic() - begun < 2.5, f"{end.__name__}: {time.monotonic() - begun} s"
         kernel.client.stop_channels()
@@ -470,6 +535,8 @@ manager.start_kernel()
 client = manager.client()
 client.start_channels()
 client.wait_for_ready(timeout=300)
+# The kernel is ready before evcxr is, which compiles at its start as well.
+client.execute_interactive("let ready = 1;", timeout=300)
 client.execute(sys.argv[1])
 print("kernel", manager.provisioner.pid, flush=True)
 time.sleep(600)
@@ -485,10 +552,121 @@ def nothing_is_left_by_a_killed_server():
     await_none(bridge)
 
 
+def await_port(port):
+    end = time.monotonic() + 10
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < end, "no kernel listens"
+            time.sleep(0.05)
+
+
+def a_client_that_listens_late_hears_the_end_of_what_it_asked():
+    """As VS Code does: it asks on the shell channel, then connects to what is published."""
+    for listens in [True, False]:
+        manager = KernelManager(kernel_name="rust")
+        manager.start_kernel()
+        await_port(manager.shell_port)
+        client = manager.client()
+        client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+        request = client.kernel_info()
+        if listens:
+            try:
+                raise AssertionError(client.get_shell_msg(timeout=0.5))
+            except Empty:
+                pass
+            client.iopub_channel.start()
+        # Nor has anyone to listen.
+        assert client.get_shell_msg(timeout=10)["parent_header"]["msg_id"] == request
+        client.iopub_channel.start()
+        welcome = client.get_iopub_msg(timeout=5)
+        assert welcome["msg_type"] == "iopub_welcome" and welcome["content"] == {"subscription": ""}, welcome
+        if listens:
+            states = [client.get_iopub_msg(timeout=5) for _ in range(2)]
+            assert [m["content"]["execution_state"] for m in states] == ["busy", "idle"], states
+            assert all(m["parent_header"]["msg_id"] == request for m in states), states
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def every_cell_fails(kernel, *said):
+    """A kernel without evcxr says so, and is alive otherwise."""
+    for code in ["1 + 1", "let a = 2;"]:
+        begun = time.monotonic()
+        reply, messages = kernel.run(code)
+        told = "\n".join(errors(messages)[-1]["traceback"])
+        assert reply["status"] == "error" and reply["execution_count"] > 0, reply
+        assert [m["msg_type"] for m in messages] == ["status", "execute_input", "error", "status"], messages
+        for part in said:
+            assert part in told, (part, told)
+        assert time.monotonic() - begun < 2
+    kernel.interrupt()
+    assert kernel.ask("shell", "is_complete_request", {"code": "("})[0]["status"] == "incomplete"
+    assert kernel.client.complete("a", 1, reply=True, timeout=5)["content"]["matches"] == []
+    assert kernel.client.inspect("a", 1, reply=True, timeout=5)["content"]["found"] is False
+    assert kernel.client.is_alive()
+
+
+def a_crash_of_evcxr_is_an_error_and_a_restart_goes_on():
+    with Kernel() as kernel:
+        # Read in evcxr 0.22: a variable that it has given up is looked up again.
+        request = kernel.send("let a: impl Copy = std::")
+        queued = kernel.send("1")
+        reply, messages = kernel.reply(request), kernel.collect(request)
+        assert reply["status"] == "error" and reply["ename"] == "EvcxrCrash", reply
+        assert "panicked at" in "\n".join(reply["traceback"]), reply
+        assert errors(messages)[-1]["traceback"] == reply["traceback"], messages
+        assert kernel.reply(queued)["status"] == "aborted"
+        every_cell_fails(kernel, "evcxr", "has crashed", "Restart the kernel")
+        kernel.manager.restart_kernel(now=False)
+        kernel.client.wait_for_ready(timeout=300)
+        assert kernel.value("1 + 1") == "2"
+
+
+# An evcxr that ends as soon as it has something to do.
+SHORT_LIVED = f"""#!{sys.executable}
+import json, sys, zmq
+connection = json.load(open(sys.argv[2]))
+context = zmq.Context()
+sockets = dict()
+for kind, name in [(zmq.ROUTER, "shell"), (zmq.ROUTER, "control"), (zmq.ROUTER, "stdin"), (zmq.PUB, "iopub"), (zmq.REP, "hb")]:
+    sockets[name] = context.socket(kind)
+    sockets[name].bind(f"tcp://{{connection['ip']}}:{{connection[name + '_port']}}")
+sockets["shell"].recv_multipart()
+sys.exit("no rust-src")
+"""
+
+
+def a_kernel_that_cannot_start_says_why():
+    with tempfile.TemporaryDirectory() as folder:
+
+        def home_of(name, evcxr, mode=0o755):
+            program = Path(folder) / name / "tools/bin/evcxr_jupyter"
+            program.parent.mkdir(parents=True)
+            program.write_text(evcxr)
+            program.chmod(mode)
+            return {"TRANSFER_HOME": str(program.parents[2])}
+
+        for environment, said in [
+            ({"LIBTORCH": "/no/libtorch"}, "/no/libtorch/lib is missing"),
+            ({"TRANSFER_HOME": "/no/home"}, "evcxr_jupyter is missing"),
+            (home_of("ends", "#!/bin/sh\necho no space left on device >&2\nexit 3\n"), "exit status: 3)\nno space left on device"),
+            (home_of("listens", SHORT_LIVED), "exit status: 1)\nno rust-src"),
+            (home_of("no-program", "", 0o644), "cannot start"),
+            ({"PATH": "/no/path", "CARGO_HOME": "/no/cargo"}, "install Rust from https://rustup.rs"),
+            ({"RUSTUP_TOOLCHAIN": "no-such-toolchain"}, "no-such-toolchain"),
+            ({"TMPDIR": "/no/temporary"}, "/no/temporary"),
+            ({"TRANSFER_KERNEL_FOLDER": "no/such/folder"}, "no/such/folder"),
+        ]:
+            with Kernel(**environment) as kernel:
+                every_cell_fails(kernel, "could not start", said, "restart the kernel")
+
+
 def main():
     start = time.monotonic()
     with Kernel() as kernel:
-        print(f"  kernel start: {time.monotonic() - start:.1f} s", flush=True)
+        print(f"  kernel answers: {time.monotonic() - start:.1f} s", flush=True)
         for check in [
             cells_are_numbered_from_one_and_those_without_history_not_at_all,
             failures_are_errors,
@@ -497,6 +675,7 @@ def main():
             displays_keep_their_place_and_change_at_once,
             bad_events_are_refused,
             what_editors_ask_is_answered,
+            what_needs_no_evcxr_is_answered_while_a_cell_runs,
             a_build_is_shown_and_taken_away,
             several_figures_come_in_order,
             stop,
@@ -507,6 +686,14 @@ def main():
             begun = time.monotonic()
             check(kernel)
             print(f"  {check.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
+    for check in [
+        a_client_that_listens_late_hears_the_end_of_what_it_asked,
+        a_kernel_that_cannot_start_says_why,
+        a_crash_of_evcxr_is_an_error_and_a_restart_goes_on,
+    ]:
+        begun = time.monotonic()
+        check()
+        print(f"  {check.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
     for end in [shut_down, terminate_bridge, kill_bridge, kill_evcxr]:
         nothing_is_left(end)
     a_restart_ends_a_build()

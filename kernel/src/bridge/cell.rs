@@ -18,13 +18,16 @@ pub(super) struct Cell {
     pub(super) stderr: String,
     /// A panic, or an error that a `?` met: evcxr calls this a success.
     pub(super) failed: bool,
+    /// Stop was meant for it, and what waits is not run; `asked`: it was asked to end itself.
     pub(super) stopped: bool,
+    pub(super) asked: bool,
     /// When the next build for it is to be ended.
     pub(super) ends_build: Option<Instant>,
     /// The last error that was shown.
     pub(super) error: Option<ErrorOutput>,
     pub(super) reply: Option<Passing>,
-    pub(super) idle: Option<Passing>,
+    /// Whether evcxr says that it is done.
+    pub(super) idle: bool,
     /// When the reply is to be passed on.
     pub(super) ends: Option<Instant>,
 }
@@ -41,17 +44,27 @@ impl Cell {
             stderr: String::new(),
             failed: false,
             stopped: false,
+            asked: false,
             ends_build: None,
             error: None,
             reply: None,
-            idle: None,
+            idle: false,
             ends: None,
         }
     }
 
+    pub(super) fn code(&self) -> &str {
+        self.request.content["code"].as_str().unwrap_or_default()
+    }
+
+    /// Returns whether evcxr calls it done without having replied, if only for a moment.
+    pub(super) fn lacks_reply(&self) -> bool {
+        self.idle && self.reply.is_none()
+    }
+
     /// Sets the time of the end once evcxr has said both that it has a result and that it is idle.
     pub(super) fn ends_if_told(&mut self) {
-        if self.reply.is_some() && self.idle.is_some() {
+        if self.reply.is_some() && self.idle {
             let last_words = if self.failed {
                 LAST_WORDS_OF_FAILURE
             } else {
@@ -71,8 +84,7 @@ impl Cell {
             Some((place, message)) => (Some(place), message),
             None => (None, told),
         };
-        let code = self.request.content["code"].as_str().unwrap_or_default();
-        let line = place.and_then(|place| line_in_cell(place, code, build_folder));
+        let line = place.and_then(|place| line_in_cell(place, self.code(), build_folder));
         let mut traceback = vec![message.to_owned()];
         match (line, place) {
             (Some((number, text)), _) => traceback.push(format!("line {number}: {text}")),

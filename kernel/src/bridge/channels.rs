@@ -10,12 +10,14 @@ use jupyter_zmq_client::RawMessage;
 use serde_json::Value;
 use zeromq::ZmqMessage;
 
+use super::LAST_WORDS;
+
 /// What Jupyter's clients talk to.
 pub(super) struct Front {
     pub(super) shell: client::KernelShellConnection,
     pub(super) control: client::KernelControlConnection,
     pub(super) stdin: client::KernelStdinConnection,
-    pub(super) iopub: client::KernelIoPubConnection,
+    pub(super) iopub: client::KernelIoPubXPubConnection,
     pub(super) heartbeat: client::KernelHeartbeatConnection,
 }
 
@@ -69,7 +71,7 @@ impl Front {
             shell: client::create_kernel_shell_connection(connection, session).await?,
             control: client::create_kernel_control_connection(connection, session).await?,
             stdin: client::create_kernel_stdin_connection(connection, session).await?,
-            iopub: client::create_kernel_iopub_connection(connection, session).await?,
+            iopub: client::create_kernel_iopub_xpub_connection(connection, session).await?,
             heartbeat: client::create_kernel_heartbeat_connection(connection).await?,
         })
     }
@@ -97,6 +99,19 @@ impl Back {
             )
             .await?,
         })
+    }
+}
+
+/// Returns what has been received. That a client has gone in the middle of it ends nothing.
+pub(super) async fn received(message: zeromq::ZmqResult<ZmqMessage>) -> Option<ZmqMessage> {
+    match message {
+        Ok(message) => Some(message),
+        Err(error) => {
+            eprintln!("a message was lost: {error}");
+            // Should that go on for ever.
+            tokio::time::sleep(LAST_WORDS).await;
+            None
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -139,7 +139,9 @@ impl Events {
             .permissions(Permissions::from_mode(0o700))
             .tempdir()
             .context("cannot create a folder for the kernel's socket")?;
-        let listener = UnixListener::bind(folder.path().join("events"))?;
+        let path = folder.path().join("events");
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen at {}", path.display()))?;
         let (sender, coming) = unbounded_channel();
         let stop = Arc::new(watch::Sender::new(0));
         let stops = stop.clone();
@@ -168,9 +170,14 @@ impl Events {
         })
     }
 
+    /// Returns the folder that the socket is in.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Returns where the socket is.
     pub(super) fn path(&self) -> PathBuf {
-        self.folder.path().join("events")
+        self.folder().join("events")
     }
 
     /// Asks whoever listens to end; returns whether anyone does.

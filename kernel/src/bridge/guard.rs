@@ -1,19 +1,21 @@
 //! Ending all that evcxr has started, whatever this program ends of.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::Context as _;
 use tokio::process::{Child, Command};
 
-/// A process that waits for this one to go and then ends its process group: evcxr, the process in
-/// which cells run, cargo and the compilers below it, the guard itself. A pipe tells it, which the
-/// system closes even where this program is killed.
+/// A process that waits for this one to go and then removes the folder of the socket and ends its
+/// own process group: evcxr, the process in which cells run, cargo and the compilers below it, the
+/// guard itself. A pipe tells it, which the system closes even where this program is killed.
 pub(super) struct Guard(Child);
 
 impl Guard {
-    pub(super) fn start() -> anyhow::Result<Self> {
+    pub(super) fn start(folder: &Path) -> anyhow::Result<Self> {
         let guard = Command::new("sh")
-            .args(["-c", "read _; kill -KILL 0"])
+            .args(["-c", "read _; rm -rf -- \"$0\"; kill -KILL 0"])
+            .arg(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -53,6 +53,12 @@ impl Hidden {
         self.running.is_some()
     }
 
+    /// Returns whether evcxr calls it done without having replied, if only for a moment.
+    pub(super) fn lacks_reply(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.idle && !running.replied)
+    }
+
     /// Begins the next one: returns the request for evcxr.
     pub(super) fn next(&mut self) -> Option<JupyterMessage> {
         let Question { purpose, code } = self.waiting.pop_front()?;

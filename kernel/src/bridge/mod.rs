@@ -1,43 +1,51 @@
 //! Between Jupyter and evcxr: the same protocol on both sides, most of it passed on as it comes.
 //!
 //! What it adds is told in `events` (what the code in a cell can say), `cell` (what becomes of a
-//! cell), `hidden` (cells of the bridge's own) and `build` (what is shown while dependencies compile).
+//! cell), `hidden` (cells of the bridge's own), `build` (what is shown while dependencies compile)
+//! and `requests` (what is answered without evcxr).
 
 mod build;
 mod cell;
 mod channels;
 mod compiler;
+mod complete;
+mod evcxr;
 mod events;
 mod guard;
 mod hidden;
+mod history;
+mod info;
+mod processes;
+mod requests;
 mod text;
+mod usage;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use jupyter_protocol::{
-    ClearOutput, ErrorOutput, ExecuteReply, ExecutionState, Header, InterruptReply, JupyterMessage,
-    JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status, Stdio as Stream,
-    StreamContent,
+    ClearOutput, ConnectionInfo, ErrorOutput, ExecuteReply, Header, JupyterMessage,
+    JupyterMessageContent, ReplyStatus, Status, Stdio as Stream, StreamContent,
 };
+use jupyter_zmq_client::{SubscriptionEvent, parse_subscription_message};
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use zeromq::{SocketRecv as _, SocketSend as _, ZmqMessage};
 
 use build::Build;
 use cell::Cell;
-use channels::{Back, Front, Passing, child_of, pass, send};
-use events::{Event, Events};
-use guard::Guard;
+use channels::{Front, Passing, child_of, pass, received, send};
+use evcxr::{Evcxr, Heard};
+use events::Event;
 use hidden::{Hidden, Question};
+use history::History;
+use requests::execute_error;
 use text::{Piece, pieces};
+use usage::Usage;
 
 pub use cell::PLACE_ENDS;
 pub use events::{SOCKET, VERSION};
@@ -55,98 +63,83 @@ const LAST_WORDS: Duration = Duration::from_millis(5);
 /// A failure's are on stderr, which takes longer.
 const LAST_WORDS_OF_FAILURE: Duration = Duration::from_millis(30);
 
+/// How long the reply to a cell may take after evcxr has said that it is idle. Without one it has
+/// panicked, and answers nothing any more.
+const REPLY: Duration = Duration::from_secs(1);
+
+/// How long the first request waits for a client to listen to what is published: Jupyter allows for
+/// clients that never do.
+const SUBSCRIPTION: Duration = Duration::from_secs(1);
+
 /// How often a cell whose build was ended is looked at: evcxr tries a failed one in other ways.
 const NEXT_BUILD: Duration = Duration::from_millis(100);
 
-/// Starts `evcxr`, which takes a connection file as its last argument and builds in `build_folder`
-/// with `cargo`, and serves the connection that Jupyter's file describes until Jupyter ends it or evcxr is gone.
-/// Nothing that evcxr has started is left then.
+/// How evcxr is to be started.
+#[derive(Debug)]
+pub struct Launch {
+    /// The program, which takes a connection file as its last argument.
+    pub evcxr: Command,
+    /// Cargo, in whose place evcxr runs this program.
+    pub cargo: PathBuf,
+    /// Where it builds.
+    pub build_folder: PathBuf,
+    /// The version of the compiler.
+    pub rustc: String,
+}
+
+/// Starts evcxr and serves the connection that Jupyter's file describes until Jupyter ends it or
+/// evcxr is gone. Nothing that evcxr has started is left then. Where evcxr cannot be started, every
+/// cell is answered with the reason.
 ///
 /// # Errors
 ///
-/// The file cannot be read, a port is taken, evcxr cannot be started.
-pub fn run(
-    connection_file: &Path,
-    evcxr: std::process::Command,
-    cargo: &Path,
-    build_folder: PathBuf,
-) -> anyhow::Result<ExitCode> {
+/// The file cannot be read, a port is taken.
+pub fn run(connection_file: &Path, launch: anyhow::Result<Launch>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let guard = Guard::start()?;
-        let served = serve(connection_file, evcxr, cargo, build_folder, &guard).await;
-        guard.end().await;
-        served
-    })
+    runtime.block_on(serve(connection_file, launch))
 }
 
-async fn serve(
-    connection_file: &Path,
-    mut evcxr: std::process::Command,
-    cargo: &Path,
-    build_folder: PathBuf,
-    guard: &Guard,
-) -> anyhow::Result<ExitCode> {
+async fn serve(connection_file: &Path, launch: anyhow::Result<Launch>) -> anyhow::Result<ExitCode> {
     let parent = std::os::unix::process::parent_id();
-    let outer = channels::read_connection(connection_file)?;
-    let inner = channels::inner_connection(&outer).await?;
+    let connection = channels::read_connection(connection_file)?;
     let session = JupyterMessage::new(Status::idle(), None).header.session;
-    let front = Front::bind(&outer, &session).await?;
-    let events = Events::listen()?;
-    let inner_file = events.path().with_file_name("connection.json");
-    std::fs::write(&inner_file, serde_json::to_vec(&inner)?)?;
-
-    crate::cargo::stand_in(&mut evcxr, cargo, &events.path().with_file_name("bin"))?;
-    let mut evcxr = Command::from(evcxr);
-    guard.keep(&mut evcxr)?;
-    let mut child = evcxr
-        .arg(&inner_file)
-        .env(SOCKET, events.path())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot start evcxr")?;
-    let mut log = BufReader::new(child.stderr.take().context("evcxr's stderr")?).lines();
-    let back = tokio::select! {
-        back = Back::connect(&inner, &session) => back?,
-        status = child.wait() => anyhow::bail!("evcxr ended at its start: {}", status?),
-        () = async { while let Ok(Some(line)) = log.next_line().await { eprintln!("{line}"); } } => {
-            anyhow::bail!("evcxr ended at its start: {}", child.wait().await?)
-        }
-    };
+    let front = Front::bind(&connection, &session).await?;
     let mut bridge = Bridge {
         front,
-        back,
-        events,
-        evcxr: child.id(),
-        build: Build::in_folder(build_folder),
+        evcxr: Err(ErrorOutput::default()),
+        rustc: String::new(),
+        build: Build::in_folder(PathBuf::new()),
         displays: BTreeMap::new(),
         cell: None,
         last_cell: None,
         waiting: VecDeque::new(),
         count: 0,
+        history: History::default(),
         hidden: Hidden::default(),
+        unanswered: None,
         text: None,
         warned: None,
+        usage: Usage::new(),
+        is_heard: false,
+        held_back: None,
     };
+    bridge.launch(launch, &connection, &session).await;
 
-    let mut look_at_parent = tokio::time::interval(Duration::from_secs(1));
     let mut ended = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
-    let mut log_open = true;
+    let mut look_at_parent = tokio::time::interval(Duration::from_secs(1));
     let code = loop {
         let due = bridge.due();
         let Bridge {
             front,
-            back,
-            events,
+            evcxr,
+            held_back,
             ..
         } = &mut bridge;
         tokio::select! {
-            // First what has to work however much a cell writes; then what it told, which its lines
-            // refer to; then what it wrote, before what follows from its end.
+            // First what has to work however much a cell writes.
             biased;
             message = front.control.socket.recv() => if let Some(message) = received(message).await
                 && bridge.control(message).await.is_break()
@@ -168,64 +161,49 @@ async fn serve(
                 }
                 bridge.show_build().await;
             }
-            Some(event) = events.coming.recv() => bridge.take(event).await,
-            message = back.iopub.socket.recv() => if let Some(message) = received(message).await {
-                bridge.output(message).await;
+            message = front.iopub.socket.recv() => if let Some(message) = received(message).await
+                && let Some(SubscriptionEvent::Subscribe(topic)) = parse_subscription_message(&message)
+            {
+                bridge.welcome(topic).await;
             },
-            message = back.shell.socket.recv() => if let Some(message) = received(message).await {
-                bridge.reply(message).await;
+            message = front.shell.socket.recv(), if held_back.is_none() => {
+                if let Some(message) = received(message).await {
+                    bridge.request(message).await;
+                }
+            }
+            heard = next(evcxr) => if bridge.hear(heard).await.is_break() {
+                break ExitCode::FAILURE;
             },
-            message = front.shell.socket.recv() => if let Some(message) = received(message).await {
-                bridge.request(message).await;
-            },
-            message = back.control.socket.recv() => if let Some(message) = received(message).await {
-                pass(message, &mut front.control, "control").await;
-            },
-            message = front.stdin.socket.recv() => if let Some(message) = received(message).await {
-                pass(message, &mut back.stdin, "input").await;
-            },
-            message = back.stdin.socket.recv() => if let Some(message) = received(message).await {
-                pass(message, &mut front.stdin, "input").await;
-            },
-            line = log.next_line(), if log_open => match line {
-                Ok(Some(line)) => eprintln!("{line}"),
-                _ => log_open = false,
+            message = front.stdin.socket.recv() => if let Some(message) = received(message).await
+                && let Ok(evcxr) = evcxr
+            {
+                pass(message, &mut evcxr.back.stdin, "input").await;
             },
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 bridge.on_time().await;
             }
-            status = child.wait() => {
-                let status = status?;
-                bridge.flush().await;
-                eprintln!("evcxr ended: {status}");
-                break ExitCode::FAILURE;
-            }
         }
     };
-    // Waited for: with evcxr goes its lock on the build folder, which a restart takes again.
-    let _killed = child.kill().await;
+    if let Ok(evcxr) = bridge.evcxr {
+        evcxr.end().await;
+    }
     Ok(code)
 }
 
-/// Returns what has been received. That a client has gone in the middle of it ends nothing.
-async fn received(message: zeromq::ZmqResult<ZmqMessage>) -> Option<ZmqMessage> {
-    match message {
-        Ok(message) => Some(message),
-        Err(error) => {
-            eprintln!("a message was lost: {error}");
-            // Should that go on for ever.
-            tokio::time::sleep(LAST_WORDS).await;
-            None
-        }
+/// Returns what is heard next from evcxr, if there is one.
+async fn next(evcxr: &mut Result<Evcxr, ErrorOutput>) -> Heard {
+    match evcxr {
+        Ok(evcxr) => evcxr.next().await,
+        Err(_) => std::future::pending().await,
     }
 }
 
 struct Bridge {
     front: Front,
-    back: Back,
-    events: Events,
-    /// evcxr's process.
-    evcxr: Option<u32>,
+    /// evcxr, or why there is none: the answer to every cell.
+    evcxr: Result<Evcxr, ErrorOutput>,
+    /// The version of the compiler.
+    rustc: String,
     build: Build,
     /// What is to be shown once stdout says where.
     displays: BTreeMap<String, Map<String, Value>>,
@@ -237,11 +215,19 @@ struct Bridge {
     waiting: VecDeque<Passing>,
     /// The number of the last cell: evcxr counts from 2, and the hidden ones as well.
     count: usize,
+    history: History,
     hidden: Hidden,
+    /// Until when evcxr has to reply to a cell that it says is done.
+    unanswered: Option<Instant>,
     /// Text held back, whether it is of stderr, and until when.
     text: Option<(Header, bool, String, Instant)>,
     /// When Stop was last answered with a warning.
     warned: Option<Instant>,
+    usage: Usage,
+    /// Whether a client can hear what is published, or has had the time to.
+    is_heard: bool,
+    /// The first request until then, and how long it is held back.
+    held_back: Option<(ZmqMessage, Instant)>,
 }
 
 impl Bridge {
@@ -251,60 +237,135 @@ impl Bridge {
         let cell = self.cell.as_ref();
         let end = cell.and_then(|cell| cell.ends);
         let build = cell.and_then(|cell| cell.ends_build);
-        [text, end, build].into_iter().flatten().min()
+        let begin = self.held_back.as_ref().map(|(_, until)| *until);
+        [text, end, build, begin, self.unanswered]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     async fn on_time(&mut self) {
         let now = Instant::now();
-        if let Some(cell) = &mut self.cell
-            && cell.ends_build.is_some_and(|build| build <= now)
+        let is_due = |time: Option<Instant>| time.is_some_and(|time| time <= now);
+        if let (Some(cell), Ok(evcxr)) = (&mut self.cell, &self.evcxr)
+            && is_due(cell.ends_build)
         {
-            compiler::stop(self.evcxr);
+            evcxr.stop_build();
             cell.ends_build = Some(now + NEXT_BUILD);
         }
-        let end = self.cell.as_ref().and_then(|cell| cell.ends);
-        if end.is_some_and(|end| end <= now) {
+        if is_due(self.held_back.as_ref().map(|(_, until)| *until)) {
+            self.begin().await;
+        }
+        if is_due(self.unanswered) {
+            let panic = self.evcxr.as_ref().ok().and_then(Evcxr::panic);
+            self.lose_evcxr(crash(panic)).await;
+        } else if is_due(self.cell.as_ref().and_then(|cell| cell.ends)) {
             self.end_cell().await;
+            self.next_cell().await;
         } else {
             self.flush().await;
         }
     }
 
-    /// A request on the shell channel.
-    async fn request(&mut self, message: ZmqMessage) {
-        match Passing::read(message, &self.front.shell) {
-            Ok(request) if request.kind() == "execute_request" => {
-                self.waiting.push_back(request);
-                self.next_cell().await;
+    /// Starts evcxr, or takes down why it cannot be started.
+    async fn launch(
+        &mut self,
+        launch: anyhow::Result<Launch>,
+        connection: &ConnectionInfo,
+        session: &str,
+    ) {
+        let started = match launch {
+            Ok(launch) => {
+                self.rustc = launch.rustc;
+                self.build = Build::in_folder(launch.build_folder);
+                Evcxr::start(launch.evcxr, &launch.cargo, connection, session).await
             }
-            Ok(request) => pass(request.message, &mut self.back.shell, "request").await,
-            Err(error) => eprintln!("a request was refused: {error:#}"),
+            Err(error) => Err(error),
+        };
+        self.evcxr = started.map_err(|error| no_start(&format!("{error:#}")));
+    }
+
+    /// Takes what is heard from evcxr and the cells; breaks where evcxr has ended.
+    async fn hear(&mut self, heard: Heard) -> ControlFlow<()> {
+        match heard {
+            Heard::Event(event) => self.take(event).await,
+            Heard::Output(output) => self.output(output).await,
+            Heard::Reply(reply) => self.reply(reply).await,
+            Heard::ControlReply(message) => {
+                pass(message, &mut self.front.control, "control").await;
+            }
+            Heard::Input(message) => pass(message, &mut self.front.stdin, "input").await,
+            Heard::Ended(status) => {
+                self.flush().await;
+                match &mut self.evcxr {
+                    Ok(evcxr) if !evcxr.works => {
+                        let error = no_start(&evcxr.last_words(&status).await);
+                        self.lose_evcxr(error).await;
+                    }
+                    _ => {
+                        eprintln!("evcxr ended: {status}");
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
         }
+        let cell = self.cell.as_ref();
+        if cell.is_some_and(Cell::lacks_reply) || self.hidden.lacks_reply() {
+            self.unanswered
+                .get_or_insert_with(|| Instant::now() + REPLY);
+        } else {
+            self.unanswered = None;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Goes on without evcxr. It is not started again: what follows would miss the cells before.
+    async fn lose_evcxr(&mut self, error: ErrorOutput) {
+        self.unanswered = None;
+        if let Ok(evcxr) = std::mem::replace(&mut self.evcxr, Err(error.clone())) {
+            if !evcxr.works {
+                self.announce().await;
+            }
+            evcxr.end().await;
+        }
+        self.fail(error).await;
+        self.next_cell().await;
     }
 
     /// Gives evcxr the next cell if it has none, or else the next hidden one.
     async fn next_cell(&mut self) {
+        let evcxr = loop {
+            match &mut self.evcxr {
+                Ok(evcxr) => break evcxr,
+                Err(error) => {
+                    let error = error.clone();
+                    let Some(request) = self.waiting.pop_front() else {
+                        return;
+                    };
+                    self.refuse(request, error).await;
+                }
+            }
+        };
         if self.cell.is_some() || self.hidden.is_running() {
             return;
         }
         if let Some(request) = self.waiting.pop_front() {
             self.warned = None;
             self.last_cell = Some(request.header.clone());
-            pass(request.message.clone(), &mut self.back.shell, "cell").await;
+            pass(request.message.clone(), &mut evcxr.back.shell, "cell").await;
             let cell = Cell::new(request, self.count);
+            if cell.number > self.count {
+                self.history.push(cell.number, cell.code());
+            }
             self.count = cell.number;
             self.cell = Some(cell);
         } else if let Some(request) = self.hidden.next() {
-            send(request, &mut self.back.shell, "hidden cell").await;
+            send(request, &mut evcxr.back.shell, "hidden cell").await;
         }
     }
 
     /// An answer on the shell channel.
-    async fn reply(&mut self, message: ZmqMessage) {
-        let reply = match Passing::read(message, &self.back.shell) {
-            Ok(reply) => reply,
-            Err(error) => return eprintln!("evcxr's reply: {error:#}"),
-        };
+    async fn reply(&mut self, reply: Passing) {
         if self.hidden.takes(&reply) {
             return self.end_hidden().await;
         }
@@ -326,11 +387,7 @@ impl Bridge {
     }
 
     /// Something that evcxr publishes.
-    async fn output(&mut self, message: ZmqMessage) {
-        let output = match Passing::read(message, &self.back.iopub) {
-            Ok(output) => output,
-            Err(error) => return eprintln!("evcxr's output: {error:#}"),
-        };
+    async fn output(&mut self, output: Passing) {
         if self.hidden.takes(&output) {
             return self.end_hidden().await;
         }
@@ -340,14 +397,20 @@ impl Bridge {
         if let Some(cell) = self.cell_of(output.parent.as_ref()) {
             match output.kind() {
                 "status" if output.content["execution_state"] == "idle" => {
-                    cell.idle = Some(output);
+                    cell.idle = true;
                     return cell.ends_if_told();
                 }
                 "error" => {
                     cell.error = serde_json::from_value(output.content.clone()).ok();
                     self.hide_build().await;
                 }
-                "execute_result" | "display_data" => self.hide_build().await,
+                "execute_result" => {
+                    let (number, text) = (cell.number, &output.content["data"]["text/plain"]);
+                    self.history
+                        .result(number, text.as_str().unwrap_or_default());
+                    self.hide_build().await;
+                }
+                "display_data" => self.hide_build().await,
                 _ => {}
             }
         }
@@ -475,62 +538,7 @@ impl Bridge {
         }
     }
 
-    /// A request on the control channel; breaks where it is the one to end.
-    async fn control(&mut self, message: ZmqMessage) -> ControlFlow<()> {
-        match Passing::read(message, &self.front.control) {
-            Ok(request) => match request.kind() {
-                "interrupt_request" => self.interrupt(request).await,
-                "shutdown_request" => {
-                    self.shut_down(&request).await;
-                    return ControlFlow::Break(());
-                }
-                _ => pass(request.message, &mut self.back.control, "control").await,
-            },
-            Err(error) => eprintln!("a request was refused: {error:#}"),
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Stop.
-    async fn interrupt(&mut self, request: Passing) {
-        let now = Instant::now();
-        let meant = self.warned.is_some_and(|warned| now - warned < SECOND_STOP);
-        if let Some(cell) = &mut self.cell {
-            if self.events.stop() {
-                cell.stopped = true;
-            } else if compiler::stop(self.evcxr) {
-                cell.stopped = true;
-                cell.ends_build = Some(now + NEXT_BUILD);
-            } else if meant {
-                // evcxr ends the process in which cells run.
-                cell.stopped = true;
-                self.warned = None;
-                return pass(request.message, &mut self.back.control, "control").await;
-            } else {
-                self.warned = Some(now);
-                let header = cell.request.header.clone();
-                self.flush().await;
-                self.publish(&header, StreamContent::stderr(CANNOT_STOP))
-                    .await;
-            }
-        }
-        let reply = request.answer(InterruptReply::new());
-        send(reply, &mut self.front.control, "control").await;
-    }
-
-    /// Answers the request to end. evcxr is not asked: it would end with its cell, which may never.
-    async fn shut_down(&mut self, request: &Passing) {
-        self.flush().await;
-        let reply = request.answer(ShutdownReply {
-            restart: request.content["restart"] == true,
-            ..ShutdownReply::default()
-        });
-        send(reply, &mut self.front.control, "control").await;
-        // Time for it to leave.
-        tokio::time::sleep(LAST_WORDS).await;
-    }
-
-    /// Passes on the reply to a cell, as an error where it failed, and goes on to the next.
+    /// Passes on the reply to a cell, as an error where it failed.
     async fn end_cell(&mut self) {
         self.hide_build().await;
         self.flush().await;
@@ -550,17 +558,20 @@ impl Bridge {
             self.publish(&header, StreamContent::stderr(&text)).await;
         }
         let failed = cell.error.is_some();
-        if let Some(reply) = cell.reply.take() {
-            let content = execute_reply(&reply.content, cell.number, cell.error.take());
-            send(reply.with_content(content), &mut self.front.shell, "reply").await;
-        }
+        let content = if let Some(error) = cell.error {
+            execute_error(cell.number, error)
+        } else {
+            let content = cell.reply.map(|reply| numbered(reply.content, cell.number));
+            content
+                .and_then(|content| serde_json::from_value(content).ok())
+                .unwrap_or_default()
+        };
+        let reply = cell.request.answer(content);
+        send(reply, &mut self.front.shell, "reply").await;
         if failed || cell.stopped {
             self.abort_waiting().await;
         }
-        if let Some(idle) = cell.idle.take() {
-            pass(idle.message, &mut self.front.iopub, "status").await;
-        }
-        self.next_cell().await;
+        self.publish(&header, Status::idle()).await;
     }
 
     /// Answers the cells that wait that they will not be run, as IPython does after an error.
@@ -570,16 +581,13 @@ impl Bridge {
                 self.waiting.push_back(request);
                 continue;
             }
-            let status = |execution_state| Status { execution_state };
-            self.publish(&request.header, status(ExecutionState::Busy))
-                .await;
+            self.publish(&request.header, Status::busy()).await;
             let reply = request.answer(ExecuteReply {
                 status: ReplyStatus::Aborted,
                 ..ExecuteReply::default()
             });
             send(reply, &mut self.front.shell, "reply").await;
-            self.publish(&request.header, status(ExecutionState::Idle))
-                .await;
+            self.publish(&request.header, Status::idle()).await;
         }
     }
 
@@ -604,9 +612,6 @@ impl Bridge {
     }
 }
 
-const CANNOT_STOP: &str = "This cell does not listen to Stop. Stop again within 5 seconds to end \
-                           the process that runs it: all variables will be lost.\n";
-
 /// Where messages hold the number of a cell.
 const COUNT: &str = "execution_count";
 
@@ -616,17 +621,29 @@ fn numbered(mut content: Value, number: usize) -> Value {
     content
 }
 
-/// Returns the reply to a cell: evcxr's with our number, or an error where the cell failed.
-fn execute_reply(content: &Value, number: usize, error: Option<ErrorOutput>) -> ExecuteReply {
-    let content = numbered(content.clone(), number);
-    let mut reply: ExecuteReply = serde_json::from_value(content).unwrap_or_default();
-    if let Some(error) = error {
-        reply.status = ReplyStatus::Error;
-        reply.error = Some(Box::new(ReplyError {
-            ename: error.ename,
-            evalue: error.evalue,
-            traceback: error.traceback,
-        }));
+/// Returns the answer to every cell of a kernel that could not start.
+fn no_start(reason: &str) -> ErrorOutput {
+    let evalue = format!("this kernel could not start: {reason}");
+    let advice =
+        "Mend that, then restart the kernel. `cargo xtask setup` installs what is missing.";
+    ErrorOutput {
+        ename: "NoKernel".to_owned(),
+        traceback: vec![evalue.clone(), advice.to_owned()],
+        evalue,
     }
-    reply
+}
+
+/// Returns the answer to every cell after a panic of evcxr's, and what it said then.
+fn crash(panic: Option<String>) -> ErrorOutput {
+    let evalue = "evcxr, which runs the cells, has crashed: all variables are lost".to_owned();
+    let advice = "Restart the kernel and run the cells again. If it crashes at the same cell, write \
+                  that one differently: it met a bug of evcxr's.";
+    ErrorOutput {
+        ename: "EvcxrCrash".to_owned(),
+        traceback: [Some(evalue.clone()), panic, Some(advice.to_owned())]
+            .into_iter()
+            .flatten()
+            .collect(),
+        evalue,
+    }
 }

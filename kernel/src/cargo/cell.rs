@@ -173,7 +173,7 @@ impl CellBuild {
             .context("no folder")?;
         let written = Path::new(written).join(library.file_name().context("no name")?);
         match fs::remove_file(&library) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(fs::hard_link(written, library)?),
         }
     }
