@@ -1,8 +1,8 @@
 //! Between Jupyter and evcxr: the same protocol on both sides, most of it passed on as it comes.
 //!
 //! What it adds is told in `events` (what the code in a cell can say), `cell` (what becomes of a
-//! cell), `hidden` (cells of the bridge's own), `build` (what is shown while dependencies compile)
-//! and `requests` (what is answered without evcxr).
+//! cell), `hidden` (cells of the bridge's own), `warm_up` (what is done before the first cell), `build`
+//! (what is shown while dependencies compile) and `requests` (what is answered without evcxr).
 
 mod build;
 mod cell;
@@ -19,6 +19,7 @@ mod processes;
 mod requests;
 mod text;
 mod usage;
+mod warm_up;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -283,6 +284,12 @@ impl Bridge {
             Err(error) => Err(error),
         };
         self.evcxr = started.map_err(|error| no_start(&format!("{error:#}")));
+        if let Ok(evcxr) = &mut self.evcxr
+            && let Some(request) = warm_up::request()
+        {
+            self.hidden.warm_up.clone_from(&request.header.msg_id);
+            send(request, &mut evcxr.back.shell, "warm-up").await;
+        }
     }
 
     /// Takes what is heard from evcxr and the cells; breaks where evcxr has ended.
