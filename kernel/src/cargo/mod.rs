@@ -2,12 +2,15 @@
 //! `PATH`.
 //!
 //! evcxr has Cargo build each cell. Cargo then reads every manifest and looks at every dependency,
-//! though nothing but the cell has changed. So it is noted how Cargo ran the compiler and what that
-//! depends on (`cell`), and as long as all of it stays the same, the compiler is run from here.
+//! though nothing but the cell has changed. So it is noted how Cargo ran the compiler (`run`) and what
+//! that depends on (`cell`), and as long as all of it stays the same, the compiler is run from here,
+//! with all dependencies in one library (`bundle`).
 //! Everything else is the real Cargo's, with two additions: what a crate of a workspace depends on
 //! has the versions of that workspace's `Cargo.lock`, and the bridge learns what is being compiled.
 
+mod bundle;
 mod cell;
+mod run;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -21,10 +24,12 @@ use std::thread;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::bridge::{SOCKET, VERSION};
-use cell::{CellBuild, Run};
+use cell::CellBuild;
+use run::{CELL, Run};
 
 /// What this program is called in place of. evcxr asks rustup, where there is one, for Cargo.
 const CARGO: &str = "cargo";
@@ -119,7 +124,7 @@ fn cargo(called: &Path, arguments: &[OsString]) -> anyhow::Result<u8> {
         && let Some(cell) = CellBuild::read(&noted)
         && cell.is_as_before(arguments)
     {
-        return cell.compile();
+        return cell.compile(&folder);
     }
     if let Err(error) = take_over_lock(&folder) {
         eprintln!("the dependencies' newest versions are taken: {error:#}");
@@ -134,7 +139,7 @@ fn cargo(called: &Path, arguments: &[OsString]) -> anyhow::Result<u8> {
     }
     let (status, artifact) = follow(&mut cargo)?;
     if let Some(cell) = artifact
-        .zip(cell::read(&record))
+        .zip(read_json(&record))
         .and_then(|(artifact, run)| CellBuild::new(run, artifact, arguments, &folder, begun))
     {
         fs::write(noted, serde_json::to_vec(&cell)?)?;
@@ -213,7 +218,7 @@ fn progress(line: &str) -> Option<Option<&str>> {
     let bar = line.trim_start().strip_prefix("Building [")?;
     let state = bar.split_once("] ")?.1.trim_end();
     let crates = state.split_once(": ").map_or("", |(_, crates)| crates);
-    Some(Some(state).filter(|_| !["", cell::CRATE].contains(&crates)))
+    Some(Some(state).filter(|_| !["", CELL].contains(&crates)))
 }
 
 /// The bridge, which shows what is being compiled.
@@ -257,6 +262,18 @@ fn path_dependency(line: &str) -> Option<(&str, &Path)> {
     let path = path.trim_start().strip_prefix('=')?.trim_start();
     let (path, _) = path.strip_prefix('"')?.split_once('"')?;
     Some((name.trim(), Path::new(path)))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Passes on what came of removing something, if it is not that there was nothing.
+fn remove(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })
 }
 
 /// Returns a program's exit code as a shell does: 128 and the number where a signal has ended it.
