@@ -120,18 +120,29 @@ fn warm_up_from_copy(parent: &Path, path: &Path) -> anyhow::Result<()> {
     if lock.try_lock_shared().is_err() {
         return Ok(());
     }
-    // Under another name until it is complete.
-    let unfinished = path.with_extension("unfinished");
-    for leftover in [&unfinished, path] {
-        if leftover.exists() {
-            fs::remove_dir_all(leftover)
-                .with_context(|| format!("cannot remove {}", leftover.display()))?;
-        }
+    // Under another name until it is complete: where the copy fails, what is there stays.
+    let [unfinished, old] = ["unfinished", "old"].map(|name| path.with_extension(name));
+    remove(&unfinished)?;
+    copy_with_dates(&warm, &unfinished).with_context(|| {
+        // The disk may be full.
+        let _ = remove(&unfinished);
+        format!("cannot copy {}", warm.display())
+    })?;
+    remove(&old)?;
+    if path.exists() {
+        fs::rename(path, &old)?;
     }
-    copy_with_dates(&warm, &unfinished)
-        .with_context(|| format!("cannot copy {}", warm.display()))?;
     fs::rename(&unfinished, path)?;
-    Ok(())
+    remove(&old)
+}
+
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Copies a tree with the files' modification times: Cargo decides by them what to rebuild.
@@ -242,6 +253,26 @@ mod tests {
         let folder = take_free(parent.path()).unwrap();
         assert_eq!(library(&folder).unwrap(), "built");
         assert!(!folder.path.join("target/half").exists());
+    }
+
+    #[test]
+    fn a_folder_whose_renewal_fails_keeps_what_it_holds() {
+        let parent = tempfile::tempdir().unwrap();
+        warm_folder(parent.path(), "a", "built from a");
+        drop(take_free(parent.path()).unwrap());
+        warm_folder(parent.path(), "b", "built from b");
+        let nowhere = parent.path().join("warm/nowhere");
+        std::os::unix::fs::symlink("no-such-file", &nowhere).unwrap();
+
+        let kept = take_free(parent.path()).unwrap();
+        assert_eq!(library(&kept).unwrap(), "built from a");
+        assert!(!parent.path().join("0.unfinished").exists());
+        drop(kept);
+
+        fs::remove_file(nowhere).unwrap();
+        let renewed = take_free(parent.path()).unwrap();
+        assert_eq!(library(&renewed).unwrap(), "built from b");
+        assert!(!parent.path().join("0.old").exists());
     }
 
     #[test]
