@@ -31,7 +31,9 @@ impl Home {
         if let Some(chosen) = variable(VARIABLE) {
             return Ok(Self(std::path::absolute(chosen)?));
         }
+        // The XDG specification has a relative path ignored.
         let cache = variable("XDG_CACHE_HOME")
+            .filter(|folder| folder.is_absolute())
             .or_else(|| Some(variable("HOME")?.join(".cache")))
             .with_context(|| {
                 format!("set {VARIABLE}, or HOME: there is no place for the cache folder")
@@ -87,6 +89,16 @@ mod tests {
             chosen(&all[2..]).unwrap().root(),
             Path::new("/h/.cache/transfer-learning-rust")
         );
+    }
+
+    #[test]
+    fn a_relative_cache_folder_is_ignored_and_a_relative_home_is_from_where_the_user_is() {
+        let relative = [("XDG_CACHE_HOME", "x"), ("HOME", "/h")];
+        let ignored = chosen(&relative).unwrap();
+        assert_eq!(ignored, chosen(&relative[1..]).unwrap());
+        let here = std::env::current_dir().unwrap();
+        let home = chosen(&[("TRANSFER_HOME", "t")]).unwrap();
+        assert_eq!(home.root(), here.join("t"));
     }
 
     #[test]
