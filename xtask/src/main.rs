@@ -8,6 +8,7 @@ mod checkout;
 mod clean;
 mod command;
 mod environment;
+mod guard;
 mod kernelspec;
 mod notebooks;
 mod report;

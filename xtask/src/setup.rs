@@ -9,8 +9,9 @@ use anyhow::{Context as _, ensure};
 use kernel::home::Home;
 
 use crate::checkout::Checkout;
-use crate::command::{both, is_installed};
+use crate::command::{both, is_installed, set_guard};
 use crate::environment::{self, Python, digest};
+use crate::guard::Guard;
 use crate::{kernelspec, report, tools};
 
 /// Space for what is compiled, the images and the weights.
@@ -63,16 +64,28 @@ pub(crate) fn libtorch(home: Home) -> anyhow::Result<Ready> {
     })
 }
 
+/// The right to change what is in the cache folder. What is started meanwhile ends with this
+/// program, and the next one waits until it has.
+#[derive(Debug)]
+pub(crate) struct Turn;
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        set_guard(None);
+    }
+}
+
 /// Waits for other set-ups in the same cache folder, which take turns.
-pub(crate) fn take_turn(home: &Home) -> anyhow::Result<File> {
+pub(crate) fn take_turn(home: &Home) -> anyhow::Result<Turn> {
     let root = home.root();
     fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
-    let turn = File::create(root.join("setup.lock"))?;
-    if turn.try_lock().is_err() {
+    let lock = File::create(root.join("setup.lock"))?;
+    if lock.try_lock().is_err() {
         report::done("set-up", "waiting for another set-up to end ...");
-        turn.lock().context("cannot lock the cache folder")?;
+        lock.lock().context("cannot lock the cache folder")?;
     }
-    Ok(turn)
+    set_guard(Some(Guard::start(lock)?));
+    Ok(Turn)
 }
 
 /// Checks what has to be on the machine before anything is fetched or built.
