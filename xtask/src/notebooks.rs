@@ -1,6 +1,8 @@
 //! `run` and `lab`: the notebooks, without a browser and with one.
 
-use anyhow::ensure;
+use std::os::unix::process::CommandExt as _;
+
+use anyhow::{Context as _, ensure};
 
 use crate::command;
 use crate::setup;
@@ -20,5 +22,7 @@ pub(crate) fn lab(arguments: &[&str]) -> anyhow::Result<()> {
     let ready = setup::setup()?;
     let mut lab = ready.python.command("jupyter")?;
     lab.arg("lab").args(arguments);
-    command::run(lab.current_dir(ready.checkout.join("notebooks")))
+    lab.current_dir(ready.checkout.join("notebooks"));
+    // In place of this program: Ctrl-C, and the question that it makes Jupyter ask, are Jupyter's.
+    Err(lab.exec()).context("cannot run jupyter lab")
 }
