@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod environment;
 pub mod folder;
 pub mod home;
+pub mod kept;
 #[cfg(feature = "bridge")]
 pub mod prelude;
 
