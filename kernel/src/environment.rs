@@ -35,6 +35,9 @@ pub const OTHER_LIBTORCH: &[&str] = &[
     "LIBTORCH_USE_PYTORCH",
 ];
 
+/// Variables that mean another Python's packages than those of the environment.
+pub const OTHER_PYTHON: &[&str] = &["PYTHONHOME", "PYTHONPATH"];
+
 /// Returns whether `cargo run` sets this variable for the program it starts. A build script that
 /// asks for it (ring's does) would otherwise run again, with everything that depends on it, when a
 /// build is started by hand after one by `cargo xtask`, or from another checkout.
@@ -104,7 +107,7 @@ pub fn variables(
         ),
         (LIBRARY_PATH, Some(std::env::join_paths(library_path)?)),
     ];
-    let unwanted = UNWANTED.iter().chain(OTHER_LIBTORCH);
+    let unwanted = UNWANTED.iter().chain(OTHER_LIBTORCH).chain(OTHER_PYTHON);
     variables.extend(unwanted.map(|name| (*name, None)));
     let chosen_by_the_user = |name: &str| current(name).is_some();
     variables.extend(
@@ -153,13 +156,11 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_would_break_evcxrs_folder_are_removed() {
-        let set = given(&[
-            ("CARGO_TARGET_DIR", "/elsewhere"),
-            ("CARGO_INCREMENTAL", "0"),
-        ]);
-        assert_eq!(value(&set, "CARGO_TARGET_DIR"), Some(None));
-        assert_eq!(value(&set, "CARGO_INCREMENTAL"), Some(None));
+    fn variables_that_would_break_evcxrs_folder_or_the_environments_python_are_removed() {
+        for name in ["CARGO_TARGET_DIR", "CARGO_INCREMENTAL", "PYTHONPATH"] {
+            let set = given(&[(name, "/elsewhere")]);
+            assert_eq!(value(&set, name), Some(None), "{name}");
+        }
     }
 
     #[test]
