@@ -1,7 +1,15 @@
 //! The environment that evcxr, and the process in which it runs the cells, start with.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+/// Names the toolchain that set-up built with, its `rustc --print sysroot`.
+pub const TOOLCHAIN: &str = "TRANSFER_TOOLCHAIN";
+
+/// Names the folder for build folders whose dependencies are those of the checkout.
+pub const BUILD_FOLDERS: &str = "TRANSFER_BUILD_FOLDERS";
 
 /// Cargo's configuration above the build folders: a cell is compiled often and runs little code
 /// of its own, its dependencies are compiled once and do all the work.
@@ -59,6 +67,18 @@ pub const ALLOCATOR: &[(&str, &str)] = &[
 const LIBRARY_PATH: &str = "DYLD_LIBRARY_PATH";
 #[cfg(not(target_os = "macos"))]
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+
+/// Returns `PATH` with the programs of the Python environment first (npm is among them), then those
+/// of the toolchain that set-up built with, past rustup's proxies.
+///
+/// # Errors
+///
+/// A folder has the character that separates paths in its name.
+pub fn path(python: &Path, toolchain: &Path, current: &OsStr) -> anyhow::Result<OsString> {
+    let first = [python, toolchain].map(PathBuf::from).into_iter();
+    let folders = first.chain(std::env::split_paths(current));
+    std::env::join_paths(folders).context("a folder in PATH has a `:` in its name")
+}
 
 /// What the environment is made from.
 #[derive(Debug)]
@@ -161,6 +181,19 @@ mod tests {
             let set = given(&[(name, "/elsewhere")]);
             assert_eq!(value(&set, name), Some(None), "{name}");
         }
+    }
+
+    #[test]
+    fn the_environments_programs_come_first_then_those_that_set_up_built_with() {
+        let programs = |python: &str, toolchain: &str| {
+            let current = OsStr::new("/me/.cargo/bin:/usr/bin");
+            path(Path::new(python), Path::new(toolchain), current)
+        };
+        assert_eq!(
+            programs("/env/bin", "/toolchain/bin").unwrap(),
+            "/env/bin:/toolchain/bin:/me/.cargo/bin:/usr/bin"
+        );
+        programs("/env:2/bin", "/toolchain/bin").unwrap_err();
     }
 
     #[test]

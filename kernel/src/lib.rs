@@ -15,6 +15,9 @@ pub mod prelude;
 use std::io;
 use std::path::Path;
 
+/// The evcxr that the kernel is written for.
+pub const EVCXR_VERSION: &str = "0.22.0";
+
 /// Writes a file unless it already holds this text, so that nothing is rebuilt for its date.
 ///
 /// The text arrives under a temporary name: a kernel that starts at the same time reads either

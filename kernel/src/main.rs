@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use kernel::environment::{self, Places};
 use kernel::folder::{self, BuildFolder};
 use kernel::home::Home;
-use kernel::{bridge, prelude, write_if_changed};
+use kernel::{bridge, kept, prelude, write_if_changed};
 
 fn main() -> ExitCode {
     let result = match env::args_os().nth(1) {
@@ -30,12 +30,17 @@ fn main() -> ExitCode {
 
 fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
     let home = Home::from_env()?;
-    let libtorch = PathBuf::from(
-        env::var_os("LIBTORCH")
-            .context("LIBTORCH is not set; `cargo xtask setup` writes it into the kernelspec")?,
-    );
-    let evcxr = home.evcxr();
-    for needed in [&evcxr, &libtorch.join("lib")] {
+    let libtorch = PathBuf::from(given("LIBTORCH")?);
+    let toolchain = PathBuf::from(given(environment::TOOLCHAIN)?);
+    let parent = PathBuf::from(given(environment::BUILD_FOLDERS)?);
+    let in_use = [home.evcxr(), parent.clone()].into_iter();
+    for folder in in_use.chain(home.environment_of(&libtorch)) {
+        // For as long as this program runs: set-up removes what is not in use and was not for long.
+        std::mem::forget(kept::hold(&folder)?);
+    }
+    let evcxr = home.evcxr().join("bin/evcxr_jupyter");
+    let programs = toolchain.join("bin");
+    for needed in [&evcxr, &libtorch.join("lib"), &programs.join("rustc")] {
         ensure!(
             needed.exists(),
             "{} is missing: run `cargo xtask setup`",
@@ -43,7 +48,6 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
         );
     }
 
-    let parent = home.kernel();
     write_if_changed(
         &parent.join(".cargo/config.toml"),
         environment::CARGO_CONFIG,
@@ -57,8 +61,13 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
         Ok(name) => folder::take(&parent, &name)?,
         Err(_) => folder::take_free(&parent)?,
     };
+    if let Err(error) = folder::prune(&parent) {
+        eprintln!("{error:#}");
+    }
 
-    let path = path()?;
+    let own = PathBuf::from(given("VIRTUAL_ENV")?).join("bin");
+    let current = env::var_os("PATH").unwrap_or_default();
+    let path = environment::path(&own, &programs, &current)?;
     let target_libdir = target_libdir(&build_folder, &path)?;
     let places = Places {
         build_folder: build_folder.clone(),
@@ -68,6 +77,8 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
     };
     let mut command = Command::new(evcxr);
     command.arg("--control_file").env("PATH", path);
+    // evcxr asks rustup before it looks into `PATH`.
+    command.env("RUSTUP_TOOLCHAIN", toolchain);
     for (name, _) in env::vars_os().filter(|(name, _)| environment::is_left_by_cargo(name)) {
         command.env_remove(name);
     }
@@ -83,21 +94,11 @@ fn start(connection_file: &Path) -> anyhow::Result<ExitCode> {
     bridge::run(connection_file, command, build_folder)
 }
 
-/// Returns `PATH` with the environment's programs first (this one is among them; npm is another)
-/// and Cargo's folder at the end: a Jupyter started from a desktop may lack both.
-fn path() -> anyhow::Result<OsString> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let own = env::current_exe()?;
-    let cargo = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let folders = own
-        .parent()
-        .map(PathBuf::from)
-        .into_iter()
-        .chain(env::split_paths(&path))
-        .chain(cargo.map(|cargo| cargo.join("bin")));
-    env::join_paths(folders).context("a folder in PATH has a `:` in its name")
+/// Returns a setting that the kernelspec makes.
+fn given(name: &str) -> anyhow::Result<OsString> {
+    env::var_os(name).with_context(|| {
+        format!("{name} is not set; `cargo xtask setup` writes it into the kernelspec")
+    })
 }
 
 fn target_libdir(build_folder: &Path, path: &OsStr) -> anyhow::Result<PathBuf> {

@@ -291,6 +291,14 @@ impl Environment {
         needs
     }
 
+    /// Returns the libtorch folder, if it is there.
+    pub(crate) fn libtorch(&self) -> Option<&Path> {
+        match &self.interpreter {
+            Interpreter::There(python) => python.torch.as_deref(),
+            Interpreter::Base(_) => None,
+        }
+    }
+
     /// Makes or completes it, and removes those of its kind that nobody has used for long.
     pub(crate) fn fill(self) -> anyhow::Result<Python> {
         if self.is_own {

@@ -13,6 +13,7 @@ use crate::command::{both, is_installed, set_guard};
 use crate::environment::{Environment, Python, digest};
 use crate::guard::Guard;
 use crate::space::{Need, ensure_room};
+use crate::tools::Toolchain;
 use crate::{kernelspec, report, tools};
 
 /// What set-up has prepared.
@@ -32,26 +33,34 @@ pub(crate) fn setup(
     let checkout = Checkout::locate()?;
     let _turn = take_turn(&checkout, &home)?;
     let environment = Environment::notebooks(&checkout, &home)?;
+    let toolchain = Toolchain::find()?;
+    let build_folders =
+        |libtorch: &Path| kernelspec::build_folders(&checkout, &home, &toolchain, libtorch);
+    let there = environment.libtorch().map(build_folders).transpose()?;
     let mut needs = afterwards(&checkout)?;
     needs.extend(environment.needs());
+    needs.extend(tools::needs(&home));
+    needs.extend(kernelspec::needs(&checkout, &home, there.as_deref())?);
     preflight(&checkout, &needs)?;
     // pip keeps the network and the disk busy, the rest the processor.
     let (python, (rust_src, launcher)) = both(
         || environment.fill(),
         || {
-            let rust_src = tools::find_rust_src(&home)?;
+            let rust_src = tools::find_rust_src(&home, &toolchain)?;
             tools::install_evcxr(&home)?;
             Ok((rust_src, kernelspec::build(&checkout)?))
         },
     )?;
     let python = python.link(&checkout, &home)?;
+    let build_folders = build_folders(python.libtorch()?)?;
     let ready = Ready {
         checkout,
         home,
         python,
     };
-    kernelspec::install(&ready, &launcher, rust_src.as_deref())?;
-    kernelspec::warm_up(&ready)?;
+    let rust_src = rust_src.as_deref();
+    kernelspec::install(&ready, &launcher, &toolchain, &build_folders, rust_src)?;
+    kernelspec::warm_up(&ready, &build_folders)?;
     report::done("set-up", format!("complete after {}", report::time(start)));
     Ok(ready)
 }
