@@ -5,6 +5,8 @@
 
 #[cfg(feature = "bridge")]
 pub mod bridge;
+#[cfg(feature = "bridge")]
+pub mod cargo;
 pub mod environment;
 pub mod folder;
 pub mod home;

@@ -14,12 +14,17 @@ use kernel::bridge::{self, Launch};
 use kernel::environment::{self, Places};
 use kernel::folder::{self, BuildFolder};
 use kernel::home::Home;
-use kernel::{kept, prelude, write_if_changed};
+use kernel::{cargo, kept, prelude, write_if_changed};
 
 fn main() -> ExitCode {
-    let result = match env::args_os().nth(1) {
-        Some(connection_file) => bridge::run(Path::new(&connection_file), prepare()),
-        None => Err(anyhow::anyhow!(
+    let mut words = env::args_os();
+    let called = words.next().unwrap_or_default();
+    let words: Vec<_> = words.collect();
+    let result = match (cargo::run_as(&called, &words), words.first()) {
+        (Err(error), _) => Err(error),
+        (Ok(Some(code)), _) => Ok(code.into()),
+        (Ok(None), Some(connection_file)) => bridge::run(Path::new(connection_file), prepare()),
+        (Ok(None), None) => Err(anyhow::anyhow!(
             "usage: transfer-learning-kernel CONNECTION_FILE; Jupyter runs it, `cargo xtask setup` installs it"
         )),
     };
@@ -43,8 +48,8 @@ fn prepare() -> anyhow::Result<Launch> {
     }
     let evcxr = home.evcxr().join("bin/evcxr_jupyter");
     let programs = toolchain.join("bin");
-    let compiler = programs.join("rustc");
-    for needed in [&evcxr, &libtorch.join("lib"), &compiler] {
+    let [compiler, cargo] = ["rustc", "cargo"].map(|name| programs.join(name));
+    for needed in [&evcxr, &libtorch.join("lib"), &compiler, &cargo] {
         ensure!(
             needed.exists(),
             "{} is missing: run `cargo xtask setup`",
@@ -87,7 +92,7 @@ fn prepare() -> anyhow::Result<Launch> {
     };
     let mut command = Command::new(evcxr);
     command.arg("--control_file").env("PATH", path);
-    // evcxr asks rustup before it looks into `PATH`.
+    // For rustup's proxies, where one of them is called by its path.
     command.env("RUSTUP_TOOLCHAIN", toolchain);
     for (name, _) in env::vars_os().filter(|(name, _)| environment::is_left_by_cargo(name)) {
         command.env_remove(name);
@@ -103,6 +108,7 @@ fn prepare() -> anyhow::Result<Launch> {
     command.stdin(Stdio::from(lock));
     Ok(Launch {
         evcxr: command,
+        cargo,
         build_folder,
         // `rustc 1.95.0 (59807616e 2026-04-14)`
         rustc: version.split(' ').nth(1).unwrap_or_default().to_owned(),

@@ -15,6 +15,8 @@ pub(super) struct Hidden {
     running: Option<Running>,
     /// The message id of the last one: what it wrote can come after its end.
     last: String,
+    /// The message id of the request that warms evcxr up.
+    pub(super) warm_up: String,
 }
 
 /// What a hidden cell is for.
@@ -73,11 +75,12 @@ impl Hidden {
         Some(request)
     }
 
-    /// Takes a message of evcxr's that belongs to a hidden cell; returns whether it does.
+    /// Takes a message of evcxr's that belongs to a hidden cell or to the warm-up; returns whether it
+    /// does.
     pub(super) fn takes(&mut self, message: &Passing) -> bool {
         let parent = message.parent.as_ref().map(|parent| &parent.msg_id);
         if parent != Some(&self.last) {
-            return false;
+            return parent == Some(&self.warm_up);
         }
         if let Some(running) = &mut self.running {
             match message.kind() {

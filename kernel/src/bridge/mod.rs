@@ -1,8 +1,8 @@
 //! Between Jupyter and evcxr: the same protocol on both sides, most of it passed on as it comes.
 //!
 //! What it adds is told in `events` (what the code in a cell can say), `cell` (what becomes of a
-//! cell), `hidden` (cells of the bridge's own), `build` (what is shown while dependencies compile)
-//! and `requests` (what is answered without evcxr).
+//! cell), `hidden` (cells of the bridge's own), `warm_up` (what is done before the first cell), `build`
+//! (what is shown while dependencies compile) and `requests` (what is answered without evcxr).
 
 mod build;
 mod cell;
@@ -19,6 +19,7 @@ mod processes;
 mod requests;
 mod text;
 mod usage;
+mod warm_up;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -79,6 +80,8 @@ const NEXT_BUILD: Duration = Duration::from_millis(100);
 pub struct Launch {
     /// The program, which takes a connection file as its last argument.
     pub evcxr: Command,
+    /// Cargo, in whose place evcxr runs this program.
+    pub cargo: PathBuf,
     /// Where it builds.
     pub build_folder: PathBuf,
     /// The version of the compiler.
@@ -276,11 +279,17 @@ impl Bridge {
             Ok(launch) => {
                 self.rustc = launch.rustc;
                 self.build = Build::in_folder(launch.build_folder);
-                Evcxr::start(launch.evcxr.into(), connection, session).await
+                Evcxr::start(launch.evcxr, &launch.cargo, connection, session).await
             }
             Err(error) => Err(error),
         };
         self.evcxr = started.map_err(|error| no_start(&format!("{error:#}")));
+        if let Ok(evcxr) = &mut self.evcxr
+            && let Some(request) = warm_up::request()
+        {
+            self.hidden.warm_up.clone_from(&request.header.msg_id);
+            send(request, &mut evcxr.back.shell, "warm-up").await;
+        }
     }
 
     /// Takes what is heard from evcxr and the cells; breaks where evcxr has ended.
@@ -293,7 +302,6 @@ impl Bridge {
                 pass(message, &mut self.front.control, "control").await;
             }
             Heard::Input(message) => pass(message, &mut self.front.stdin, "input").await,
-            Heard::Log(line) => self.log(&line).await,
             Heard::Ended(status) => {
                 self.flush().await;
                 match &mut self.evcxr {
@@ -527,6 +535,12 @@ impl Bridge {
                     cell.failed = true;
                 }
             }
+            Event::Build { text } => {
+                if self.cell.is_some() {
+                    self.build.tell(text);
+                    self.show_build().await;
+                }
+            }
             Event::Listen => {}
         }
     }
@@ -581,14 +595,6 @@ impl Bridge {
             });
             send(reply, &mut self.front.shell, "reply").await;
             self.publish(&request.header, Status::idle()).await;
-        }
-    }
-
-    /// A line that evcxr, or cargo below it, wrote to the kernel's own stderr.
-    async fn log(&mut self, line: &str) {
-        eprintln!("{line}");
-        if self.cell.is_some() && self.build.compiles(line) {
-            self.show_build().await;
         }
     }
 
