@@ -60,6 +60,8 @@ fn kernel_json(launcher: &Path, home: &Path, libtorch: &Path, rust_src: Option<&
         "language": "rust",
         "interrupt_mode": "message",
         "env": env,
+        // Without this JupyterLab has no panel of variables.
+        "metadata": {"debugger": true},
     })
 }
 
@@ -128,6 +130,7 @@ mod tests {
         );
         assert_eq!(spec["display_name"], "Rust (transfer learning)");
         assert_eq!(spec["language"], "rust");
+        assert_eq!(spec["metadata"]["debugger"], true);
         let env = json!({"TRANSFER_HOME": "/home", "LIBTORCH": "/env/torch"});
         assert_eq!(spec["env"], env);
         let spec = kernel_json(launcher, home, libtorch, Some(Path::new("/src/library")));

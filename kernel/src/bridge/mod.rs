@@ -1,7 +1,8 @@
 //! Between Jupyter and evcxr: the same protocol on both sides, most of it passed on as it comes.
 //!
 //! What it adds is told in `events` (what the code in a cell can say), `cell` (what becomes of a
-//! cell), `hidden` (cells of the bridge's own) and `build` (what is shown while dependencies compile).
+//! cell), `hidden` (cells of the bridge's own), `variables` (what the panel of variables shows) and
+//! `build` (what is shown while dependencies compile).
 
 mod build;
 mod cell;
@@ -11,6 +12,7 @@ mod events;
 mod guard;
 mod hidden;
 mod text;
+mod variables;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -20,9 +22,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jupyter_protocol::{
-    ClearOutput, ErrorOutput, ExecuteReply, ExecutionState, Header, InterruptReply, JupyterMessage,
-    JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status, Stdio as Stream,
-    StreamContent,
+    ClearOutput, DebugReply, ErrorOutput, ExecuteReply, ExecutionState, Header, InterruptReply,
+    JupyterMessage, JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status,
+    Stdio as Stream, StreamContent, UnknownMessage,
 };
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -36,8 +38,9 @@ use cell::Cell;
 use channels::{Back, Front, Passing, child_of, pass, send};
 use events::{Event, Events};
 use guard::Guard;
-use hidden::{Hidden, Question};
+use hidden::{Hidden, Purpose, Question};
 use text::{Piece, pieces};
+use variables::{Response, Turn, Variables};
 
 pub use cell::PLACE_ENDS;
 pub use events::{SOCKET, VERSION};
@@ -124,6 +127,7 @@ async fn serve(
         waiting: VecDeque::new(),
         count: 0,
         hidden: Hidden::default(),
+        variables: Variables::default(),
         text: None,
         warned: None,
     };
@@ -234,6 +238,7 @@ struct Bridge {
     /// The number of the last cell: evcxr counts from 2, and the hidden ones as well.
     count: usize,
     hidden: Hidden,
+    variables: Variables,
     /// Text held back, whether it is of stderr, and until when.
     text: Option<(Header, bool, String, Instant)>,
     /// When Stop was last answered with a warning.
@@ -272,6 +277,7 @@ impl Bridge {
             Ok(request) if request.kind() == "execute_request" => {
                 self.waiting.push_back(request);
                 self.next_cell().await;
+                self.answer_debug_requests().await;
             }
             Ok(request) => pass(request.message, &mut self.back.shell, "request").await,
             Err(error) => eprintln!("a request was refused: {error:#}"),
@@ -290,7 +296,14 @@ impl Bridge {
             let cell = Cell::new(request, self.count);
             self.count = cell.number;
             self.cell = Some(cell);
-        } else if let Some(request) = self.hidden.next() {
+        } else {
+            self.next_hidden().await;
+        }
+    }
+
+    /// Gives evcxr, which is free, the next hidden cell.
+    async fn next_hidden(&mut self) {
+        if let Some(request) = self.hidden.next() {
             send(request, &mut self.back.shell, "hidden cell").await;
         }
     }
@@ -303,6 +316,10 @@ impl Bridge {
         };
         if self.hidden.takes(&reply) {
             return self.end_hidden().await;
+        }
+        if reply.kind() == "kernel_info_reply" {
+            let reply = reply.with_content(with_debugger(&reply.content));
+            return send(reply, &mut self.front.shell, "reply").await;
         }
         if reply.kind() == "execute_reply"
             && let Some(cell) = self.cell_of(reply.parent.as_ref())
@@ -328,6 +345,10 @@ impl Bridge {
             Err(error) => return eprintln!("evcxr's output: {error:#}"),
         };
         if self.hidden.takes(&output) {
+            // What writes is a thread that a person's cell has left.
+            if let ("stream", Some(parent)) = (output.kind(), self.last_cell.clone()) {
+                self.write(&parent, &output.content).await;
+            }
             return self.end_hidden().await;
         }
         if let ("stream", Some(parent)) = (output.kind(), &output.parent) {
@@ -364,7 +385,6 @@ impl Bridge {
     }
 
     /// Has a hidden cell run as soon as no other cell is to run.
-    #[expect(dead_code)]
     async fn ask(&mut self, question: Question) {
         self.hidden.ask(question);
         self.next_cell().await;
@@ -372,9 +392,47 @@ impl Bridge {
 
     /// Goes on after a hidden cell, if that has come to its end.
     async fn end_hidden(&mut self) {
-        if let Some((purpose, _answer)) = self.hidden.end() {
+        if let Some((purpose, answer)) = self.hidden.end() {
+            match purpose {
+                Purpose::List => self.variables.learn(&answer),
+                Purpose::Describe(name) => self.variables.learn_content(&name, answer),
+            }
             self.next_cell().await;
-            match purpose {}
+            self.answer_debug_requests().await;
+        }
+    }
+
+    /// Looks anew at the requests of the debug protocol that wait.
+    async fn answer_debug_requests(&mut self) {
+        for request in std::mem::take(&mut self.variables.waiting) {
+            self.answer_debug_request(request).await;
+        }
+    }
+
+    async fn answer_debug_request(&mut self, request: Passing) {
+        let turn = if self.cell.is_some() || !self.waiting.is_empty() {
+            Turn::Late
+        } else if self.hidden.is_running() {
+            Turn::Next
+        } else {
+            Turn::Now
+        };
+        match self.variables.respond(&request.content, turn) {
+            Response::Reply(content) => {
+                let reply = request.answer(DebugReply { content });
+                send(reply, &mut self.front.control, "control").await;
+                if request.content["command"] == "attach" {
+                    // Has JupyterLab open the panel.
+                    self.publish(&request.header, variables::event("initialized"))
+                        .await;
+                }
+                self.publish(&request.header, Status::idle()).await;
+            }
+            Response::Ask(question) => {
+                self.variables.waiting.push(request);
+                self.ask(question).await;
+            }
+            Response::Wait => self.variables.waiting.push(request),
         }
     }
 
@@ -470,6 +528,10 @@ impl Bridge {
         match Passing::read(message, &self.front.control) {
             Ok(request) => match request.kind() {
                 "interrupt_request" => self.interrupt(request).await,
+                "debug_request" => {
+                    self.publish(&request.header, Status::busy()).await;
+                    self.answer_debug_request(request).await;
+                }
                 "shutdown_request" => {
                     self.shut_down(&request).await;
                     return ControlFlow::Break(());
@@ -503,6 +565,9 @@ impl Bridge {
                 self.publish(&header, StreamContent::stderr(CANNOT_STOP))
                     .await;
             }
+        } else {
+            // Those that a hidden cell holds up.
+            self.abort_waiting().await;
         }
         let reply = request.answer(InterruptReply::new());
         send(reply, &mut self.front.control, "control").await;
@@ -550,7 +615,11 @@ impl Bridge {
         if let Some(idle) = cell.idle.take() {
             pass(idle.message, &mut self.front.iopub, "status").await;
         }
-        self.next_cell().await;
+        // Before a cell that waits, too, which may run for an hour; this takes milliseconds.
+        self.variables
+            .note_cell(cell.request.content["code"].as_str().unwrap_or_default());
+        self.hidden.ask_first(self.variables.list());
+        self.next_hidden().await;
     }
 
     /// Answers the cells that wait that they will not be run, as IPython does after an error.
@@ -612,6 +681,17 @@ const COUNT: &str = "execution_count";
 fn numbered(mut content: Value, number: usize) -> Value {
     content[COUNT] = number.into();
     content
+}
+
+/// Returns evcxr's `kernel_info_reply`, which also says that there is a panel of variables.
+fn with_debugger(content: &Value) -> UnknownMessage {
+    let mut content = content.clone();
+    content["debugger"] = true.into();
+    content["supported_features"] = json!(["debugger"]);
+    UnknownMessage {
+        msg_type: "kernel_info_reply".to_owned(),
+        content,
+    }
 }
 
 /// Returns the reply to a cell: evcxr's with our number, or an error where the cell failed.
