@@ -146,6 +146,8 @@ fn kernel_json(launcher: &Path, env: &Value) -> Value {
         "language": "rust",
         "interrupt_mode": "message",
         "env": env,
+        // Without this JupyterLab has no panel of variables.
+        "metadata": {"debugger": true},
     })
 }
 
@@ -258,6 +260,7 @@ mod tests {
         );
         assert_eq!(spec["display_name"], "Rust (transfer learning)");
         assert_eq!(spec["language"], "rust");
+        assert_eq!(spec["metadata"]["debugger"], true);
         let wanted = json!({
             "TRANSFER_HOME": "/home",
             "VIRTUAL_ENV": "/env",
