@@ -71,6 +71,37 @@ class Kernel:
         request = self.send(code)
         return self.reply(request, 600), self.collect(request)
 
+    def send_control(self, kind, content):
+        request = self.client.session.msg(kind, content)
+        self.client.control_channel.send(request)
+        return request["header"]["msg_id"]
+
+    def control_reply(self, request):
+        while True:
+            reply = self.client.get_control_msg(timeout=60)
+            if reply["parent_header"].get("msg_id") == request:
+                return reply["content"]
+
+    def send_debug(self, command, **arguments):
+        content = {"type": "request", "seq": 1, "command": command, "arguments": arguments}
+        return self.send_control("debug_request", content)
+
+    def debug(self, command, **arguments):
+        """Returns the reply to a request of the debug protocol, and what was published with it."""
+        request = self.send_debug(command, **arguments)
+        return self.control_reply(request), self.collect(request)
+
+    def variables(self):
+        """Returns the names and types in the panel of variables."""
+        listed = self.debug("inspectVariables")[0]["body"]["variables"]
+        return {variable["name"]: variable["type"] for variable in listed}
+
+    def described(self, name):
+        """Returns what the panel shows of a variable, by MIME type."""
+        reply = self.debug("richInspectVariables", variableName=name)[0]
+        assert reply["success"], reply
+        return reply["body"]["data"]
+
     def value(self, expression):
         """Returns what a printed expression gives."""
         reply, messages = self.run(f'println!("{{}}", {expression});')
@@ -215,6 +246,93 @@ def succeed(kernel, *cells):
         reply, messages = kernel.run(cell)
         assert reply["status"] == "ok", (cell, reply)
     return messages
+
+
+def the_panel_of_variables_opens_and_nothing_is_debugged(kernel):
+    info = kernel.client.kernel_info(reply=True, timeout=60)["content"]
+    assert info["debugger"] and "debugger" in info["supported_features"], info
+    states = []
+    for command in ["initialize", "attach", "disconnect"]:
+        reply, messages = kernel.debug(command)
+        assert reply["success"] and reply["command"] == command and reply["request_seq"] == 1, reply
+        states.append(kernel.debug("debugInfo")[0]["body"]["isStarted"])
+        events = [m["content"]["event"] for m in messages if m["msg_type"] == "debug_event"]
+        assert events == (["initialized"] if command == "attach" else []), messages
+    assert states == [True, True, False], states
+    for command in ["setBreakpoints", "dumpCell", "evaluate", "stackTrace"]:
+        reply, _ = kernel.debug(command)
+        assert not reply["success"] and "not supported" in reply["message"], reply
+
+
+def variables_have_types_without_support(kernel):
+    succeed(kernel, "let panel_list = vec![1u8, 2]; let panel_moved = String::new();")
+    variables = kernel.variables()
+    assert (variables["panel_list"], variables["panel_moved"]) == ("Vec<u8>", "String"), variables
+    assert kernel.described("panel_list")["text/plain"].startswith("Vec<u8>: "), "support was not loaded"
+    assert kernel.run("let panel_lost = 1; drop(panel_moved); panic!();")[0]["status"] == "error"
+    variables = kernel.variables()
+    assert "panel_list" in variables and not {"panel_moved", "panel_lost"} & set(variables), variables
+    reply, _ = kernel.debug("richInspectVariables", variableName="panel_moved")
+    assert not reply["success"] and "no variable `panel_moved`" in reply["message"], reply
+
+
+def a_running_cell_holds_no_variables_back(kernel):
+    running = kernel.send('let panel_first = 1; println!("first");')
+    queued = kernel.send('println!("busy"); std::thread::sleep(std::time::Duration::from_secs(5)); drop(panel_list);')
+    kernel.collect(queued, until="stream")
+    begun = time.monotonic()
+    variables = kernel.variables()
+    assert {"panel_first", "panel_list"} <= set(variables), variables
+    assert kernel.described("panel_list")["text/plain"].startswith("Vec<u8>: ")
+    assert time.monotonic() - begun < 3, "the running cell was waited for"
+    assert kernel.reply(running)["status"] == kernel.reply(queued)["status"] == "ok"
+    kernel.collect(queued)
+    assert "panel_list" not in kernel.variables()
+
+
+def what_a_thread_writes_after_its_cell_belongs_to_it(kernel):
+    late = 'std::thread::spawn(|| { std::thread::sleep(std::time::Duration::from_secs(1)); eprintln!("late"); });'
+    request = kernel.send(late)
+    kernel.collect(request)
+    messages = kernel.collect(request, until="stream", limit=10)
+    assert text(messages, "stderr") == "late\n", messages
+    kernel.reply(request)
+
+
+def variables_tell_what_they_hold(kernel):
+    succeed(
+        kernel,
+        f":dep support = {{ path = {json.dumps(SUPPORT)} }}\nuse support::prelude::*;",
+        """
+        struct Panics;
+        impl std::fmt::Debug for Panics {
+            fn fmt(&self, _: &mut std::fmt::Formatter) -> std::fmt::Result { panic!("on purpose") }
+        }
+        struct Silent;
+        let tensor = Tensor::from_slice(&[-1f32, 3.0]).reshape([1, 2]);
+        let image = RgbImage::from_pixel(400, 200, support::image::Rgb([200, 0, 0]));
+        let text = "words".to_owned();
+        let (panics, silent) = (Panics, Silent);
+        """,
+    )
+    number = kernel.run("1")[0]["execution_count"]
+    assert kernel.described("tensor")["text/plain"] == "[1, 2] Float Cpu, -1 to 3, mean 1"
+    image = kernel.described("image")
+    assert image["text/plain"] == "400 x 200 pixels" and image["image/png"] in image["text/html"], image
+    assert kernel.described("text")["text/plain"] == '"words"'
+    assert "panicked" in kernel.described("panics")["text/plain"]
+    assert kernel.described("silent")["text/plain"].endswith("Silent")
+    listed = kernel.debug("inspectVariables")[0]["body"]["variables"]
+    values = {variable["name"]: variable["value"] for variable in listed}
+    assert values["text"] == '"words"' and values["image"] == "400 x 200 pixels", values
+
+    # Stop, and a cell, come while one tells.
+    succeed(kernel, 'let text = text + "!";')
+    kernel.send_debug("richInspectVariables", variableName="text")
+    kernel.control_reply(kernel.send_control("interrupt_request", {}))
+    reply, messages = kernel.run('println!("{text} {:?} {}", tensor.size(), image.width()); drop((panics, silent));')
+    assert reply["status"] == "ok" and text(messages) == "words! [1, 2] 400\n", (reply, messages)
+    assert reply["execution_count"] == number + 2, "cells that nobody sees were counted"
 
 
 def a_build_is_shown_and_taken_away(kernel):
@@ -676,8 +794,13 @@ def main():
             bad_events_are_refused,
             what_editors_ask_is_answered,
             what_needs_no_evcxr_is_answered_while_a_cell_runs,
+            the_panel_of_variables_opens_and_nothing_is_debugged,
+            variables_have_types_without_support,
+            a_running_cell_holds_no_variables_back,
+            what_a_thread_writes_after_its_cell_belongs_to_it,
             a_build_is_shown_and_taken_away,
             several_figures_come_in_order,
+            variables_tell_what_they_hold,
             stop,
             work_is_stopped,
             a_process_that_exits_is_an_error,

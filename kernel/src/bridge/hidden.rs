@@ -21,9 +21,15 @@ pub(super) struct Hidden {
 
 /// What a hidden cell is for.
 #[derive(Debug)]
-pub(super) enum Purpose {}
+pub(super) enum Purpose {
+    /// To list the variables.
+    List,
+    /// To have the variable of this name tell what it holds.
+    Describe(String),
+}
 
 /// A hidden cell that is to run.
+#[derive(Debug)]
 pub(super) struct Question {
     pub(super) purpose: Purpose,
     pub(super) code: String,
@@ -49,6 +55,11 @@ pub(super) struct Answer {
 impl Hidden {
     pub(super) fn ask(&mut self, question: Question) {
         self.waiting.push_back(question);
+    }
+
+    /// Has one run before the others.
+    pub(super) fn ask_first(&mut self, question: Question) {
+        self.waiting.push_front(question);
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! What it adds is told in `events` (what the code in a cell can say), `cell` (what becomes of a
 //! cell), `hidden` (cells of the bridge's own), `warm_up` (what is done before the first cell), `build`
-//! (what is shown while dependencies compile) and `requests` (what is answered without evcxr).
+//! (what is shown while dependencies compile), `variables` (what the panel of variables shows) and
+//! `requests` (what is answered without evcxr).
 
 mod build;
 mod cell;
@@ -19,6 +20,7 @@ mod processes;
 mod requests;
 mod text;
 mod usage;
+mod variables;
 mod warm_up;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -42,11 +44,12 @@ use cell::Cell;
 use channels::{Front, Passing, child_of, pass, received, send};
 use evcxr::{Evcxr, Heard};
 use events::Event;
-use hidden::{Hidden, Question};
+use hidden::{Hidden, Purpose, Question};
 use history::History;
 use requests::execute_error;
 use text::{Piece, pieces};
 use usage::Usage;
+use variables::Variables;
 
 pub use cell::PLACE_ENDS;
 pub use events::{SOCKET, VERSION};
@@ -119,6 +122,7 @@ async fn serve(connection_file: &Path, launch: anyhow::Result<Launch>) -> anyhow
         count: 0,
         history: History::default(),
         hidden: Hidden::default(),
+        variables: Variables::default(),
         unanswered: None,
         text: None,
         warned: None,
@@ -218,6 +222,7 @@ struct Bridge {
     count: usize,
     history: History,
     hidden: Hidden,
+    variables: Variables,
     /// Until when evcxr has to reply to a cell that it says is done.
     unanswered: Option<Instant>,
     /// Text held back, whether it is of stderr, and until when.
@@ -262,7 +267,9 @@ impl Bridge {
             self.lose_evcxr(crash(panic)).await;
         } else if is_due(self.cell.as_ref().and_then(|cell| cell.ends)) {
             self.end_cell().await;
-            self.next_cell().await;
+            // Before a cell that waits, too, which may run for an hour; this takes milliseconds.
+            self.hidden.ask_first(self.variables.list());
+            self.next_hidden().await;
         } else {
             self.flush().await;
         }
@@ -335,8 +342,11 @@ impl Bridge {
             }
             evcxr.end().await;
         }
+        self.hidden = Hidden::default();
+        self.variables.forget();
         self.fail(error).await;
         self.next_cell().await;
+        self.answer_debug_requests().await;
     }
 
     /// Gives evcxr the next cell if it has none, or else the next hidden one.
@@ -366,7 +376,16 @@ impl Bridge {
             }
             self.count = cell.number;
             self.cell = Some(cell);
-        } else if let Some(request) = self.hidden.next() {
+        } else {
+            self.next_hidden().await;
+        }
+    }
+
+    /// Gives evcxr, which is free, the next hidden cell.
+    async fn next_hidden(&mut self) {
+        if let Ok(evcxr) = &mut self.evcxr
+            && let Some(request) = self.hidden.next()
+        {
             send(request, &mut evcxr.back.shell, "hidden cell").await;
         }
     }
@@ -396,6 +415,10 @@ impl Bridge {
     /// Something that evcxr publishes.
     async fn output(&mut self, output: Passing) {
         if self.hidden.takes(&output) {
+            // What writes is a thread that a person's cell has left.
+            if let ("stream", Some(parent)) = (output.kind(), self.last_cell.clone()) {
+                self.write(&parent, &output.content).await;
+            }
             return self.end_hidden().await;
         }
         if let ("stream", Some(parent)) = (output.kind(), &output.parent) {
@@ -438,7 +461,6 @@ impl Bridge {
     }
 
     /// Has a hidden cell run as soon as no other cell is to run.
-    #[expect(dead_code)]
     async fn ask(&mut self, question: Question) {
         self.hidden.ask(question);
         self.next_cell().await;
@@ -446,9 +468,13 @@ impl Bridge {
 
     /// Goes on after a hidden cell, if that has come to its end.
     async fn end_hidden(&mut self) {
-        if let Some((purpose, _answer)) = self.hidden.end() {
+        if let Some((purpose, answer)) = self.hidden.end() {
+            match purpose {
+                Purpose::List => self.variables.learn(&answer),
+                Purpose::Describe(name) => self.variables.learn_content(&name, answer),
+            }
             self.next_cell().await;
-            match purpose {}
+            self.answer_debug_requests().await;
         }
     }
 
@@ -578,6 +604,8 @@ impl Bridge {
         if failed || cell.stopped {
             self.abort_waiting().await;
         }
+        self.variables
+            .note_cell(cell.request.content["code"].as_str().unwrap_or_default());
         self.publish(&header, Status::idle()).await;
     }
 

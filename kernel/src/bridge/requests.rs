@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use jupyter_protocol::{
-    CommInfoReply, CompleteReply, ErrorOutput, ExecuteInput, ExecuteReply, ExecutionCount,
-    HistoryReply, InspectReply, InterruptReply, IoPubWelcome, JupyterMessage,
+    CommInfoReply, CompleteReply, DebugReply, ErrorOutput, ExecuteInput, ExecuteReply,
+    ExecutionCount, HistoryReply, InspectReply, InterruptReply, IoPubWelcome, JupyterMessage,
     JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status, StreamContent,
 };
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use super::cell::Cell;
 use super::channels::{Passing, pass, send};
 use super::complete::is_complete;
 use super::info::kernel_info;
+use super::variables::{self, Response, Turn};
 use super::{Bridge, LAST_WORDS, NEXT_BUILD, SECOND_STOP, SUBSCRIPTION};
 
 /// The channel that a request came by.
@@ -58,6 +59,8 @@ impl Bridge {
         if request.kind() == "execute_request" {
             self.waiting.push_back(request);
             self.next_cell().await;
+            // They do not wait for a person's cell.
+            self.answer_debug_requests().await;
         } else if let Some(content) = self.own_answer(&request) {
             self.answer(&request, content, Channel::Shell).await;
         } else {
@@ -90,6 +93,10 @@ impl Bridge {
             "usage_request" => {
                 let usage = self.usage.answer();
                 self.answer(&request, usage, Channel::Control).await;
+            }
+            "debug_request" => {
+                self.publish(&request.header, Status::busy()).await;
+                self.answer_debug_request(request).await;
             }
             _ => match (self.own_answer(&request), &mut self.evcxr) {
                 (Some(content), _) => self.answer(&request, content, Channel::Control).await,
@@ -136,6 +143,16 @@ impl Bridge {
         channel: Channel,
     ) {
         self.publish(&request.header, Status::busy()).await;
+        self.finish(request, content, channel).await;
+    }
+
+    /// Sends the answer to a request, then `idle`.
+    async fn finish(
+        &mut self,
+        request: &Passing,
+        content: impl Into<JupyterMessageContent>,
+        channel: Channel,
+    ) {
         let connection = match channel {
             Channel::Shell => &mut self.front.shell,
             Channel::Control => &mut self.front.control,
@@ -146,6 +163,39 @@ impl Bridge {
         if let Some(cell) = &self.cell {
             let header = cell.request.header.clone();
             self.publish(&header, Status::busy()).await;
+        }
+    }
+
+    /// Looks anew at the requests of the debug protocol that wait.
+    pub(super) async fn answer_debug_requests(&mut self) {
+        for request in std::mem::take(&mut self.variables.waiting) {
+            self.answer_debug_request(request).await;
+        }
+    }
+
+    async fn answer_debug_request(&mut self, request: Passing) {
+        let turn = if self.evcxr.is_err() || self.cell.is_some() || !self.waiting.is_empty() {
+            Turn::Late
+        } else if self.hidden.is_running() {
+            Turn::Next
+        } else {
+            Turn::Now
+        };
+        match self.variables.respond(&request.content, turn) {
+            Response::Reply(content) => {
+                if request.content["command"] == "attach" {
+                    // Has JupyterLab open the panel.
+                    self.publish(&request.header, variables::event("initialized"))
+                        .await;
+                }
+                self.finish(&request, DebugReply { content }, Channel::Control)
+                    .await;
+            }
+            Response::Ask(question) => {
+                self.variables.waiting.push(request);
+                self.ask(question).await;
+            }
+            Response::Wait => self.variables.waiting.push(request),
         }
     }
 
