@@ -11,17 +11,20 @@ pub const TOOLCHAIN: &str = "TRANSFER_TOOLCHAIN";
 /// Names the folder for build folders whose dependencies are those of the checkout.
 pub const BUILD_FOLDERS: &str = "TRANSFER_BUILD_FOLDERS";
 
-/// Cargo's configuration above the build folders: a cell is compiled often and runs little code
-/// of its own, its dependencies are compiled once and do all the work.
-pub const CARGO_CONFIG: &str = r#"# Written by the kernel launcher at every start.
-[profile.dev]
-opt-level = 0
-
-[profile.dev.package."*"]
-opt-level = 3
-debug-assertions = false
-overflow-checks = false
-"#;
+/// Returns Cargo's configuration above the build folders: a cell is compiled often and runs little
+/// code of its own, its dependencies are compiled once, as the workspace's are, and do all the work.
+#[must_use]
+pub fn cargo_config() -> String {
+    const MANIFEST: &str = include_str!("../../Cargo.toml");
+    const SHARED: &str = "# What follows is the notebooks' profile, too";
+    let shared = MANIFEST.split(SHARED).nth(1).unwrap_or_default();
+    let (_, shared) = shared.split_once('\n').unwrap_or_default();
+    format!(
+        "# Written by the kernel launcher at every start.\n\
+         [profile.dev]\nopt-level = 3\n\n\
+         [profile.dev.package.ctx]\nopt-level = 0\n\n{shared}"
+    )
+}
 
 /// Variables that would move or change what evcxr builds: it expects its own build folder and
 /// sets its own flags, and a `:dep` has to find what the warm-up built.
@@ -218,6 +221,20 @@ mod tests {
             value(&set, "MALLOC_TRIM_THRESHOLD_").unwrap().unwrap(),
             "1073741824"
         );
+    }
+
+    #[test]
+    fn a_cell_is_compiled_fast_and_its_dependencies_as_the_workspaces() {
+        let config = cargo_config();
+        for (package, settings) in [
+            ("ctx", "opt-level = 0"),
+            ("torch-sys", "opt-level = 0"),
+            ("\"*\"", "debug = false"),
+        ] {
+            let section = format!("\n[profile.dev.package.{package}]\n{settings}\n");
+            assert!(config.contains(&section), "{config}");
+        }
+        assert!(!config.contains("package.kernel"), "{config}");
     }
 
     #[test]

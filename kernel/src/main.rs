@@ -60,7 +60,7 @@ fn prepare() -> anyhow::Result<Launch> {
     for (file, text) in [
         (
             parent.join(".cargo/config.toml"),
-            environment::CARGO_CONFIG.to_owned(),
+            environment::cargo_config(),
         ),
         (config_folder.join("evcxr.toml"), prelude::evcxr_toml()),
     ] {

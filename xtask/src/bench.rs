@@ -34,16 +34,16 @@ pub(crate) fn bench(arguments: &[&str]) -> anyhow::Result<()> {
     let peers = Environment::peers(&checkout, &home)?;
     let mut needs = peers.needs();
     let target = checkout.target()?;
-    if !target.join("release/assets").exists() {
+    if !target.join("debug/assets").exists() {
         needs.push(Need::new("building the program", 1000, target, TARGET_DIR));
     }
     let ready = setup::libtorch(checkout, home, needs)?;
     let peers = peers.fill()?;
-    let build = "--release -p support --bin assets --bench tutorial";
+    let build = "-p support --bin assets --bench tutorial";
     let what = format!("cargo build {build}");
     let build = || ready.checkout.build("build", build, "tutorial");
     let ours = report::timed("build", what, build)?;
-    let mut fetch = setup::assets(&ready, "--release -- fetch")?;
+    let mut fetch = setup::assets(&ready, "-- fetch")?;
     let printed = report::timed("assets", WEIGHTS.join(", "), || output(fetch.args(WEIGHTS)))?;
     drop(turn);
     let weights = |name: &str| {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use kernel::environment::{BUILD_FOLDERS, CARGO_CONFIG, TOOLCHAIN};
+use kernel::environment::{BUILD_FOLDERS, TOOLCHAIN, cargo_config};
 use kernel::home::{Home, VARIABLE as HOME};
 use kernel::{EVCXR_VERSION, folder, kept};
 use serde_json::{Value, json};
@@ -162,7 +162,7 @@ pub(crate) fn build_folders(
     let mut all = vec![
         toolchain.version.clone(),
         libtorch.display().to_string(),
-        CARGO_CONFIG.into(),
+        cargo_config(),
         EVCXR_VERSION.into(),
     ];
     for file in ["Cargo.toml", "Cargo.lock", "support/Cargo.toml"] {
