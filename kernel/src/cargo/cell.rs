@@ -29,6 +29,7 @@ pub(super) struct CellBuild {
     bundle: Option<Bundle>,
     /// The line in which Cargo told of the library.
     artifact: String,
+    folder: PathBuf,
     arguments: Vec<OsString>,
     /// A hash of Cargo's environment.
     environment: u64,
@@ -77,6 +78,7 @@ impl CellBuild {
             run,
             bundle,
             artifact,
+            folder: folder.to_owned(),
             arguments: arguments.to_vec(),
             environment: environment(),
             files,
@@ -87,19 +89,23 @@ impl CellBuild {
         read_json(path)
     }
 
-    /// Returns whether Cargo, called with these arguments, would find nothing changed but the cell.
-    pub(super) fn is_as_before(&self, arguments: &[OsString]) -> bool {
+    /// Returns whether Cargo, called with these arguments in `folder`, would find nothing changed but
+    /// the cell.
+    pub(super) fn is_as_before(&self, arguments: &[OsString], folder: &Path) -> bool {
         let mut files = self.files.iter();
-        self.arguments == arguments
+        self.folder == folder
+            && self.arguments == arguments
             && self.environment == environment()
             && files.all(|(path, before)| stamp(path) == *before)
     }
 
     /// Compiles the cell as Cargo did, and says of it what Cargo would say. Returns Cargo's exit code.
-    pub(super) fn compile(&self, folder: &Path) -> anyhow::Result<u8> {
+    pub(super) fn compile(&self) -> anyhow::Result<u8> {
         let mut compiled = None;
         if let Some(bundle) = &self.bundle {
-            compiled = bundle.link(&self.run, folder, |arguments| self.try_with(arguments))?;
+            compiled = bundle.link(&self.run, &self.folder, |arguments| {
+                self.try_with(arguments)
+            })?;
         }
         let (succeeded, messages) = match compiled {
             Some(compiled) => compiled,
@@ -252,10 +258,12 @@ mod tests {
     fn a_build_is_as_before_until_anything_but_the_cell_changes() {
         let folder = tempfile::tempdir().unwrap();
         let (build, arguments) = built(folder.path()).unwrap();
-        assert!(build.is_as_before(&arguments));
-        fs::write(folder.path().join("cell/src/lib.rs"), "another cell").unwrap();
-        assert!(build.is_as_before(&arguments));
-        assert!(!build.is_as_before(&["build".into(), "--offline".into()]));
+        let cell = folder.path().join("cell");
+        assert!(build.is_as_before(&arguments, &cell));
+        fs::write(cell.join("src/lib.rs"), "another cell").unwrap();
+        assert!(build.is_as_before(&arguments, &cell));
+        assert!(!build.is_as_before(&["build".into(), "--offline".into()], &cell));
+        assert!(!build.is_as_before(&arguments, folder.path()));
         for changed in [
             "dependency/src/lib.rs",
             "dependency/Cargo.toml",
@@ -267,7 +275,7 @@ mod tests {
             let path = folder.path().join(changed);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "changed").unwrap();
-            assert!(!build.is_as_before(&arguments), "{changed}");
+            assert!(!build.is_as_before(&arguments, &cell), "{changed}");
         }
     }
 

@@ -122,9 +122,9 @@ fn cargo(called: &Path, arguments: &[OsString]) -> anyhow::Result<u8> {
     let noted = called.with_file_name("cell.json");
     if builds
         && let Some(cell) = CellBuild::read(&noted)
-        && cell.is_as_before(arguments)
+        && cell.is_as_before(arguments, &folder)
     {
-        return cell.compile(&folder);
+        return cell.compile();
     }
     if let Err(error) = take_over_lock(&folder) {
         eprintln!("the dependencies' newest versions are taken: {error:#}");
