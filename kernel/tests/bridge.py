@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -336,17 +337,21 @@ def variables_tell_what_they_hold(kernel):
 
 
 def a_build_is_shown_and_taken_away(kernel):
-    for name, uses in [("lower", None), ("upper", "lower")]:
+    for name, uses in [("lower-part", None), ("upper", "lower-part")]:
         crate = Path(kernel.folder.name) / name
         (crate / "src").mkdir(parents=True)
         dependency = f'{uses} = {{ path = "../{uses}" }}' if uses else ""
         package = f'[package]\nname = "{name}"\nversion = "1.0.0"\nedition = "2021"\n[dependencies]\n{dependency}\n'
         (crate / "Cargo.toml").write_text(package)
+        # Cargo tells of what takes longer than half a second.
+        (crate / "build.rs").write_text("fn main() { std::thread::sleep(std::time::Duration::from_secs(2)) }\n")
         (crate / "src/lib.rs").write_text("pub fn seven() -> u8 { 7 }\n")
     dep = f':dep upper = {{ path = "{kernel.folder.name}/upper" }}\nprintln!("{{}}", upper::seven());'
     messages = succeed(kernel, dep)
     shown = [m["content"] for m in messages if m["msg_type"] in ("display_data", "update_display_data")]
-    assert any("compiling upper v1.0.0 (crate " in content["data"]["text/plain"] for content in shown), messages
+    texts = [content["data"]["text/plain"] for content in shown]
+    for name in ["lower-part", "upper"]:
+        assert any(re.fullmatch(rf"compiling \d/\d: .*\b{name}\b.*, \d+ s", line) for line in texts), texts
     assert len({content["transient"]["display_id"] for content in shown}) == 1, shown
     order = kinds(messages)
     assert order[0] == "display_data" and order[-2:] == ["clear_output", "stream"], order
