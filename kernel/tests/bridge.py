@@ -426,8 +426,9 @@ def stop(kernel):
     time.sleep(3)
     begun = time.monotonic()
     kernel.interrupt()
-    reply = kernel.reply(request)
+    reply, messages = kernel.reply(request), kernel.collect(request)
     assert reply["status"] == "error" and time.monotonic() - begun < 5, reply
+    assert [error["traceback"] for error in errors(messages)] == [["stopped while it compiled"]], messages
     assert kernel.value("kept") == "2"
 
     for listens in [False, True]:

@@ -432,7 +432,12 @@ impl Bridge {
                 }
                 "error" => {
                     cell.error = serde_json::from_value(output.content.clone()).ok();
+                    let is_stopped = cell.ends_build.is_some();
                     self.hide_build().await;
+                    if is_stopped {
+                        // evcxr shows all that the compiler had said.
+                        return;
+                    }
                 }
                 "execute_result" => {
                     let (number, text) = (cell.number, &output.content["data"]["text/plain"]);
