@@ -2,21 +2,27 @@
 //! runs as well, which evcxr does not.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use jupyter_protocol::{
-    CommInfoReply, CompleteReply, DebugReply, ErrorOutput, ExecuteInput, ExecuteReply,
-    ExecutionCount, HistoryReply, InspectReply, InterruptReply, IoPubWelcome, JupyterMessage,
-    JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status, StreamContent,
+    CommInfoReply, CompleteReply, HistoryReply, InspectReply, InterruptReply, IoPubWelcome,
+    JupyterMessage, JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status,
+    StreamContent,
 };
 use tokio::time::Instant;
 use zeromq::ZmqMessage;
 
-use super::cell::Cell;
 use super::channels::{Passing, pass, send};
 use super::complete::is_complete;
 use super::info::kernel_info;
-use super::variables::{self, Response, Turn};
-use super::{Bridge, LAST_WORDS, NEXT_BUILD, SECOND_STOP, SUBSCRIPTION};
+use super::{Bridge, LAST_WORDS, NEXT_BUILD};
+
+/// How long a second Stop after a first is taken as meant.
+const SECOND_STOP: Duration = Duration::from_secs(5);
+
+/// How long the first request waits for a client to listen to what is published: Jupyter allows for
+/// clients that never do.
+const SUBSCRIPTION: Duration = Duration::from_secs(1);
 
 /// The channel that a request came by.
 #[derive(Clone, Copy)]
@@ -147,7 +153,7 @@ impl Bridge {
     }
 
     /// Sends the answer to a request, then `idle`.
-    async fn finish(
+    pub(super) async fn finish(
         &mut self,
         request: &Passing,
         content: impl Into<JupyterMessageContent>,
@@ -163,71 +169,6 @@ impl Bridge {
         if let Some(cell) = &self.cell {
             let header = cell.request.header.clone();
             self.publish(&header, Status::busy()).await;
-        }
-    }
-
-    /// Looks anew at the requests of the debug protocol that wait.
-    pub(super) async fn answer_debug_requests(&mut self) {
-        for request in std::mem::take(&mut self.variables.waiting) {
-            self.answer_debug_request(request).await;
-        }
-    }
-
-    async fn answer_debug_request(&mut self, request: Passing) {
-        let turn = if self.evcxr.is_err() || self.cell.is_some() || !self.waiting.is_empty() {
-            Turn::Late
-        } else if self.hidden.is_running() {
-            Turn::Next
-        } else {
-            Turn::Now
-        };
-        match self.variables.respond(&request.content, turn) {
-            Response::Reply(content) => {
-                if request.content["command"] == "attach" {
-                    // Has JupyterLab open the panel.
-                    self.publish(&request.header, variables::event("initialized"))
-                        .await;
-                }
-                self.finish(&request, DebugReply { content }, Channel::Control)
-                    .await;
-            }
-            Response::Ask(question) => {
-                self.variables.waiting.push(request);
-                self.ask(question).await;
-            }
-            Response::Wait => self.variables.waiting.push(request),
-        }
-    }
-
-    /// Answers a cell that cannot be run.
-    pub(super) async fn refuse(&mut self, request: Passing, error: ErrorOutput) {
-        let cell = Cell::new(request, self.count);
-        self.count = cell.number;
-        self.cell = Some(cell);
-        self.announce().await;
-        self.fail(error).await;
-    }
-
-    /// Publishes that a cell begins, where evcxr does not.
-    pub(super) async fn announce(&mut self) {
-        if let Some(cell) = &self.cell {
-            let header = cell.request.header.clone();
-            let input = ExecuteInput {
-                code: cell.code().to_owned(),
-                execution_count: ExecutionCount::new(cell.number),
-            };
-            self.publish(&header, Status::busy()).await;
-            self.publish(&header, input).await;
-        }
-    }
-
-    /// Ends the cell that there is with an error.
-    pub(super) async fn fail(&mut self, error: ErrorOutput) {
-        if let Some(cell) = &mut self.cell {
-            let header = cell.request.header.clone();
-            cell.error = Some(error.clone());
-            self.publish(&header, error).await;
-            self.end_cell().await;
         }
     }
 
@@ -286,19 +227,5 @@ fn nothing_found(kind: &str) -> Option<JupyterMessageContent> {
         "complete_request" => Some(CompleteReply::default().into()),
         "inspect_request" => Some(InspectReply::default().into()),
         _ => None,
-    }
-}
-
-/// Returns the reply to a cell that failed.
-pub(super) fn execute_error(number: usize, error: ErrorOutput) -> ExecuteReply {
-    ExecuteReply {
-        status: ReplyStatus::Error,
-        execution_count: ExecutionCount::new(number),
-        error: Some(Box::new(ReplyError {
-            ename: error.ename,
-            evalue: error.evalue,
-            traceback: error.traceback,
-        })),
-        ..ExecuteReply::default()
     }
 }

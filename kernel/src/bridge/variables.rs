@@ -8,11 +8,13 @@
 
 use std::collections::BTreeMap;
 
-use jupyter_protocol::UnknownMessage;
+use jupyter_protocol::{DebugReply, UnknownMessage};
 use serde_json::{Value, json};
 
+use super::Bridge;
 use super::channels::Passing;
 use super::hidden::{Answer, Purpose, Question};
+use super::requests::Channel;
 
 /// The variables, as far as they are known.
 #[derive(Default)]
@@ -25,7 +27,7 @@ pub(super) struct Variables {
     /// Whether a person has switched the debugger on.
     started: bool,
     /// Requests that wait for a hidden cell.
-    pub(super) waiting: Vec<Passing>,
+    waiting: Vec<Passing>,
 }
 
 struct Variable {
@@ -192,6 +194,40 @@ impl Variable {
             why => format!("{}: {why}", self.of_type),
         };
         json!({"text/plain": text})
+    }
+}
+
+impl Bridge {
+    /// Looks anew at the requests of the debug protocol that wait.
+    pub(super) async fn answer_debug_requests(&mut self) {
+        for request in std::mem::take(&mut self.variables.waiting) {
+            self.answer_debug_request(request).await;
+        }
+    }
+
+    pub(super) async fn answer_debug_request(&mut self, request: Passing) {
+        let turn = if self.evcxr.is_err() || self.cell.is_some() || !self.waiting.is_empty() {
+            Turn::Late
+        } else if self.hidden.is_running() {
+            Turn::Next
+        } else {
+            Turn::Now
+        };
+        match self.variables.respond(&request.content, turn) {
+            Response::Reply(content) => {
+                if request.content["command"] == "attach" {
+                    // Has JupyterLab open the panel.
+                    self.publish(&request.header, event("initialized")).await;
+                }
+                self.finish(&request, DebugReply { content }, Channel::Control)
+                    .await;
+            }
+            Response::Ask(question) => {
+                self.variables.waiting.push(request);
+                self.ask(question).await;
+            }
+            Response::Wait => self.variables.waiting.push(request),
+        }
     }
 }
 
