@@ -42,13 +42,14 @@ pub(crate) fn setup(
     needs.extend(tools::needs(&home));
     needs.extend(kernelspec::needs(&checkout, &home, there.as_deref())?);
     preflight(&checkout, &needs)?;
-    // pip keeps the network and the disk busy, the rest the processor.
-    let (python, (rust_src, launcher)) = both(
-        || environment.fill(),
+    // pip keeps the network and the disk busy; where the last crates of one build wait for each
+    // other, the other one goes on.
+    let ((python, launcher), rust_src) = both(
+        || Ok((environment.fill()?, kernelspec::build(&checkout)?)),
         || {
             let rust_src = tools::find_rust_src(&home, &toolchain)?;
             tools::install_evcxr(&home)?;
-            Ok((rust_src, kernelspec::build(&checkout)?))
+            Ok(rust_src)
         },
     )?;
     let python = python.link(&checkout, &home)?;

@@ -32,6 +32,24 @@ impl Toolchain {
     }
 }
 
+/// What of evcxr does nothing for a cell: it completes code, looks for mistakes that are never shown,
+/// reads settings.
+const RARELY_RUN: [&str; 13] = [
+    "clap_builder",
+    "ra_ap_cfg",
+    "ra_ap_ide",
+    "ra_ap_ide_assists",
+    "ra_ap_ide_completion",
+    "ra_ap_ide_diagnostics",
+    "ra_ap_ide_ssr",
+    "ra_ap_project_model",
+    "regex-automata",
+    "regex-syntax",
+    "tokio",
+    "toml",
+    "zeromq",
+];
+
 /// Fetches prebuilt programs, where a user has it: <https://github.com/cargo-bins/cargo-binstall>.
 const BINSTALL: &str = "cargo-binstall";
 
@@ -113,6 +131,12 @@ fn install(root: &Path, binstall: Option<Command>, mut cargo: Command) -> anyhow
         cargo.args(["install", "evcxr_jupyter", "--version", EVCXR_VERSION]);
         cargo.args(["--locked", "--force", "--root"]);
         cargo.arg(root).arg("--target-dir").arg(&build);
+        // As fast where it matters, in a third less time.
+        cargo.args(["--config", "profile.release.lto=\"off\""]);
+        for package in RARELY_RUN {
+            let level = format!("profile.release.package.{package}.opt-level=1");
+            cargo.args(["--config", &level]);
+        }
         cargo.current_dir(root).env_remove("CARGO_TARGET_DIR");
         watch_cargo("evcxr", &mut cargo)?;
         if build.exists() {
