@@ -1,19 +1,30 @@
 //! The environment that evcxr, and the process in which it runs the cells, start with.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Cargo's configuration above the build folders: a cell is compiled often and runs little code
-/// of its own, its dependencies are compiled once and do all the work.
-pub const CARGO_CONFIG: &str = r#"# Written by the kernel launcher at every start.
-[profile.dev]
-opt-level = 0
+use anyhow::Context as _;
 
-[profile.dev.package."*"]
-opt-level = 3
-debug-assertions = false
-overflow-checks = false
-"#;
+/// Names the toolchain that set-up built with, its `rustc --print sysroot`.
+pub const TOOLCHAIN: &str = "TRANSFER_TOOLCHAIN";
+
+/// Names the folder for build folders whose dependencies are those of the checkout.
+pub const BUILD_FOLDERS: &str = "TRANSFER_BUILD_FOLDERS";
+
+/// Returns Cargo's configuration above the build folders: a cell is compiled often and runs little
+/// code of its own, its dependencies are compiled once, as the workspace's are, and do all the work.
+#[must_use]
+pub fn cargo_config() -> String {
+    const MANIFEST: &str = include_str!("../../Cargo.toml");
+    const SHARED: &str = "# What follows is the notebooks' profile, too";
+    let shared = MANIFEST.split(SHARED).nth(1).unwrap_or_default();
+    let (_, shared) = shared.split_once('\n').unwrap_or_default();
+    format!(
+        "# Written by the kernel launcher at every start.\n\
+         [profile.dev]\nopt-level = 3\n\n\
+         [profile.dev.package.ctx]\nopt-level = 0\n\n{shared}"
+    )
+}
 
 /// Variables that would move or change what evcxr builds: it expects its own build folder and
 /// sets its own flags, and a `:dep` has to find what the warm-up built.
@@ -34,6 +45,9 @@ pub const OTHER_LIBTORCH: &[&str] = &[
     "LIBTORCH_STATIC",
     "LIBTORCH_USE_PYTORCH",
 ];
+
+/// Variables that mean another Python's packages than those of the environment.
+pub const OTHER_PYTHON: &[&str] = &["PYTHONHOME", "PYTHONPATH"];
 
 /// Returns whether `cargo run` sets this variable for the program it starts. A build script that
 /// asks for it (ring's does) would otherwise run again, with everything that depends on it, when a
@@ -56,6 +70,18 @@ pub const ALLOCATOR: &[(&str, &str)] = &[
 const LIBRARY_PATH: &str = "DYLD_LIBRARY_PATH";
 #[cfg(not(target_os = "macos"))]
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+
+/// Returns `PATH` with the programs of the Python environment first (npm is among them), then those
+/// of the toolchain that set-up built with, past rustup's proxies.
+///
+/// # Errors
+///
+/// A folder has the character that separates paths in its name.
+pub fn path(python: &Path, toolchain: &Path, current: &OsStr) -> anyhow::Result<OsString> {
+    let first = [python, toolchain].map(PathBuf::from).into_iter();
+    let folders = first.chain(std::env::split_paths(current));
+    std::env::join_paths(folders).context("a folder in PATH has a `:` in its name")
+}
 
 /// What the environment is made from.
 #[derive(Debug)]
@@ -104,7 +130,7 @@ pub fn variables(
         ),
         (LIBRARY_PATH, Some(std::env::join_paths(library_path)?)),
     ];
-    let unwanted = UNWANTED.iter().chain(OTHER_LIBTORCH);
+    let unwanted = UNWANTED.iter().chain(OTHER_LIBTORCH).chain(OTHER_PYTHON);
     variables.extend(unwanted.map(|name| (*name, None)));
     let chosen_by_the_user = |name: &str| current(name).is_some();
     variables.extend(
@@ -153,13 +179,24 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_would_break_evcxrs_folder_are_removed() {
-        let set = given(&[
-            ("CARGO_TARGET_DIR", "/elsewhere"),
-            ("CARGO_INCREMENTAL", "0"),
-        ]);
-        assert_eq!(value(&set, "CARGO_TARGET_DIR"), Some(None));
-        assert_eq!(value(&set, "CARGO_INCREMENTAL"), Some(None));
+    fn variables_that_would_break_evcxrs_folder_or_the_environments_python_are_removed() {
+        for name in ["CARGO_TARGET_DIR", "CARGO_INCREMENTAL", "PYTHONPATH"] {
+            let set = given(&[(name, "/elsewhere")]);
+            assert_eq!(value(&set, name), Some(None), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_environments_programs_come_first_then_those_that_set_up_built_with() {
+        let programs = |python: &str, toolchain: &str| {
+            let current = OsStr::new("/me/.cargo/bin:/usr/bin");
+            path(Path::new(python), Path::new(toolchain), current)
+        };
+        assert_eq!(
+            programs("/env/bin", "/toolchain/bin").unwrap(),
+            "/env/bin:/toolchain/bin:/me/.cargo/bin:/usr/bin"
+        );
+        programs("/env:2/bin", "/toolchain/bin").unwrap_err();
     }
 
     #[test]
@@ -184,6 +221,19 @@ mod tests {
             value(&set, "MALLOC_TRIM_THRESHOLD_").unwrap().unwrap(),
             "1073741824"
         );
+    }
+
+    #[test]
+    fn a_cell_is_compiled_fast_and_its_dependencies_as_the_workspaces() {
+        let config = cargo_config();
+        for part in [
+            "\n[profile.dev.package.ctx]\nopt-level = 0\n",
+            "\n[profile.dev.package]\n\"*\" = { debug = false,",
+            "\ntorch-sys.opt-level = 0\n",
+        ] {
+            assert!(config.contains(part), "{config}");
+        }
+        assert!(!config.contains("package.kernel"), "{config}");
     }
 
     #[test]

@@ -3,13 +3,16 @@
 //! Two kernels in one folder overwrite each other's cells, and a new folder compiles every
 //! dependency again, libtorch's C++ bindings included. So folders are kept, numbered, each held
 //! under a lock by one kernel at a time, and a new one starts as a copy of `warm`, a folder that
-//! set-up has built the dependencies in and that no kernel of a person ever runs in.
+//! set-up has built the dependencies in and that no kernel of a person ever runs in. All of them lie
+//! below a folder that is named after what the dependencies are built from.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+
+use crate::kept::{self, try_take};
 
 /// The name of the folder that set-up builds and others are copied from.
 pub const WARM: &str = "warm";
@@ -37,11 +40,10 @@ pub struct BuildFolder {
 /// A folder or its lock cannot be created.
 pub fn take_free(parent: &Path) -> anyhow::Result<BuildFolder> {
     for number in 0_u32.. {
-        let name = number.to_string();
-        let Some(lock) = try_lock(parent, &name)? else {
+        let path = parent.join(number.to_string());
+        let Some(lock) = try_take(&path)? else {
             continue;
         };
-        let path = parent.join(name);
         if let Err(error) = warm_up_from_copy(parent, &path) {
             // A cold folder works as well, it only takes longer.
             eprintln!("could not copy the warm build folder: {error:#}");
@@ -59,7 +61,7 @@ pub fn take_free(parent: &Path) -> anyhow::Result<BuildFolder> {
 /// Another process holds the folder, or it cannot be created.
 pub fn take(parent: &Path, name: &str) -> anyhow::Result<BuildFolder> {
     let path = parent.join(name);
-    let Some(lock) = try_lock(parent, name)? else {
+    let Some(lock) = try_take(&path)? else {
         anyhow::bail!("the build folder {} is in use", path.display());
     };
     fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -85,25 +87,16 @@ pub fn set_stamp(parent: &Path, stamp: Option<&str>) -> io::Result<()> {
     }
 }
 
-/// Locks `parent/name.lock`, or returns `None` where another process holds it. The lock lies
-/// beside the folder because the folder itself may be replaced.
-fn try_lock(parent: &Path, name: &str) -> anyhow::Result<Option<File>> {
-    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    let path = parent.join(format!("{name}.lock"));
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
+/// Removes the numbered folders below `parent` that no kernel has used for long, except the first.
+/// Returns those that it has removed.
+///
+/// # Errors
+///
+/// A folder cannot be removed.
+pub fn prune(parent: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    kept::prune(parent, |name| {
+        name.parse().is_ok_and(|number: u32| number > 0)
+    })
 }
 
 /// Makes `path` a copy of the warm folder, unless there is no complete one, it is being built, or
@@ -120,18 +113,29 @@ fn warm_up_from_copy(parent: &Path, path: &Path) -> anyhow::Result<()> {
     if lock.try_lock_shared().is_err() {
         return Ok(());
     }
-    // Under another name until it is complete.
-    let unfinished = path.with_extension("unfinished");
-    for leftover in [&unfinished, path] {
-        if leftover.exists() {
-            fs::remove_dir_all(leftover)
-                .with_context(|| format!("cannot remove {}", leftover.display()))?;
-        }
+    // Under another name until it is complete: where the copy fails, what is there stays.
+    let [unfinished, old] = ["unfinished", "old"].map(|name| path.with_extension(name));
+    remove(&unfinished)?;
+    copy_with_dates(&warm, &unfinished).with_context(|| {
+        // The disk may be full.
+        let _ = remove(&unfinished);
+        format!("cannot copy {}", warm.display())
+    })?;
+    remove(&old)?;
+    if path.exists() {
+        fs::rename(path, &old)?;
     }
-    copy_with_dates(&warm, &unfinished)
-        .with_context(|| format!("cannot copy {}", warm.display()))?;
     fs::rename(&unfinished, path)?;
-    Ok(())
+    remove(&old)
+}
+
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Copies a tree with the files' modification times: Cargo decides by them what to rebuild.
@@ -242,6 +246,41 @@ mod tests {
         let folder = take_free(parent.path()).unwrap();
         assert_eq!(library(&folder).unwrap(), "built");
         assert!(!folder.path.join("target/half").exists());
+    }
+
+    #[test]
+    fn a_folder_whose_renewal_fails_keeps_what_it_holds() {
+        let parent = tempfile::tempdir().unwrap();
+        warm_folder(parent.path(), "a", "built from a");
+        drop(take_free(parent.path()).unwrap());
+        warm_folder(parent.path(), "b", "built from b");
+        let nowhere = parent.path().join("warm/nowhere");
+        std::os::unix::fs::symlink("no-such-file", &nowhere).unwrap();
+
+        let kept = take_free(parent.path()).unwrap();
+        assert_eq!(library(&kept).unwrap(), "built from a");
+        assert!(!parent.path().join("0.unfinished").exists());
+        drop(kept);
+
+        fs::remove_file(nowhere).unwrap();
+        let renewed = take_free(parent.path()).unwrap();
+        assert_eq!(library(&renewed).unwrap(), "built from b");
+        assert!(!parent.path().join("0.old").exists());
+    }
+
+    #[test]
+    fn of_the_folders_that_were_not_used_for_long_the_first_and_the_warm_one_stay() {
+        let parent = tempfile::tempdir().unwrap();
+        warm_folder(parent.path(), "a", "built");
+        drop([(); 3].map(|()| take_free(parent.path()).unwrap()));
+        let long_ago = SystemTime::now() - Duration::from_hours(31 * 24);
+        for name in ["0", "1", "warm"] {
+            let lock = File::options()
+                .write(true)
+                .open(parent.path().join(format!("{name}.lock")));
+            lock.unwrap().set_modified(long_ago).unwrap();
+        }
+        assert_eq!(prune(parent.path()).unwrap(), [parent.path().join("1")]);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::EVCXR_VERSION;
+
 /// The environment variable that chooses another cache folder.
 pub const VARIABLE: &str = "TRANSFER_HOME";
 
@@ -27,11 +29,18 @@ impl Home {
         })
     }
 
+    /// Returns the cache folder at a path.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self(root.into())
+    }
+
     fn choose(variable: impl Fn(&str) -> Option<PathBuf>) -> anyhow::Result<Self> {
         if let Some(chosen) = variable(VARIABLE) {
             return Ok(Self(std::path::absolute(chosen)?));
         }
+        // The XDG specification has a relative path ignored.
         let cache = variable("XDG_CACHE_HOME")
+            .filter(|folder| folder.is_absolute())
             .or_else(|| Some(variable("HOME")?.join(".cache")))
             .with_context(|| {
                 format!("set {VARIABLE}, or HOME: there is no place for the cache folder")
@@ -49,14 +58,21 @@ impl Home {
         self.0.join("tools")
     }
 
-    /// Returns the `evcxr_jupyter` program.
+    /// Returns the folder that evcxr is installed in.
     pub fn evcxr(&self) -> PathBuf {
-        self.tools().join("bin/evcxr_jupyter")
+        self.tools().join(format!("evcxr-{EVCXR_VERSION}"))
     }
 
-    /// Returns the parent of the build folders; its `.cargo/config.toml` applies to all of them.
+    /// Returns the folder in which the folders with the build folders are, one for all that has
+    /// its dependencies built in the same way.
     pub fn kernel(&self) -> PathBuf {
         self.0.join("kernel")
+    }
+
+    /// Returns the environment that `path` is in, if it is one of those that lie here.
+    pub fn environment_of(&self, path: &Path) -> Option<PathBuf> {
+        let below = path.strip_prefix(&self.0).ok()?;
+        Some(self.0.join(below.components().next()?))
     }
 }
 
@@ -87,6 +103,24 @@ mod tests {
             chosen(&all[2..]).unwrap().root(),
             Path::new("/h/.cache/transfer-learning-rust")
         );
+    }
+
+    #[test]
+    fn a_relative_cache_folder_is_ignored_and_a_relative_home_is_from_where_the_user_is() {
+        let relative = [("XDG_CACHE_HOME", "x"), ("HOME", "/h")];
+        let ignored = chosen(&relative).unwrap();
+        assert_eq!(ignored, chosen(&relative[1..]).unwrap());
+        let here = std::env::current_dir().unwrap();
+        let home = chosen(&[("TRANSFER_HOME", "t")]).unwrap();
+        assert_eq!(home.root(), here.join("t"));
+    }
+
+    #[test]
+    fn an_environment_is_told_from_one_that_lies_elsewhere() {
+        let home = chosen(&[("TRANSFER_HOME", "/t")]).unwrap();
+        let environment = |path| home.environment_of(Path::new(path));
+        assert_eq!(environment("/t/env-1/lib/torch"), Some("/t/env-1".into()));
+        assert_eq!(environment("/mine/lib/torch"), None);
     }
 
     #[test]

@@ -5,14 +5,20 @@
 
 #[cfg(feature = "bridge")]
 pub mod bridge;
+#[cfg(feature = "bridge")]
+pub mod cargo;
 pub mod environment;
 pub mod folder;
 pub mod home;
+pub mod kept;
 #[cfg(feature = "bridge")]
 pub mod prelude;
 
 use std::io;
 use std::path::Path;
+
+/// The evcxr that the kernel is written for.
+pub const EVCXR_VERSION: &str = "0.22.0";
 
 /// Writes a file unless it already holds this text, so that nothing is rebuilt for its date.
 ///

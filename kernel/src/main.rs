@@ -5,7 +5,7 @@
 //! told in the notebook.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
@@ -14,12 +14,17 @@ use kernel::bridge::{self, Launch};
 use kernel::environment::{self, Places};
 use kernel::folder::{self, BuildFolder};
 use kernel::home::Home;
-use kernel::{prelude, write_if_changed};
+use kernel::{cargo, kept, prelude, write_if_changed};
 
 fn main() -> ExitCode {
-    let result = match env::args_os().nth(1) {
-        Some(connection_file) => bridge::run(Path::new(&connection_file), prepare()),
-        None => Err(anyhow::anyhow!(
+    let mut words = env::args_os();
+    let called = words.next().unwrap_or_default();
+    let words: Vec<_> = words.collect();
+    let result = match (cargo::run_as(&called, &words), words.first()) {
+        (Err(error), _) => Err(error),
+        (Ok(Some(code)), _) => Ok(code.into()),
+        (Ok(None), Some(connection_file)) => bridge::run(Path::new(connection_file), prepare()),
+        (Ok(None), None) => Err(anyhow::anyhow!(
             "usage: transfer-learning-kernel CONNECTION_FILE; Jupyter runs it, `cargo xtask setup` installs it"
         )),
     };
@@ -33,21 +38,29 @@ fn main() -> ExitCode {
 /// Makes all ready that evcxr needs.
 fn prepare() -> anyhow::Result<Launch> {
     let home = Home::from_env()?;
-    let libtorch = PathBuf::from(
-        env::var_os("LIBTORCH")
-            .context("LIBTORCH is not set; `cargo xtask setup` writes it into the kernelspec")?,
-    );
-    let evcxr = home.evcxr();
-    for needed in [&evcxr, &libtorch.join("lib")] {
-        ensure!(needed.exists(), "{} is missing", needed.display());
+    let libtorch = PathBuf::from(given("LIBTORCH")?);
+    let toolchain = PathBuf::from(given(environment::TOOLCHAIN)?);
+    let parent = PathBuf::from(given(environment::BUILD_FOLDERS)?);
+    let in_use = [home.evcxr(), parent.clone()].into_iter();
+    for folder in in_use.chain(home.environment_of(&libtorch)) {
+        // For as long as this program runs: set-up removes what is not in use and was not for long.
+        std::mem::forget(kept::hold(&folder)?);
     }
-    let path = path()?;
-    let parent = home.kernel();
+    let evcxr = home.evcxr().join("bin/evcxr_jupyter");
+    let programs = toolchain.join("bin");
+    let [compiler, cargo] = ["rustc", "cargo"].map(|name| programs.join(name));
+    for needed in [&evcxr, &libtorch.join("lib"), &compiler, &cargo] {
+        ensure!(
+            needed.exists(),
+            "{} is missing: run `cargo xtask setup`",
+            needed.display()
+        );
+    }
     let config_folder = parent.join("config");
     for (file, text) in [
         (
             parent.join(".cargo/config.toml"),
-            environment::CARGO_CONFIG.to_owned(),
+            environment::cargo_config(),
         ),
         (config_folder.join("evcxr.toml"), prelude::evcxr_toml()),
     ] {
@@ -61,12 +74,16 @@ fn prepare() -> anyhow::Result<Launch> {
         Ok(name) => folder::take(&parent, &name)?,
         Err(_) => folder::take_free(&parent)?,
     };
+    if let Err(error) = folder::prune(&parent) {
+        eprintln!("{error:#}");
+    }
 
-    // Both at a time: rustup, which mostly stands in for it, takes its time.
-    let rustc = |arguments| start_rustc(&build_folder, &path, arguments);
-    let version = rustc(&["--version"])?;
-    let target_libdir = rustc(&["--print", "target-libdir"])?;
+    let version = start(&compiler, &["--version"])?;
+    let target_libdir = start(&compiler, &["--print", "target-libdir"])?;
     let version = output(version)?;
+    let own = PathBuf::from(given("VIRTUAL_ENV")?).join("bin");
+    let current = env::var_os("PATH").unwrap_or_default();
+    let path = environment::path(&own, &programs, &current)?;
     let places = Places {
         build_folder: build_folder.clone(),
         config_folder,
@@ -75,6 +92,8 @@ fn prepare() -> anyhow::Result<Launch> {
     };
     let mut command = Command::new(evcxr);
     command.arg("--control_file").env("PATH", path);
+    // For rustup's proxies, where one of them is called by its path.
+    command.env("RUSTUP_TOOLCHAIN", toolchain);
     for (name, _) in env::vars_os().filter(|(name, _)| environment::is_left_by_cargo(name)) {
         command.env_remove(name);
     }
@@ -89,39 +108,28 @@ fn prepare() -> anyhow::Result<Launch> {
     command.stdin(Stdio::from(lock));
     Ok(Launch {
         evcxr: command,
+        cargo,
         build_folder,
         // `rustc 1.95.0 (59807616e 2026-04-14)`
         rustc: version.split(' ').nth(1).unwrap_or_default().to_owned(),
     })
 }
 
-/// Returns `PATH` with the environment's programs first (this one is among them; npm is another)
-/// and Cargo's folder at the end: a Jupyter started from a desktop may lack both.
-fn path() -> anyhow::Result<OsString> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let own = env::current_exe()?;
-    let cargo = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let folders = own
-        .parent()
-        .map(PathBuf::from)
-        .into_iter()
-        .chain(env::split_paths(&path))
-        .chain(cargo.map(|cargo| cargo.join("bin")));
-    env::join_paths(folders).context("a folder in PATH has a `:` in its name")
+/// Returns a setting that the kernelspec makes.
+fn given(name: &str) -> anyhow::Result<OsString> {
+    env::var_os(name).with_context(|| {
+        format!("{name} is not set; `cargo xtask setup` writes it into the kernelspec")
+    })
 }
 
-fn start_rustc(build_folder: &Path, path: &OsStr, arguments: &[&str]) -> anyhow::Result<Child> {
-    Command::new("rustc")
+fn start(program: &Path, arguments: &[&str]) -> anyhow::Result<Child> {
+    Command::new(program)
         .args(arguments)
-        .current_dir(build_folder)
-        .env("PATH", path)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .context("cannot run rustc: install Rust from https://rustup.rs")
+        .with_context(|| format!("cannot run {}", program.display()))
 }
 
 fn output(rustc: Child) -> anyhow::Result<String> {

@@ -18,6 +18,9 @@ pub fn evcxr_toml() -> String {
 /// in every cell and acts on exactly those tokens; `eprintln!` does on those that show the error
 /// of a `?`. It leans on the wording of evcxr 0.22; with another one the kernel's tests fail.
 ///
+/// A cell that ends with an expression is first compiled with a call of `evcxr_display`, which few
+/// types have, and then once more: so all that is `Debug` has it. A type's own goes before a trait's.
+///
 /// Unused macros are allowed because evcxr would report one in place of a cell's own error. evcxr
 /// asks for a backtrace on every panic: thirty lines of its own frames.
 const PRELUDE: &str = r#"#[allow(unused_macros)]
@@ -77,6 +80,14 @@ macro_rules! print {
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "MARK\n" };
         ::std::print!("{text}{end}")
     }};
+}
+trait TransferDisplay {
+    fn evcxr_display(&self);
+}
+impl<T: ::std::fmt::Debug + ?Sized> TransferDisplay for T {
+    fn evcxr_display(&self) {
+        ::std::println!("EVCXR_BEGIN_CONTENT text/plain\n{self:?}\nEVCXR_END_CONTENT")
+    }
 }
 unsafe { ::std::env::set_var("RUST_BACKTRACE", "0") };
 {

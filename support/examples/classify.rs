@@ -1,7 +1,7 @@
 //! Classifies images with a model file that `model.save` wrote in a notebook.
 //!
 //! ```text
-//! cargo run --release -p support --example classify -- [--json] MODEL PICTURE|FOLDER...
+//! cargo run -p support --example classify -- [--json] MODEL PICTURE|FOLDER...
 //! ```
 
 use std::error::Error as _;

@@ -1,7 +1,7 @@
 //! Writes the features of all images, for programs in other languages.
 //!
 //! ```sh
-//! cargo run --release -p support --example features -- features.safetensors
+//! cargo run -p support --example features -- features.safetensors
 //! ```
 //!
 //! What the pretrained base and global average pooling make of each image of the dataset that the

@@ -1,7 +1,7 @@
 //! The notebook's steps as a program: `notebooks/transfer_learning.ipynb` from a terminal.
 //!
 //! ```sh
-//! cargo run --release -p support --example transfer_learning -- [FOLDER]
+//! cargo run -p support --example transfer_learning -- [FOLDER]
 //! ```
 //!
 //! It reads the same `TRANSFER_*` settings and comes to the same numbers. The figures that the notebook

@@ -629,11 +629,6 @@ fn the_command_line_prints_a_table_or_json_and_names_what_it_cannot_read() {
     let classify = |words: &[&Path]| {
         let mut command = Command::new(env!("CARGO"));
         command.args(["run", "--quiet", "-p", "support", "--example", "classify"]);
-        command.args(if cfg!(debug_assertions) {
-            &[][..]
-        } else {
-            &["--release"]
-        });
         let output = command.arg("--").args(words).output().unwrap();
         let [out, err] =
             [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());

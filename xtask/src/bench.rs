@@ -8,7 +8,9 @@ use kernel::home::Home;
 
 use crate::checkout::Checkout;
 use crate::command::{output, run};
-use crate::{environment, report, setup};
+use crate::environment::Environment;
+use crate::space::{Need, TARGET_DIR};
+use crate::{report, setup};
 
 /// The weights of this project and of the Keras peer, and those of the PyTorch peer, by their names
 /// in `data/assets.toml`.
@@ -17,24 +19,31 @@ const WEIGHTS: [&str; 2] = ["mobilenet_v2_tfhub", "mobilenet_v2_torchvision"];
 /// Prepares the peers' environment (no notebook, hence no kernel), weights and this project's
 /// program, and times all.
 pub(crate) fn bench(arguments: &[&str]) -> anyhow::Result<()> {
+    let checkout = Checkout::locate()?;
     let script = "bench/bench.py";
     // It needs nothing but the standard library to tell of a wrong option, before gigabytes come.
     let mut check = Command::new("python3");
-    check.arg(Checkout::locate()?.join(script)).args(arguments);
+    check.arg(checkout.join(script)).args(arguments);
     run(&mut check)?;
     if arguments.iter().any(|word| ["-h", "--help"].contains(word)) {
         return Ok(());
     }
 
     let home = Home::from_env()?;
-    let turn = setup::take_turn(&home)?;
-    let ready = setup::libtorch(home)?;
-    let peers = environment::peers(&ready.checkout, &ready.home)?;
-    let build = "--release -p support --bin assets --bench tutorial";
+    let turn = setup::take_turn(&checkout, &home)?;
+    let peers = Environment::peers(&checkout, &home)?;
+    let mut needs = peers.needs();
+    let target = checkout.target()?;
+    if !target.join("debug/assets").exists() {
+        needs.push(Need::new("building the program", 1000, target, TARGET_DIR));
+    }
+    let ready = setup::libtorch(checkout, home, needs)?;
+    let peers = peers.fill()?;
+    let build = "-p support --bin assets --bench tutorial";
     let what = format!("cargo build {build}");
     let build = || ready.checkout.build("build", build, "tutorial");
     let ours = report::timed("build", what, build)?;
-    let mut fetch = setup::assets(&ready, "--release -- fetch")?;
+    let mut fetch = setup::assets(&ready, "-- fetch")?;
     let printed = report::timed("assets", WEIGHTS.join(", "), || output(fetch.args(WEIGHTS)))?;
     drop(turn);
     let weights = |name: &str| {

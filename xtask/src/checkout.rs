@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use kernel::environment::{OTHER_LIBTORCH, is_left_by_cargo};
 use serde_json::Value;
 
@@ -32,6 +32,13 @@ impl Checkout {
         fs::read_to_string(self.join(path)).with_context(|| format!("cannot read {path}"))
     }
 
+    /// Returns where Cargo builds, and built this program.
+    pub(crate) fn target(&self) -> anyhow::Result<PathBuf> {
+        let program = std::env::current_exe()?;
+        let target = program.ancestors().nth(2);
+        Ok(target.unwrap_or(&self.0).to_owned())
+    }
+
     /// Returns where executed notebooks and what belongs to them are written.
     pub(crate) fn output(&self) -> PathBuf {
         self.join("target/notebooks")
@@ -46,6 +53,16 @@ impl Checkout {
     /// plain `cargo` builds the workspace as well.
     pub(crate) fn libtorch_link(&self) -> PathBuf {
         self.join(".libtorch")
+    }
+
+    /// Returns the link to the environment, where editors expect it.
+    pub(crate) fn venv(&self) -> PathBuf {
+        self.join(".venv")
+    }
+
+    /// Returns the folder in which Jupyter finds this checkout's kernel, for `JUPYTER_PATH`.
+    pub(crate) fn kernels(&self) -> PathBuf {
+        self.join("target/jupyter")
     }
 
     /// Returns a Cargo command in this checkout that builds with the environment's libtorch.
@@ -83,6 +100,16 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
         .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
 }
 
+/// Refuses a place for a link where there is something else.
+pub(crate) fn ensure_linkable(link: &Path) -> anyhow::Result<()> {
+    ensure!(
+        link.is_symlink() || !link.exists(),
+        "{} is in the way of a link that set-up makes: move it away",
+        link.display()
+    );
+    Ok(())
+}
+
 /// Makes `link` a symbolic link to `target`, whatever `link` pointed to before.
 pub(crate) fn link_to(link: &Path, target: &Path) -> anyhow::Result<()> {
     if fs::read_link(link).is_ok_and(|found| found == target) {
@@ -93,7 +120,7 @@ pub(crate) fn link_to(link: &Path, target: &Path) -> anyhow::Result<()> {
     }
     let (from, to) = (link.display(), target.display());
     std::os::unix::fs::symlink(target, link)
-        .with_context(|| format!("cannot make {from} a link to {to}; move it away"))
+        .with_context(|| format!("cannot make {from} a link to {to}"))
 }
 
 #[cfg(test)]
@@ -121,7 +148,11 @@ mod tests {
         }
         let real = folder.path().join("real");
         fs::create_dir(&real).unwrap();
-        let error = link_to(&real, Path::new("first")).unwrap_err();
-        assert!(error.to_string().contains("move it away"), "{error}");
+        link_to(&real, Path::new("first")).unwrap_err();
+        assert!(real.is_dir());
+        let error = ensure_linkable(&real).unwrap_err().to_string();
+        assert!(error.contains("move it away"), "{error}");
+        ensure_linkable(&link).unwrap();
+        ensure_linkable(&folder.path().join("nothing")).unwrap();
     }
 }

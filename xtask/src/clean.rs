@@ -4,19 +4,36 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
-use kernel::folder;
 use kernel::home::Home;
+use kernel::kept;
 
 use crate::checkout::Checkout;
 use crate::command::run;
-use crate::report;
+use crate::environment::users_environment;
+use crate::{kernelspec, report};
 
-/// Removes this checkout's build outputs and links and the kernel's build folders, or with `all`
-/// the whole cache folder too. Images and weights stay in `data/`.
+/// Removes this checkout's build outputs and links and its notebooks' build folders, or with `all`
+/// the whole cache folder, and the kernel in the user's environment too. Images and weights stay
+/// in `data/`.
 pub(crate) fn clean(all: bool) -> anyhow::Result<()> {
     let checkout = Checkout::locate()?;
     let home = Home::from_env()?;
-    for link in [checkout.join(".venv"), checkout.libtorch_link()] {
+    if all {
+        if let Some((environment, _)) = users_environment(&checkout, &home) {
+            kernelspec::remove(&environment)?;
+        }
+        remove(home.root())?;
+    } else {
+        if let Some(folder) = kernelspec::installed_build_folders(&checkout) {
+            remove_unless_in_use(&folder)?;
+        }
+        let root = home.root().display();
+        report::done(
+            "kept",
+            format!("{root}; `cargo xtask clean --all` removes it"),
+        );
+    }
+    for link in [checkout.venv(), checkout.libtorch_link()] {
         if link.is_symlink() {
             fs::remove_file(&link).with_context(|| format!("cannot remove {}", link.display()))?;
             report::done("removed", link.display());
@@ -24,38 +41,22 @@ pub(crate) fn clean(all: bool) -> anyhow::Result<()> {
     }
     remove(&checkout.output())?;
     remove(&checkout.bench_output())?;
-    if all {
-        remove(home.root())?;
-    } else {
-        remove_build_folders(&home.kernel())?;
-        let root = home.root().display();
-        report::done(
-            "kept",
-            format!("{root}; `cargo xtask clean --all` removes it"),
-        );
-    }
+    remove(&checkout.kernels())?;
     run(&mut checkout.cargo("clean"))?;
     report::done("kept", checkout.join("data").display());
     Ok(())
 }
 
-/// Removes the kernel's build folders, except those that a notebook is using.
-fn remove_build_folders(parent: &Path) -> anyhow::Result<()> {
-    let Ok(entries) = fs::read_dir(parent) else {
+fn remove_unless_in_use(folder: &Path) -> anyhow::Result<()> {
+    if !folder.exists() {
         return Ok(());
-    };
-    for entry in entries {
-        let name = entry?.file_name();
-        let name = name.to_string_lossy();
-        if name != folder::WARM && name.parse::<u32>().is_err() {
-            continue;
-        }
-        match folder::take(parent, &name) {
-            Ok(held) => remove(&held.path)?,
-            Err(error) => report::done("kept", format!("{error:#}")),
-        }
     }
-    Ok(())
+    if kept::try_take(folder)?.is_none() {
+        let reason = "a notebook's kernel is using it";
+        report::done("kept", format!("{}: {reason}", folder.display()));
+        return Ok(());
+    }
+    remove(folder)
 }
 
 fn remove(folder: &Path) -> anyhow::Result<()> {
@@ -72,14 +73,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn build_folders_in_use_are_kept_and_the_rest_of_the_folder_is_not_touched() {
+    fn build_folders_in_use_are_kept_and_others_are_not() {
         let parent = tempfile::tempdir().unwrap();
-        for name in ["0", "warm", "config"] {
-            fs::create_dir(parent.path().join(name)).unwrap();
+        let folders = ["1f", "2e"].map(|name| parent.path().join(name));
+        for folder in &folders {
+            fs::create_dir(folder).unwrap();
         }
-        let _held = folder::take(parent.path(), "1").unwrap();
-        remove_build_folders(parent.path()).unwrap();
-        let left = |name: &str| parent.path().join(name).is_dir();
-        assert!(!left("0") && !left("warm") && left("1") && left("config"));
+        let _held = kept::hold(&folders[0]).unwrap();
+        for folder in &folders {
+            remove_unless_in_use(folder).unwrap();
+        }
+        assert_eq!(folders.map(|folder| folder.exists()), [true, false]);
+        remove_unless_in_use(&parent.path().join("3d")).unwrap();
     }
 }

@@ -8,14 +8,15 @@ use std::io::{self, IsTerminal as _, Read as _};
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::guard::Guard;
 use crate::report;
 
 /// How long a program may print nothing before a line says that it is at work.
@@ -147,8 +148,24 @@ impl fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
+/// What ends the programs that are started from now on, where this one is ended.
+static GUARD: Mutex<Option<Guard>> = Mutex::new(None);
+
+/// Sets the guard, or ends that which was set.
+pub(crate) fn set_guard(guard: Option<Guard>) {
+    *GUARD.lock().unwrap_or_else(PoisonError::into_inner) = guard;
+}
+
+fn guarded(command: &mut Command) -> anyhow::Result<&mut Command> {
+    let guard = GUARD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(guard) = guard.as_ref() {
+        guard.keep(command)?;
+    }
+    Ok(command)
+}
+
 fn start(command: &mut Command) -> anyhow::Result<Child> {
-    let child = command.spawn();
+    let child = guarded(command)?.spawn();
     child.with_context(|| format!("cannot run {}", words(command)))
 }
 
@@ -260,8 +277,7 @@ impl Lines {
 
 /// Runs a command and returns what it prints; an error carries what it wrote to stderr.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
-    let output = command
-        .stdin(Stdio::null())
+    let output = guarded(command.stdin(Stdio::null()))?
         .output()
         .with_context(|| format!("cannot run {}", words(command)))?;
     if !output.status.success() {

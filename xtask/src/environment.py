@@ -1,4 +1,4 @@
-# Asked of an interpreter, with a list of pins: what it is and which of them it lacks. Imports none of them.
+# Asked of an interpreter, with pins as arguments: what it is and which of them it lacks. Imports none of them.
 import importlib.metadata, importlib.util, json, os, sys
 
 
@@ -19,14 +19,13 @@ def is_met(pin):
     return (version(name) or "").split("+")[0] == wanted
 
 
-pins = [line.strip() for line in open(sys.argv[1]) if line.strip() and not line.startswith("#")]
 torch = importlib.util.find_spec("torch")
 libtorch = os.path.dirname(torch.origin) if torch and torch.origin else ""
 print(json.dumps({
     "minor": sys.version_info[1] if sys.version_info[0] == 3 else 0,
     "version": "{}.{}.{}".format(*sys.version_info),
     "prefix": sys.prefix,
-    "unmet": [pin for pin in pins if not is_met(pin)],
+    "unmet": [pin for pin in sys.argv[1:] if not is_met(pin)],
     "torch": libtorch if os.path.isdir(libtorch + "/lib") else None,
     "torch_version": version("torch"),
     "has_pip": present("pip"),

@@ -8,10 +8,12 @@ mod checkout;
 mod clean;
 mod command;
 mod environment;
+mod guard;
 mod kernelspec;
 mod notebooks;
 mod report;
 mod setup;
+mod space;
 mod test;
 mod tools;
 
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
             print!("{COMMANDS}");
             Ok(())
         }
-        ["setup"] => setup::setup().map(drop),
+        ["setup"] => setup::setup(|_| Ok(Vec::new())).map(drop),
         ["run"] => notebooks::run("transfer_learning"),
         ["run", name] => notebooks::run(name),
         ["lab", rest @ ..] => notebooks::lab(rest),

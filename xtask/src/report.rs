@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -16,6 +17,14 @@ pub(crate) fn done(step: &str, what: impl Display) {
         ""
     };
     println!("{erase}{step:<13} {what}");
+}
+
+/// Says what was removed because nobody has used it for long.
+pub(crate) fn pruned(folders: Vec<PathBuf>) {
+    for folder in folders {
+        let folder = folder.display();
+        done("removed", format!("{folder}: unused for 30 days"));
+    }
 }
 
 /// Prints what another program has printed.

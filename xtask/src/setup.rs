@@ -6,15 +6,15 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
-use kernel::home::Home;
+use kernel::home::{Home, VARIABLE as HOME};
 
 use crate::checkout::Checkout;
-use crate::command::{both, is_installed};
-use crate::environment::{self, Python, digest};
+use crate::command::{both, is_installed, set_guard};
+use crate::environment::{Environment, Python, digest};
+use crate::guard::Guard;
+use crate::space::{Need, ensure_room};
+use crate::tools::Toolchain;
 use crate::{kernelspec, report, tools};
-
-/// Space for what is compiled, the images and the weights.
-const SPACE: u64 = 4_000_000_000;
 
 /// What set-up has prepared.
 #[derive(Debug)]
@@ -24,38 +24,59 @@ pub(crate) struct Ready {
     pub(crate) python: Python,
 }
 
-/// Prepares everything.
-pub(crate) fn setup() -> anyhow::Result<Ready> {
+/// Prepares everything. What is done with it afterwards may need space, too.
+pub(crate) fn setup(
+    afterwards: impl FnOnce(&Checkout) -> anyhow::Result<Vec<Need>>,
+) -> anyhow::Result<Ready> {
     let start = Instant::now();
     let home = Home::from_env()?;
-    let _turn = take_turn(&home)?;
     let checkout = Checkout::locate()?;
-    preflight(&checkout, home.root())?;
-    // pip keeps the network and the disk busy, the rest the processor.
-    let (python, (rust_src, launcher)) = both(
-        || environment::notebooks(&checkout, &home),
+    let _turn = take_turn(&checkout, &home)?;
+    let environment = Environment::notebooks(&checkout, &home)?;
+    let toolchain = Toolchain::find()?;
+    let build_folders =
+        |libtorch: &Path| kernelspec::build_folders(&checkout, &home, &toolchain, libtorch);
+    let there = environment.libtorch().map(build_folders).transpose()?;
+    let mut needs = afterwards(&checkout)?;
+    needs.extend(environment.needs());
+    needs.extend(tools::needs(&home));
+    needs.extend(kernelspec::needs(&checkout, &home, there.as_deref())?);
+    preflight(&checkout, &needs)?;
+    // pip keeps the network and the disk busy; where the last crates of one build wait for each
+    // other, the other one goes on.
+    let ((python, launcher), rust_src) = both(
+        || Ok((environment.fill()?, kernelspec::build(&checkout)?)),
         || {
-            let rust_src = tools::find_rust_src(&home)?;
+            let rust_src = tools::find_rust_src(&home, &toolchain)?;
             tools::install_evcxr(&home)?;
-            Ok((rust_src, kernelspec::build(&checkout)?))
+            Ok(rust_src)
         },
     )?;
+    let python = python.link(&checkout, &home)?;
+    let build_folders = build_folders(python.libtorch()?)?;
     let ready = Ready {
         checkout,
         home,
         python,
     };
-    kernelspec::install(&ready, &launcher, rust_src.as_deref())?;
-    kernelspec::warm_up(&ready)?;
+    let rust_src = rust_src.as_deref();
+    kernelspec::install(&ready, &launcher, &toolchain, &build_folders, rust_src)?;
+    kernelspec::warm_up(&ready, &build_folders)?;
     report::done("set-up", format!("complete after {}", report::time(start)));
     Ok(ready)
 }
 
-/// Prepares what the workspace's own programs are built with.
-pub(crate) fn libtorch(home: Home) -> anyhow::Result<Ready> {
-    let checkout = Checkout::locate()?;
-    preflight(&checkout, home.root())?;
-    let python = environment::notebooks(&checkout, &home)?;
+/// Prepares what the workspace's own programs are built with. What is done afterwards `needs` space,
+/// too.
+pub(crate) fn libtorch(
+    checkout: Checkout,
+    home: Home,
+    mut needs: Vec<Need>,
+) -> anyhow::Result<Ready> {
+    let environment = Environment::notebooks(&checkout, &home)?;
+    needs.extend(environment.needs());
+    preflight(&checkout, &needs)?;
+    let python = environment.fill()?.link(&checkout, &home)?;
     Ok(Ready {
         checkout,
         home,
@@ -63,32 +84,56 @@ pub(crate) fn libtorch(home: Home) -> anyhow::Result<Ready> {
     })
 }
 
-/// Waits for other set-ups in the same cache folder, which take turns.
-pub(crate) fn take_turn(home: &Home) -> anyhow::Result<File> {
-    let root = home.root();
-    fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
-    let turn = File::create(root.join("setup.lock"))?;
-    if turn.try_lock().is_err() {
-        report::done("set-up", "waiting for another set-up to end ...");
-        turn.lock().context("cannot lock the cache folder")?;
+/// The right to change what is in the cache folder. What is started meanwhile ends with this
+/// program, and the next one waits until it has.
+#[derive(Debug)]
+pub(crate) struct Turn;
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        set_guard(None);
     }
-    Ok(turn)
+}
+
+/// Waits for other set-ups in the same cache folder, which take turns.
+pub(crate) fn take_turn(checkout: &Checkout, home: &Home) -> anyhow::Result<Turn> {
+    let root = home.root();
+    refuse_place(root, &checkout.join(""))?;
+    fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
+    let lock = File::create(root.join("setup.lock"))?;
+    if lock.try_lock().is_err() {
+        report::done("set-up", "waiting for another set-up to end ...");
+        lock.lock().context("cannot lock the cache folder")?;
+    }
+    set_guard(Some(Guard::start(lock)?));
+    Ok(Turn)
+}
+
+/// Refuses a cache folder in which notebooks could not be built.
+fn refuse_place(root: &Path, checkout: &Path) -> anyhow::Result<()> {
+    let shown = root.display();
+    ensure!(
+        !root.starts_with(checkout) || root == checkout.join("target"),
+        "the cache folder {shown} lies in the checkout, whose workspace would claim the notebooks' build folders: \
+         choose a folder outside of it with {HOME}",
+    );
+    // It tells the process that runs the cells what to load in a line of words.
+    ensure!(
+        !root.to_string_lossy().contains(char::is_whitespace),
+        "the cache folder `{shown}` has a space in its path, which evcxr cannot build in: \
+         choose a folder without one with {HOME}",
+    );
+    Ok(())
 }
 
 /// Checks what has to be on the machine before anything is fetched or built.
-fn preflight(checkout: &Checkout, root: &Path) -> anyhow::Result<()> {
-    ensure!(
-        !root.starts_with(checkout.join("")) || root == checkout.join("target"),
-        "TRANSFER_HOME={} lies in the checkout, whose workspace would claim the notebooks' build folders: \
-         choose a folder outside of it",
-        root.display(),
-    );
+fn preflight(checkout: &Checkout, needs: &[Need]) -> anyhow::Result<()> {
     let compiler = compiler().context(
         "no C++ compiler found (c++, g++ or clang++, or one named by CXX): \
          on Debian `apt install g++`, on Fedora `dnf install gcc-c++`, on macOS `xcode-select --install`",
     )?;
-    let free = ensure_space(root, SPACE)? / 1_000_000_000;
-    report::done("preflight", format!("{compiler}, {free} GB free"));
+    let room = ensure_room(needs)?;
+    report::done("preflight", format!("{compiler}, {room}"));
     // Cargo itself sets it to the checkout's link, by `.cargo/config.toml`.
     let given = std::env::var_os("LIBTORCH");
     if let Some(other) = given.filter(|other| *other != checkout.libtorch_link()) {
@@ -97,20 +142,6 @@ fn preflight(checkout: &Checkout, root: &Path) -> anyhow::Result<()> {
         report::done("", format!("LIBTORCH={other} {reason}"));
     }
     Ok(())
-}
-
-/// Returns the bytes that are free in the cache folder `root`, at least `needed`.
-pub(crate) fn ensure_space(root: &Path, needed: u64) -> anyhow::Result<u64> {
-    let disk = rustix::fs::statvfs(root).context("cannot tell how much space is free")?;
-    let free = disk.f_bavail * disk.f_frsize;
-    ensure!(
-        free >= needed,
-        "{} MB free in {}, {} MB needed: make room, or choose another place with TRANSFER_HOME",
-        free / 1_000_000,
-        root.display(),
-        needed / 1_000_000,
-    );
-    Ok(free)
 }
 
 /// Returns the C++ compiler that will be used.
@@ -127,7 +158,7 @@ fn compiler() -> Option<String> {
 /// A mark in the data folder: the default weights and images are there.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     /// A digest of the list of files and of what chooses among the images.
     wanted: String,
 }
@@ -170,11 +201,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_little_space_says_how_much_there_is_and_how_to_choose_another_place() {
-        let root = Path::new("/");
-        assert!(ensure_space(root, 0).unwrap() > 0);
-        let error = ensure_space(root, u64::MAX).unwrap_err().to_string();
-        let says = |part| error.contains(part);
-        assert!(says(" MB free in /, ") && says("TRANSFER_HOME"), "{error}");
+    fn a_cache_folder_in_the_checkout_or_with_a_space_is_refused_in_words() {
+        let refusal = |root: &str| {
+            let refused = refuse_place(Path::new(root), Path::new("/my checkout"));
+            refused.map_err(|error| error.to_string())
+        };
+        for accepted in ["/home/me/.cache/t", "/checkout2"] {
+            assert_eq!(refusal(accepted), Ok(()));
+        }
+        for (root, reason) in [
+            ("/my checkout/cache", "lies in the checkout"),
+            ("/home/Jane Doe/.cache/t", "has a space in its path"),
+        ] {
+            let error = refusal(root).unwrap_err();
+            let says = |part: &str| error.contains(part);
+            assert!(
+                says(root) && says(reason) && says("TRANSFER_HOME"),
+                "{error}"
+            );
+        }
     }
 }

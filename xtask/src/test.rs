@@ -7,11 +7,17 @@ use std::time::Instant;
 use crate::command::{follow, output};
 use crate::report::{self, step, timed};
 use crate::setup::{self, Ready};
+use crate::space::{Need, TARGET_DIR};
 
 /// Runs set-up, then the checks, quick ones first; stops at the first that fails.
 pub(crate) fn test() -> anyhow::Result<()> {
     let start = Instant::now();
-    let ready = setup::setup()?;
+    let ready = setup::setup(|checkout| {
+        let target = checkout.target()?;
+        let built = target.join("debug/examples/transfer_learning").exists();
+        let missing = || Need::new("building the tests", 3000, target, TARGET_DIR);
+        Ok((!built).then(missing).into_iter().collect())
+    })?;
     let checkout = &ready.checkout;
     step("format", &mut checkout.cargo("fmt --all --check"))?;
     let clippy = "clippy --quiet --workspace --all-targets -- -D warnings";

@@ -11,11 +11,8 @@ pub(super) struct Build {
 
 struct Running {
     since: Instant,
-    /// How many crates have been begun.
-    begun: usize,
-    /// How many there are, at most: some may be built already.
-    packages: Option<usize>,
-    last: String,
+    /// How far it is, in Cargo's words.
+    state: String,
     shown: bool,
 }
 
@@ -28,29 +25,14 @@ impl Build {
         }
     }
 
-    /// Returns whether a line of the kernel's log tells that a crate is being compiled.
-    pub(super) fn compiles(&mut self, line: &str) -> bool {
-        let package = line.trim_start().strip_prefix("Compiling ");
-        // evcxr calls the cell itself `ctx`.
-        let Some(package) = package.filter(|package| !package.starts_with("ctx ")) else {
-            return false;
-        };
+    /// Takes what Cargo is at, as in `7/350: syn, serde`.
+    pub(super) fn tell(&mut self, state: String) {
         let running = self.running.get_or_insert_with(|| Running {
             since: Instant::now(),
-            begun: 0,
-            packages: std::fs::read_to_string(self.folder.join("Cargo.lock"))
-                .ok()
-                .map(|lock| lock.matches("[[package]]").count()),
-            last: String::new(),
+            state: String::new(),
             shown: false,
         });
-        running.begun += 1;
-        package
-            .split(" (")
-            .next()
-            .unwrap_or(package)
-            .clone_into(&mut running.last);
-        true
+        running.state = state;
     }
 
     /// Returns the kind of message, the id and the text that tell how far the build is, if there is
@@ -64,15 +46,8 @@ impl Build {
             running.shown = true;
             "display_data"
         };
-        let of = running
-            .packages
-            .map_or(String::new(), |packages| format!(" of at most {packages}"));
-        let text = format!(
-            "compiling {} (crate {}{of}), {} s",
-            running.last,
-            running.begun,
-            running.since.elapsed().as_secs()
-        );
+        let seconds = running.since.elapsed().as_secs();
+        let text = format!("compiling {}, {seconds} s", running.state);
         Some((kind, format!("build{}", self.number), text))
     }
 
@@ -87,27 +62,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_build_is_shown_once_then_updated_and_a_cells_own_crate_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(
-            folder.path().join("Cargo.lock"),
-            "[[package]]\n[[package]]\n",
-        )
-        .unwrap();
-        let mut build = Build::in_folder(folder.path().into());
-        assert!(!build.compiles("   Compiling ctx v1.0.0 (/build)") && build.news().is_none());
-        assert!(!build.compiles("warning: unused") && !build.end());
-        assert!(build.compiles("   Compiling tch v0.24.0"));
+    fn a_build_is_shown_once_then_updated_until_its_end() {
+        let mut build = Build::in_folder("/build".into());
+        assert!(build.news().is_none() && !build.end());
+        build.tell("7/350: torch-sys(build), syn".into());
         let (kind, id, text) = build.news().unwrap();
         assert_eq!((kind, id.as_str()), ("display_data", "build1"));
-        assert_eq!(text, "compiling tch v0.24.0 (crate 1 of at most 2), 0 s");
-        assert!(build.compiles("   Compiling support v0.1.0 (/support)"));
-        let (kind, _, text) = build.news().unwrap();
-        assert_eq!(kind, "update_display_data");
-        assert!(
-            text.starts_with("compiling support v0.1.0 (crate 2 "),
-            "{text}"
-        );
+        assert_eq!(text, "compiling 7/350: torch-sys(build), syn, 0 s");
+        build.tell("349/350: support".into());
+        let (kind, id, text) = build.news().unwrap();
+        assert_eq!((kind, id.as_str()), ("update_display_data", "build1"));
+        assert_eq!(text, "compiling 349/350: support, 0 s");
         assert!(build.end() && build.news().is_none());
+        build.tell("1/2: tch".into());
+        assert_eq!(build.news().unwrap().1, "build2");
     }
 }

@@ -74,8 +74,16 @@ impl Cell {
         }
     }
 
-    /// Returns the error of a panic or a `?`.
+    /// Returns the error of a panic, of a `?`, or of a build that was ended: evcxr has shown none.
     pub(super) fn failure(&self, build_folder: &Path) -> Option<ErrorOutput> {
+        if self.ends_build.is_some() && self.error.is_some() {
+            let evalue = "stopped while it compiled".to_owned();
+            return Some(ErrorOutput {
+                ename: "Stopped".to_owned(),
+                traceback: vec![evalue.clone()],
+                evalue,
+            });
+        }
         if !self.failed {
             return None;
         }

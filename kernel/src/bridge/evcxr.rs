@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::process::{ExitStatus, Stdio};
+use std::path::Path;
+use std::process::{self, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,6 +19,7 @@ use super::channels::{self, Back, Passing, received};
 use super::compiler;
 use super::events::{Event, Events, SOCKET};
 use super::guard::Guard;
+use crate::cargo::stand_in;
 
 /// How many lines of evcxr's log are kept, to tell what it ended of.
 const LAST_LINES: usize = 12;
@@ -45,21 +47,23 @@ pub(super) enum Heard {
     ControlReply(ZmqMessage),
     /// A request for a person's input.
     Input(ZmqMessage),
-    /// A line that it, or cargo below it, wrote to its stderr.
-    Log(String),
     /// How it has ended.
     Ended(String),
 }
 
 impl Evcxr {
-    /// Starts evcxr, which takes a connection file as its last argument.
+    /// Starts evcxr, which takes a connection file as its last argument. It finds this program in
+    /// place of `cargo`.
     pub(super) async fn start(
-        mut command: Command,
+        mut command: process::Command,
+        cargo: &Path,
         outer: &ConnectionInfo,
         session: &str,
     ) -> anyhow::Result<Self> {
         let events = Events::listen()?;
         let guard = Guard::start(events.folder())?;
+        stand_in(&mut command, cargo, &events.folder().join("bin"))?;
+        let mut command = Command::from(command);
         guard.keep(&mut command)?;
         let inner = channels::inner_connection(outer).await?;
         let inner_file = events.folder().join("connection.json");
@@ -103,7 +107,7 @@ impl Evcxr {
     }
 
     /// What a cell told comes before what it wrote, which refers to that, and what it wrote before
-    /// what follows from its end. Returns `None` for a message that was lost.
+    /// what follows from its end. Returns `None` for a line of the log, or a message that was lost.
     async fn hear(&mut self) -> Option<Heard> {
         let back = &mut self.back;
         tokio::select! {
@@ -116,7 +120,7 @@ impl Evcxr {
             message = back.shell.socket.recv() => read(message, &back.shell).await.map(Heard::Reply),
             message = back.control.socket.recv() => received(message).await.map(Heard::ControlReply),
             message = back.stdin.socket.recv() => received(message).await.map(Heard::Input),
-            line = self.log.next() => Some(Heard::Log(line)),
+            _line = self.log.next() => None,
             status = self.child.wait() => Some(Heard::Ended(told(status))),
         }
     }

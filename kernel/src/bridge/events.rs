@@ -53,6 +53,8 @@ pub(super) enum Event {
     Note { text: String },
     /// The cell ends with a panic or an error.
     Failed,
+    /// What Cargo is compiling for the cell, as in `7/350: syn, serde`.
+    Build { text: String },
     /// Whoever holds this connection ends its work when a line with the event `stop` arrives.
     Listen,
 }
@@ -74,6 +76,7 @@ enum Kind {
     Update,
     Note,
     Failed,
+    Build,
     Listen,
 }
 
@@ -277,9 +280,10 @@ fn parse(line: &[u8]) -> anyhow::Result<Event> {
         (Kind::Update, (Some(id), Some(Data(data))), _) => Ok(Event::Update { id, data }),
         (Kind::Note, _, Some(text)) => Ok(Event::Note { text }),
         (Kind::Failed, ..) => Ok(Event::Failed),
+        (Kind::Build, _, Some(text)) => Ok(Event::Build { text }),
         (Kind::Listen, ..) => Ok(Event::Listen),
         (Kind::Display | Kind::Update, ..) => anyhow::bail!("missing field `id` or `data`"),
-        (Kind::Note, ..) => anyhow::bail!("missing field `text`"),
+        (Kind::Note | Kind::Build, ..) => anyhow::bail!("missing field `text`"),
     }
 }
 
@@ -433,7 +437,7 @@ mod tests {
             ]
         });
         let event = prop::sample::select(vec![
-            "display", "update", "note", "failed", "listen", "other",
+            "display", "update", "note", "failed", "build", "listen", "other",
         ]);
         (
             event,

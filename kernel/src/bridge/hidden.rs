@@ -15,13 +15,21 @@ pub(super) struct Hidden {
     running: Option<Running>,
     /// The message id of the last one: what it wrote can come after its end.
     last: String,
+    /// The message id of the request that warms evcxr up.
+    pub(super) warm_up: String,
 }
 
 /// What a hidden cell is for.
 #[derive(Debug)]
-pub(super) enum Purpose {}
+pub(super) enum Purpose {
+    /// To list the variables.
+    List,
+    /// To have the variable of this name tell what it holds.
+    Describe(String),
+}
 
 /// A hidden cell that is to run.
+#[derive(Debug)]
 pub(super) struct Question {
     pub(super) purpose: Purpose,
     pub(super) code: String,
@@ -49,6 +57,11 @@ impl Hidden {
         self.waiting.push_back(question);
     }
 
+    /// Has one run before the others.
+    pub(super) fn ask_first(&mut self, question: Question) {
+        self.waiting.push_front(question);
+    }
+
     pub(super) fn is_running(&self) -> bool {
         self.running.is_some()
     }
@@ -73,11 +86,12 @@ impl Hidden {
         Some(request)
     }
 
-    /// Takes a message of evcxr's that belongs to a hidden cell; returns whether it does.
+    /// Takes a message of evcxr's that belongs to a hidden cell or to the warm-up; returns whether it
+    /// does.
     pub(super) fn takes(&mut self, message: &Passing) -> bool {
         let parent = message.parent.as_ref().map(|parent| &parent.msg_id);
         if parent != Some(&self.last) {
-            return false;
+            return parent == Some(&self.warm_up);
         }
         if let Some(running) = &mut self.running {
             match message.kind() {

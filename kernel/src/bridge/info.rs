@@ -30,7 +30,9 @@ pub(super) fn kernel_info(rustc: &str) -> UnknownMessage {
                 {"text": "Rust", "url": "https://doc.rust-lang.org/stable/"},
                 {"text": "evcxr", "url": "https://github.com/evcxr/evcxr/blob/main/evcxr_jupyter/README.md"},
             ],
-            "supported_features": ["iopub_welcome"],
+            // Clients that do not know of features go by this.
+            "debugger": true,
+            "supported_features": ["debugger", "iopub_welcome"],
         }),
     }
 }

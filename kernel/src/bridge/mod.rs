@@ -1,8 +1,10 @@
 //! Between Jupyter and evcxr: the same protocol on both sides, most of it passed on as it comes.
 //!
-//! What it adds is told in `events` (what the code in a cell can say), `cell` (what becomes of a
-//! cell), `hidden` (cells of the bridge's own), `build` (what is shown while dependencies compile)
-//! and `requests` (what is answered without evcxr).
+//! What it adds is told in `events` (what the code in a cell can say), `queue` (which cell evcxr gets
+//! next), `cell` (what becomes of a cell), `output` (what is shown of it), `build` (how far the
+//! dependencies are that compile), `hidden` (cells of the bridge's own), `warm_up` (what is done before
+//! the first cell), `variables` (the panel of variables) and `requests` (what is answered without
+//! evcxr).
 
 mod build;
 mod cell;
@@ -15,10 +17,14 @@ mod guard;
 mod hidden;
 mod history;
 mod info;
+mod output;
 mod processes;
+mod queue;
 mod requests;
 mod text;
 mod usage;
+mod variables;
+mod warm_up;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -27,35 +33,27 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use jupyter_protocol::{
-    ClearOutput, ConnectionInfo, ErrorOutput, ExecuteReply, Header, JupyterMessage,
-    JupyterMessageContent, ReplyStatus, Status, Stdio as Stream, StreamContent,
+    ConnectionInfo, ErrorOutput, Header, JupyterMessage, JupyterMessageContent, Status,
 };
 use jupyter_zmq_client::{SubscriptionEvent, parse_subscription_message};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use zeromq::{SocketRecv as _, SocketSend as _, ZmqMessage};
 
 use build::Build;
 use cell::Cell;
-use channels::{Front, Passing, child_of, pass, received, send};
+use channels::{Front, Passing, pass, received, send};
 use evcxr::{Evcxr, Heard};
 use events::Event;
-use hidden::{Hidden, Question};
+use hidden::Hidden;
 use history::History;
-use requests::execute_error;
-use text::{Piece, pieces};
 use usage::Usage;
+use variables::Variables;
 
 pub use cell::PLACE_ENDS;
 pub use events::{SOCKET, VERSION};
 pub use text::MARK;
-
-/// How long a second Stop after a first is taken as meant.
-const SECOND_STOP: Duration = Duration::from_secs(5);
-
-/// How long text is held back, so that lines written one after the other travel together.
-const GATHERING: Duration = Duration::from_millis(10);
 
 /// How long a cell's last words may take: evcxr says that a cell is done, and passes on what it
 /// wrote, by different ways.
@@ -67,10 +65,6 @@ const LAST_WORDS_OF_FAILURE: Duration = Duration::from_millis(30);
 /// panicked, and answers nothing any more.
 const REPLY: Duration = Duration::from_secs(1);
 
-/// How long the first request waits for a client to listen to what is published: Jupyter allows for
-/// clients that never do.
-const SUBSCRIPTION: Duration = Duration::from_secs(1);
-
 /// How often a cell whose build was ended is looked at: evcxr tries a failed one in other ways.
 const NEXT_BUILD: Duration = Duration::from_millis(100);
 
@@ -79,6 +73,8 @@ const NEXT_BUILD: Duration = Duration::from_millis(100);
 pub struct Launch {
     /// The program, which takes a connection file as its last argument.
     pub evcxr: Command,
+    /// Cargo, in whose place evcxr runs this program.
+    pub cargo: PathBuf,
     /// Where it builds.
     pub build_folder: PathBuf,
     /// The version of the compiler.
@@ -116,6 +112,7 @@ async fn serve(connection_file: &Path, launch: anyhow::Result<Launch>) -> anyhow
         count: 0,
         history: History::default(),
         hidden: Hidden::default(),
+        variables: Variables::default(),
         unanswered: None,
         text: None,
         warned: None,
@@ -215,6 +212,7 @@ struct Bridge {
     count: usize,
     history: History,
     hidden: Hidden,
+    variables: Variables,
     /// Until when evcxr has to reply to a cell that it says is done.
     unanswered: Option<Instant>,
     /// Text held back, whether it is of stderr, and until when.
@@ -259,7 +257,9 @@ impl Bridge {
             self.lose_evcxr(crash(panic)).await;
         } else if is_due(self.cell.as_ref().and_then(|cell| cell.ends)) {
             self.end_cell().await;
-            self.next_cell().await;
+            // Before a cell that waits, too, which may run for an hour; this takes milliseconds.
+            self.hidden.ask_first(self.variables.list());
+            self.next_hidden().await;
         } else {
             self.flush().await;
         }
@@ -276,11 +276,17 @@ impl Bridge {
             Ok(launch) => {
                 self.rustc = launch.rustc;
                 self.build = Build::in_folder(launch.build_folder);
-                Evcxr::start(launch.evcxr.into(), connection, session).await
+                Evcxr::start(launch.evcxr, &launch.cargo, connection, session).await
             }
             Err(error) => Err(error),
         };
         self.evcxr = started.map_err(|error| no_start(&format!("{error:#}")));
+        if let Ok(evcxr) = &mut self.evcxr
+            && let Some(request) = warm_up::request()
+        {
+            self.hidden.warm_up.clone_from(&request.header.msg_id);
+            send(request, &mut evcxr.back.shell, "warm-up").await;
+        }
     }
 
     /// Takes what is heard from evcxr and the cells; breaks where evcxr has ended.
@@ -293,7 +299,6 @@ impl Bridge {
                 pass(message, &mut self.front.control, "control").await;
             }
             Heard::Input(message) => pass(message, &mut self.front.stdin, "input").await,
-            Heard::Log(line) => self.log(&line).await,
             Heard::Ended(status) => {
                 self.flush().await;
                 match &mut self.evcxr {
@@ -327,40 +332,11 @@ impl Bridge {
             }
             evcxr.end().await;
         }
+        self.hidden = Hidden::default();
+        self.variables.forget();
         self.fail(error).await;
         self.next_cell().await;
-    }
-
-    /// Gives evcxr the next cell if it has none, or else the next hidden one.
-    async fn next_cell(&mut self) {
-        let evcxr = loop {
-            match &mut self.evcxr {
-                Ok(evcxr) => break evcxr,
-                Err(error) => {
-                    let error = error.clone();
-                    let Some(request) = self.waiting.pop_front() else {
-                        return;
-                    };
-                    self.refuse(request, error).await;
-                }
-            }
-        };
-        if self.cell.is_some() || self.hidden.is_running() {
-            return;
-        }
-        if let Some(request) = self.waiting.pop_front() {
-            self.warned = None;
-            self.last_cell = Some(request.header.clone());
-            pass(request.message.clone(), &mut evcxr.back.shell, "cell").await;
-            let cell = Cell::new(request, self.count);
-            if cell.number > self.count {
-                self.history.push(cell.number, cell.code());
-            }
-            self.count = cell.number;
-            self.cell = Some(cell);
-        } else if let Some(request) = self.hidden.next() {
-            send(request, &mut evcxr.back.shell, "hidden cell").await;
-        }
+        self.answer_debug_requests().await;
     }
 
     /// An answer on the shell channel.
@@ -377,17 +353,13 @@ impl Bridge {
         pass(reply.message, &mut self.front.shell, "reply").await;
     }
 
-    /// Returns the cell that evcxr has, if a message with this parent belongs to it.
-    fn cell_of(&mut self, parent: Option<&Header>) -> Option<&mut Cell> {
-        let id = &parent?.msg_id;
-        self.cell
-            .as_mut()
-            .filter(|cell| cell.request.header.msg_id == *id)
-    }
-
     /// Something that evcxr publishes.
     async fn output(&mut self, output: Passing) {
         if self.hidden.takes(&output) {
+            // What writes is a thread that a person's cell has left.
+            if let ("stream", Some(parent)) = (output.kind(), self.last_cell.clone()) {
+                self.write(&parent, &output.content).await;
+            }
             return self.end_hidden().await;
         }
         if let ("stream", Some(parent)) = (output.kind(), &output.parent) {
@@ -401,7 +373,12 @@ impl Bridge {
                 }
                 "error" => {
                     cell.error = serde_json::from_value(output.content.clone()).ok();
+                    let is_stopped = cell.ends_build.is_some();
                     self.hide_build().await;
+                    if is_stopped {
+                        // evcxr shows all that the compiler had said.
+                        return;
+                    }
                 }
                 "execute_result" => {
                     let (number, text) = (cell.number, &output.content["data"]["text/plain"]);
@@ -429,80 +406,6 @@ impl Bridge {
         }
     }
 
-    /// Has a hidden cell run as soon as no other cell is to run.
-    #[expect(dead_code)]
-    async fn ask(&mut self, question: Question) {
-        self.hidden.ask(question);
-        self.next_cell().await;
-    }
-
-    /// Goes on after a hidden cell, if that has come to its end.
-    async fn end_hidden(&mut self) {
-        if let Some((purpose, _answer)) = self.hidden.end() {
-            self.next_cell().await;
-            match purpose {}
-        }
-    }
-
-    /// Takes what a cell wrote.
-    async fn write(&mut self, parent: &Header, content: &Value) {
-        let text = content["text"].as_str().unwrap_or_default();
-        let stderr = content["name"] == "stderr";
-        self.hide_build().await;
-        if stderr && let Some(cell) = self.cell_of(Some(parent)) {
-            cell.stderr.push_str(text);
-        }
-        for piece in pieces(text) {
-            match piece {
-                Piece::Text(text) => self.gather(parent, stderr, text).await,
-                Piece::Show(id) => {
-                    self.flush().await;
-                    if let Some(data) = self.displays.remove(id) {
-                        self.display(parent.clone(), "display_data", id, data).await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Holds text back for a moment, after sending what is of another kind.
-    async fn gather(&mut self, parent: &Header, stderr: bool, text: &str) {
-        if let Some((of, held, gathered, _)) = &mut self.text
-            && of.msg_id == parent.msg_id
-            && *held == stderr
-        {
-            gathered.push_str(text);
-            return;
-        }
-        self.flush().await;
-        let until = Instant::now() + GATHERING;
-        self.text = Some((parent.clone(), stderr, text.to_owned(), until));
-    }
-
-    /// Sends the text that was held back.
-    async fn flush(&mut self) {
-        if let Some((parent, stderr, text, _)) = self.text.take() {
-            let name = if stderr {
-                Stream::Stderr
-            } else {
-                Stream::Stdout
-            };
-            self.publish(&parent, StreamContent { name, text }).await;
-        }
-    }
-
-    async fn publish(&mut self, parent: &Header, content: impl Into<JupyterMessageContent>) {
-        send(child_of(parent, content), &mut self.front.iopub, "output").await;
-    }
-
-    async fn display(&mut self, parent: Header, kind: &str, id: &str, data: Map<String, Value>) {
-        let content = json!({"data": data, "metadata": {}, "transient": {"display_id": id}});
-        match JupyterMessageContent::from_type_and_content(kind, content) {
-            Ok(content) => self.publish(&parent, content).await,
-            Err(error) => eprintln!("a display was not understood: {error}"),
-        }
-    }
-
     /// Takes what the cell's code told.
     async fn take(&mut self, event: Event) {
         match event {
@@ -527,88 +430,13 @@ impl Bridge {
                     cell.failed = true;
                 }
             }
-            Event::Listen => {}
-        }
-    }
-
-    /// Passes on the reply to a cell, as an error where it failed.
-    async fn end_cell(&mut self) {
-        self.hide_build().await;
-        self.flush().await;
-        let Some(mut cell) = self.cell.take() else {
-            return;
-        };
-        let header = cell.request.header.clone();
-        for (id, data) in std::mem::take(&mut self.displays) {
-            self.display(header.clone(), "display_data", &id, data)
-                .await;
-        }
-        if let Some(error) = cell.failure(&self.build.folder) {
-            self.publish(&header, error.clone()).await;
-            cell.error = Some(error);
-        } else if !cell.notes.is_empty() {
-            let text = cell.notes.join("\n") + "\n";
-            self.publish(&header, StreamContent::stderr(&text)).await;
-        }
-        let failed = cell.error.is_some();
-        let content = if let Some(error) = cell.error {
-            execute_error(cell.number, error)
-        } else {
-            let content = cell.reply.map(|reply| numbered(reply.content, cell.number));
-            content
-                .and_then(|content| serde_json::from_value(content).ok())
-                .unwrap_or_default()
-        };
-        let reply = cell.request.answer(content);
-        send(reply, &mut self.front.shell, "reply").await;
-        if failed || cell.stopped {
-            self.abort_waiting().await;
-        }
-        self.publish(&header, Status::idle()).await;
-    }
-
-    /// Answers the cells that wait that they will not be run, as IPython does after an error.
-    async fn abort_waiting(&mut self) {
-        for request in std::mem::take(&mut self.waiting) {
-            if request.content["stop_on_error"] == false {
-                self.waiting.push_back(request);
-                continue;
+            Event::Build { text } => {
+                if self.cell.is_some() {
+                    self.build.tell(text);
+                    self.show_build().await;
+                }
             }
-            self.publish(&request.header, Status::busy()).await;
-            let reply = request.answer(ExecuteReply {
-                status: ReplyStatus::Aborted,
-                ..ExecuteReply::default()
-            });
-            send(reply, &mut self.front.shell, "reply").await;
-            self.publish(&request.header, Status::idle()).await;
-        }
-    }
-
-    /// A line that evcxr, or cargo below it, wrote to the kernel's own stderr.
-    async fn log(&mut self, line: &str) {
-        eprintln!("{line}");
-        if self.cell.is_some() && self.build.compiles(line) {
-            self.show_build().await;
-        }
-    }
-
-    /// Shows, or shows anew, what is being compiled.
-    async fn show_build(&mut self) {
-        let Some(header) = self.cell.as_ref().map(|cell| cell.request.header.clone()) else {
-            return;
-        };
-        if let Some((kind, id, text)) = self.build.news() {
-            let data = Map::from_iter([("text/plain".to_owned(), Value::from(text))]);
-            self.display(header, kind, &id, data).await;
-        }
-    }
-
-    /// Takes away what was shown about a build: the cell's code runs now, or cannot.
-    async fn hide_build(&mut self) {
-        if self.build.end()
-            && let Some(header) = self.cell.as_ref().map(|cell| cell.request.header.clone())
-        {
-            self.publish(&header, ClearOutput { wait: false }).await;
+            Event::Listen => {}
         }
     }
 }

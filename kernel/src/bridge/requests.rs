@@ -2,20 +2,27 @@
 //! runs as well, which evcxr does not.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use jupyter_protocol::{
-    CommInfoReply, CompleteReply, ErrorOutput, ExecuteInput, ExecuteReply, ExecutionCount,
-    HistoryReply, InspectReply, InterruptReply, IoPubWelcome, JupyterMessage,
-    JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status, StreamContent,
+    CommInfoReply, CompleteReply, HistoryReply, InspectReply, InterruptReply, IoPubWelcome,
+    JupyterMessage, JupyterMessageContent, ReplyError, ReplyStatus, ShutdownReply, Status,
+    StreamContent,
 };
 use tokio::time::Instant;
 use zeromq::ZmqMessage;
 
-use super::cell::Cell;
 use super::channels::{Passing, pass, send};
 use super::complete::is_complete;
 use super::info::kernel_info;
-use super::{Bridge, LAST_WORDS, NEXT_BUILD, SECOND_STOP, SUBSCRIPTION};
+use super::{Bridge, LAST_WORDS, NEXT_BUILD};
+
+/// How long a second Stop after a first is taken as meant.
+const SECOND_STOP: Duration = Duration::from_secs(5);
+
+/// How long the first request waits for a client to listen to what is published: Jupyter allows for
+/// clients that never do.
+const SUBSCRIPTION: Duration = Duration::from_secs(1);
 
 /// The channel that a request came by.
 #[derive(Clone, Copy)]
@@ -58,6 +65,8 @@ impl Bridge {
         if request.kind() == "execute_request" {
             self.waiting.push_back(request);
             self.next_cell().await;
+            // They do not wait for a person's cell.
+            self.answer_debug_requests().await;
         } else if let Some(content) = self.own_answer(&request) {
             self.answer(&request, content, Channel::Shell).await;
         } else {
@@ -90,6 +99,10 @@ impl Bridge {
             "usage_request" => {
                 let usage = self.usage.answer();
                 self.answer(&request, usage, Channel::Control).await;
+            }
+            "debug_request" => {
+                self.publish(&request.header, Status::busy()).await;
+                self.answer_debug_request(request).await;
             }
             _ => match (self.own_answer(&request), &mut self.evcxr) {
                 (Some(content), _) => self.answer(&request, content, Channel::Control).await,
@@ -136,6 +149,16 @@ impl Bridge {
         channel: Channel,
     ) {
         self.publish(&request.header, Status::busy()).await;
+        self.finish(request, content, channel).await;
+    }
+
+    /// Sends the answer to a request, then `idle`.
+    pub(super) async fn finish(
+        &mut self,
+        request: &Passing,
+        content: impl Into<JupyterMessageContent>,
+        channel: Channel,
+    ) {
         let connection = match channel {
             Channel::Shell => &mut self.front.shell,
             Channel::Control => &mut self.front.control,
@@ -146,38 +169,6 @@ impl Bridge {
         if let Some(cell) = &self.cell {
             let header = cell.request.header.clone();
             self.publish(&header, Status::busy()).await;
-        }
-    }
-
-    /// Answers a cell that cannot be run.
-    pub(super) async fn refuse(&mut self, request: Passing, error: ErrorOutput) {
-        let cell = Cell::new(request, self.count);
-        self.count = cell.number;
-        self.cell = Some(cell);
-        self.announce().await;
-        self.fail(error).await;
-    }
-
-    /// Publishes that a cell begins, where evcxr does not.
-    pub(super) async fn announce(&mut self) {
-        if let Some(cell) = &self.cell {
-            let header = cell.request.header.clone();
-            let input = ExecuteInput {
-                code: cell.code().to_owned(),
-                execution_count: ExecutionCount::new(cell.number),
-            };
-            self.publish(&header, Status::busy()).await;
-            self.publish(&header, input).await;
-        }
-    }
-
-    /// Ends the cell that there is with an error.
-    pub(super) async fn fail(&mut self, error: ErrorOutput) {
-        if let Some(cell) = &mut self.cell {
-            let header = cell.request.header.clone();
-            cell.error = Some(error.clone());
-            self.publish(&header, error).await;
-            self.end_cell().await;
         }
     }
 
@@ -236,19 +227,5 @@ fn nothing_found(kind: &str) -> Option<JupyterMessageContent> {
         "complete_request" => Some(CompleteReply::default().into()),
         "inspect_request" => Some(InspectReply::default().into()),
         _ => None,
-    }
-}
-
-/// Returns the reply to a cell that failed.
-pub(super) fn execute_error(number: usize, error: ErrorOutput) -> ExecuteReply {
-    ExecuteReply {
-        status: ReplyStatus::Error,
-        execution_count: ExecutionCount::new(number),
-        error: Some(Box::new(ReplyError {
-            ename: error.ename,
-            evalue: error.evalue,
-            traceback: error.traceback,
-        })),
-        ..ExecuteReply::default()
     }
 }

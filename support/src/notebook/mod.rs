@@ -3,6 +3,8 @@
 //! The value that ends a cell is shown by itself. [`display`] shows one at once, so that a cell
 //! can show several, in order with its text; what it returns changes that in place.
 
+pub mod describe;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
