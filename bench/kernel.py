@@ -6,7 +6,6 @@ Plain evcxr gets the environment and the build folder that the kernel gave it, a
 import os
 import statistics
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +18,17 @@ CELLS = {
     "10,000 lines": 'for i in 0..10_000 { println!("line {i}"); }',
     "5 MB": 'println!("EVCXR_BEGIN_CONTENT text/plain\\n{}\\nEVCXR_END_CONTENT", "x".repeat(5_000_000));',
 }
+# The same, once `support` is loaded.
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+LOAD = f':dep support = {{ path = "../support" }}\nuse support::prelude::*;'
+NOTEBOOK_CELLS = {
+    "with support: one line": 'println!("one");',
+    "a variable": "let settings = Settings::from_env()?;",
+    "a tensor": "let tensor = Tensor::arange(10, (support::tch::Kind::Float, Device::Cpu));",
+    "a value shown": "tensor.size()",
+}
+# Seconds for a person to read, before the first cell.
+IDLE = 10
 REPEATS = 15
 ROUNDS = 4
 
@@ -52,6 +62,12 @@ def measure(manager, then=lambda manager: None, **options):
     seconds = {"start": time.perf_counter() - begun}
     for name, code in CELLS.items():
         seconds[name] = statistics.median(run(code) for _ in range(REPEATS))
+    manager.restart_kernel(now=False)
+    client.wait_for_ready(timeout=300)
+    time.sleep(IDLE)
+    seconds |= {"first :dep": run(LOAD), "the next cell": run("let settings = Settings::from_env()?;")}
+    for name, code in NOTEBOOK_CELLS.items():
+        seconds[name] = statistics.median(run(code) for _ in range(REPEATS))
     result = then(manager)
     client.stop_channels()
     manager.shutdown_kernel(now=False)
@@ -61,16 +77,15 @@ def measure(manager, then=lambda manager: None, **options):
 def main():
     ours, evcxr = [], []
     for _ in range(ROUNDS):
-        seconds, (spec, environment) = measure(KernelManager(kernel_name="rust"), plain)
+        seconds, (spec, environment) = measure(KernelManager(kernel_name="rust"), plain, cwd=SUPPORT)
         ours.append(seconds)
         manager = KernelManager(kernel_name="evcxr")
         manager._kernel_spec = spec
-        with tempfile.TemporaryDirectory() as folder:
-            evcxr.append(measure(manager, env=environment, cwd=folder)[0])
-    print(f"{'median seconds':<15}{'kernel':>8}{'evcxr':>8}{'more':>8}")
-    for name in ["start", *CELLS]:
+        evcxr.append(measure(manager, env=environment, cwd=SUPPORT)[0])
+    print(f"{'median seconds':<24}{'kernel':>8}{'evcxr':>8}{'more':>8}")
+    for name in ours[0]:
         with_bridge, without = (statistics.median(round[name] for round in rounds) for rounds in (ours, evcxr))
-        print(f"{name:<15}{with_bridge:8.3f}{without:8.3f}{with_bridge - without:+8.3f}")
+        print(f"{name:<24}{with_bridge:8.3f}{without:8.3f}{with_bridge - without:+8.3f}")
 
 
 main()

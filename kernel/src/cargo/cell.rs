@@ -16,8 +16,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::bundle::Bundle;
-use super::run::{CELL, Run};
+use super::run::{CELL, Run, Task};
 use super::{read_json, remove};
+
+/// What evcxr has Cargo do: make a cell's library, or tell what is wrong with a cell.
+pub(super) const BUILD: &str = "build";
+const CHECK: &str = "check";
 
 /// What Cargo's exit code is where something does not compile.
 const FAILED: u8 = 101;
@@ -89,27 +93,41 @@ impl CellBuild {
         read_json(path)
     }
 
-    /// Returns whether Cargo, called with these arguments in `folder`, would find nothing changed but
-    /// the cell.
-    pub(super) fn is_as_before(&self, arguments: &[OsString], folder: &Path) -> bool {
+    /// Returns what Cargo, called with these arguments in `folder`, would do of the same kind with
+    /// nothing changed but the cell.
+    pub(super) fn task(&self, arguments: &[OsString], folder: &Path) -> Option<Task> {
+        let build = |word: &OsString| {
+            if word == CHECK {
+                BUILD.into()
+            } else {
+                word.clone()
+            }
+        };
         let mut files = self.files.iter();
-        self.folder == folder
-            && self.arguments == arguments
+        let is_as_before = self.folder == folder
+            && arguments
+                .iter()
+                .map(build)
+                .eq(self.arguments.iter().cloned())
             && self.environment == environment()
-            && files.all(|(path, before)| stamp(path) == *before)
+            && files.all(|(path, before)| stamp(path) == *before);
+        let checks = arguments.iter().any(|word| word == CHECK);
+        is_as_before.then_some(if checks { Task::Check } else { Task::Build })
     }
 
     /// Compiles the cell as Cargo did, and says of it what Cargo would say. Returns Cargo's exit code.
-    pub(super) fn compile(&self) -> anyhow::Result<u8> {
+    pub(super) fn compile(&self, task: Task) -> anyhow::Result<u8> {
         let mut compiled = None;
-        if let Some(bundle) = &self.bundle {
+        if let Some(bundle) = &self.bundle
+            && task == Task::Build
+        {
             compiled = bundle.link(&self.run, &self.folder, |arguments| {
                 self.try_with(arguments)
             })?;
         }
         let (succeeded, messages) = match compiled {
             Some(compiled) => compiled,
-            None => self.try_with(&self.run.arguments)?,
+            None => self.try_with(&self.run.arguments_for(task))?,
         };
         for message in messages {
             println!(
@@ -120,9 +138,11 @@ impl CellBuild {
         if !succeeded {
             return Ok(FAILED);
         }
-        self.put_in_place()
-            .context("cannot put the cell's library in its place")?;
-        println!("{}", self.artifact);
+        if task == Task::Build {
+            self.put_in_place()
+                .context("cannot put the cell's library in its place")?;
+            println!("{}", self.artifact);
+        }
         Ok(0)
     }
 
@@ -246,7 +266,7 @@ mod tests {
         let words = ["--crate-name", CELL, "--emit=dep-info,link"].map(OsString::from);
         let run = Run::of_a_cell("rustc".as_ref(), &words)?;
         let artifact = json!({"filenames": [library]}).to_string();
-        let arguments = vec![OsString::from("build")];
+        let arguments = vec![OsString::from(BUILD)];
         let begun = SystemTime::now() + Duration::from_secs(1);
         Some((
             CellBuild::new(run, artifact, &arguments, &cell, begun)?,
@@ -259,11 +279,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (build, arguments) = built(folder.path()).unwrap();
         let cell = folder.path().join("cell");
-        assert!(build.is_as_before(&arguments, &cell));
+        assert_eq!(build.task(&arguments, &cell), Some(Task::Build));
         fs::write(cell.join("src/lib.rs"), "another cell").unwrap();
-        assert!(build.is_as_before(&arguments, &cell));
-        assert!(!build.is_as_before(&["build".into(), "--offline".into()], &cell));
-        assert!(!build.is_as_before(&arguments, folder.path()));
+        assert_eq!(build.task(&arguments, &cell), Some(Task::Build));
+        assert_eq!(build.task(&[CHECK.into()], &cell), Some(Task::Check));
+        assert_eq!(build.task(&[BUILD.into(), "--offline".into()], &cell), None);
+        assert_eq!(build.task(&arguments, folder.path()), None);
         for changed in [
             "dependency/src/lib.rs",
             "dependency/Cargo.toml",
@@ -275,7 +296,7 @@ mod tests {
             let path = folder.path().join(changed);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "changed").unwrap();
-            assert!(!build.is_as_before(&arguments, &cell), "{changed}");
+            assert_eq!(build.task(&arguments, &cell), None, "{changed}");
         }
     }
 

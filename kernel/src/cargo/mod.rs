@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::bridge::{SOCKET, VERSION};
-use cell::CellBuild;
+use cell::{BUILD, CellBuild};
 use run::{CELL, Run};
 
 /// What this program is called in place of. evcxr asks rustup, where there is one, for Cargo.
@@ -118,18 +118,16 @@ fn cargo(called: &Path, arguments: &[OsString]) -> anyhow::Result<u8> {
     let folder = env::current_dir()?;
     let mut cargo = Command::new(real()?);
     cargo.args(arguments);
-    let builds = arguments.iter().any(|word| word == "build");
     let noted = called.with_file_name("cell.json");
-    if builds
-        && let Some(cell) = CellBuild::read(&noted)
-        && cell.is_as_before(arguments, &folder)
+    if let Some(cell) = CellBuild::read(&noted)
+        && let Some(task) = cell.task(arguments, &folder)
     {
-        return cell.compile();
+        return cell.compile(task);
     }
     if let Err(error) = take_over_lock(&folder) {
         eprintln!("the dependencies' newest versions are taken: {error:#}");
     }
-    if !builds {
+    if !arguments.iter().any(|word| word == BUILD) {
         return exec(&mut cargo);
     }
     let (begun, record) = (SystemTime::now(), called.with_file_name("rustc.json"));

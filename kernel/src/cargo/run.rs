@@ -11,6 +11,15 @@ use serde::{Deserialize, Serialize};
 /// What evcxr calls the crate that it makes of a cell.
 pub(super) const CELL: &str = "ctx";
 
+/// What a cell is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// To have a library of it.
+    Build,
+    /// To know what is wrong with it.
+    Check,
+}
+
 #[derive(Serialize, Deserialize)]
 pub(super) struct Run {
     pub(super) program: PathBuf,
@@ -29,9 +38,19 @@ impl Run {
             arguments: words.collect::<Option<_>>()?,
             environment: variables.collect(),
         };
-        let emits = |word: &String| word.starts_with("--emit=") && word.ends_with("link");
-        let is_cell = run.value("--crate-name") == Some(CELL) && run.arguments.iter().any(emits);
+        let links = run.arguments.iter().any(|word| emits_a_library(word));
+        let is_cell = links && run.value("--crate-name") == Some(CELL);
         is_cell.then_some(run)
+    }
+
+    /// Returns the arguments: those of a build, or as many as are of use to a check.
+    pub(super) fn arguments_for(&self, task: Task) -> Vec<String> {
+        let words = self.arguments.iter();
+        let adapted = words.map(|word| match task {
+            Task::Check if emits_a_library(word) => "--emit=metadata".to_owned(),
+            Task::Build | Task::Check => word.clone(),
+        });
+        adapted.collect()
     }
 
     /// Returns a command for the same compiler in the same environment.
@@ -64,4 +83,8 @@ impl Run {
             .filter_map(|word| word.split_once('='));
         pairs.map(|(name, path)| (name, Path::new(path)))
     }
+}
+
+fn emits_a_library(word: &str) -> bool {
+    word.starts_with("--emit=") && word.ends_with("link")
 }
