@@ -363,6 +363,28 @@ def a_build_is_shown_and_taken_away(kernel):
     assert text(messages) == "7\n", messages
 
 
+def a_changed_dependency_is_in_the_next_cell(kernel):
+    source, call = Path(kernel.folder.name) / "upper/src/lib.rs", "upper::seven()"
+    assert kernel.value(call) == "7"
+    source.write_text("pub fn seven() -> u8 { 70 }\n")
+    assert kernel.value(call) == "70"
+    # Cargo built the cell before; this one it did not.
+    assert kernel.value(f"{call} + 1") == "71"
+
+
+def cells_share_one_library_of_what_they_depend_on(kernel):
+    load_support(kernel)
+    # Generic: compiled in the cell, where it calls C functions.
+    succeed(kernel, "let stacked = Tensor::stack(&[Tensor::from(1.5), Tensor::from(2.5)], 0);")
+    assert kernel.value("stacked.double_value(&[1])") == "2.5"
+    loaded = kernel.value('std::fs::read_to_string("/proc/self/maps")?')
+    libraries = {line.split()[-1] for line in loaded.splitlines() if line.endswith(".so")}
+    bundles = [path for path in libraries if "cell_dependencies" in path]
+    assert len(bundles) == 1, libraries
+    cells = sorted((path for path in libraries if "/libcode_" in path), key=os.path.getmtime)
+    assert os.path.getsize(cells[-1]) < 300_000, os.path.getsize(cells[-1])
+
+
 def load_support(kernel):
     succeed(kernel, f":dep support = {{ path = {json.dumps(SUPPORT)} }}\nuse support::notebook::*; use support::prelude::*;")
 
@@ -811,6 +833,8 @@ def main():
             a_running_cell_holds_no_variables_back,
             what_a_thread_writes_after_its_cell_belongs_to_it,
             a_build_is_shown_and_taken_away,
+            a_changed_dependency_is_in_the_next_cell,
+            cells_share_one_library_of_what_they_depend_on,
             several_figures_come_in_order,
             variables_tell_what_they_hold,
             stop,
