@@ -26,10 +26,10 @@ SUPPORT = str(Path(__file__).resolve().parents[2] / "support")
 class Kernel:
     """A running kernel and a client of it."""
 
-    def __init__(self, **environment):
+    def __init__(self, cwd=None, **environment):
         self.manager = KernelManager(kernel_name="rust")
         self.manager.kernel_spec.env.update(environment)
-        self.manager.start_kernel()
+        self.manager.start_kernel(cwd=cwd)
         self.folder = tempfile.TemporaryDirectory()
         self.client = self.manager.client()
         self.client.start_channels()
@@ -678,6 +678,34 @@ def a_restart_ends_a_build():
         assert kernel.value('std::env::var("EVCXR_TMPDIR").unwrap()') == folder, "another build folder"
 
 
+def manifest_of(bridge):
+    """Returns the manifest of evcxr's cells, where it has written one."""
+    listed = subprocess.run(["pgrep", "-o", "-s", str(bridge), "evcxr_jupyter"], capture_output=True, text=True)
+    environment = Path("/proc", listed.stdout.strip(), "environ").read_text().split("\0")
+    folder = next(value for value in environment if value.startswith("EVCXR_TMPDIR=")).partition("=")[2]
+    return (Path(folder) / "Cargo.toml").read_text()
+
+
+def the_first_cells_work_is_begun_if_no_cell_has_come(folder):
+    notebooks, support = Path(folder, "notebooks"), Path(folder, "support")
+    notebooks.mkdir()
+    (support / "src").mkdir(parents=True)
+    (support / "Cargo.toml").write_text('[package]\nname = "support"\nversion = "1.0.0"\nedition = "2021"\n')
+    (support / "src/lib.rs").write_text("pub mod prelude {}\n")
+    with Kernel(cwd=notebooks) as kernel:
+        bridge, end = kernel.manager.provisioner.pid, time.monotonic() + 60
+        while str(support) not in manifest_of(bridge):
+            assert time.monotonic() < end, manifest_of(bridge)
+            time.sleep(0.1)
+        reply, messages = kernel.run("41 + 1")
+        assert reply["execution_count"] == 1 and kinds(messages) == ["execute_result"], (reply, messages)
+        # Where a cell has come by then, it is not done in vain before that.
+        kernel.manager.restart_kernel(now=False)
+        kernel.client.wait_for_ready(timeout=300)
+        succeed(kernel, "let first = 1;")
+        assert str(support) not in manifest_of(kernel.manager.provisioner.pid)
+
+
 SERVER = """
 import sys, time
 from jupyter_client.manager import KernelManager
@@ -856,6 +884,8 @@ def main():
     for end in [shut_down, terminate_bridge, kill_bridge, kill_evcxr]:
         nothing_is_left(end)
     a_restart_ends_a_build()
+    with tempfile.TemporaryDirectory() as folder:
+        the_first_cells_work_is_begun_if_no_cell_has_come(folder)
     nothing_is_left_by_a_killed_server()
     print("  nothing is left after a shutdown, a restart, an ended or killed bridge, a killed evcxr or server", flush=True)
 

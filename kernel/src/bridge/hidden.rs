@@ -15,8 +15,8 @@ pub(super) struct Hidden {
     running: Option<Running>,
     /// The message id of the last one: what it wrote can come after its end.
     last: String,
-    /// The message id of the request that warms evcxr up.
-    pub(super) warm_up: String,
+    /// The message ids of the requests that warm evcxr up.
+    pub(super) warm_up: Vec<String>,
 }
 
 /// What a hidden cell is for.
@@ -91,7 +91,7 @@ impl Hidden {
     pub(super) fn takes(&mut self, message: &Passing) -> bool {
         let parent = message.parent.as_ref().map(|parent| &parent.msg_id);
         if parent != Some(&self.last) {
-            return parent == Some(&self.warm_up);
+            return parent.is_some_and(|id| self.warm_up.contains(id));
         }
         if let Some(running) = &mut self.running {
             match message.kind() {

@@ -281,11 +281,8 @@ impl Bridge {
             Err(error) => Err(error),
         };
         self.evcxr = started.map_err(|error| no_start(&format!("{error:#}")));
-        if let Ok(evcxr) = &mut self.evcxr
-            && let Some(request) = warm_up::request()
-        {
-            self.hidden.warm_up.clone_from(&request.header.msg_id);
-            send(request, &mut evcxr.back.shell, "warm-up").await;
+        if warm_up::is_wanted() {
+            self.warm_up(warm_up::is_started()).await;
         }
     }
 
@@ -342,6 +339,9 @@ impl Bridge {
     /// An answer on the shell channel.
     async fn reply(&mut self, reply: Passing) {
         if self.hidden.takes(&reply) {
+            if reply.kind() == "kernel_info_reply" && self.last_cell.is_none() {
+                self.warm_up(warm_up::request()).await;
+            }
             return self.end_hidden().await;
         }
         if reply.kind() == "execute_reply"
@@ -351,6 +351,13 @@ impl Bridge {
             return cell.ends_if_told();
         }
         pass(reply.message, &mut self.front.shell, "reply").await;
+    }
+
+    async fn warm_up(&mut self, request: JupyterMessage) {
+        if let Ok(evcxr) = &mut self.evcxr {
+            self.hidden.warm_up.push(request.header.msg_id.clone());
+            send(request, &mut evcxr.back.shell, "warm-up").await;
+        }
     }
 
     /// Something that evcxr publishes.

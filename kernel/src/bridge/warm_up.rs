@@ -6,14 +6,24 @@
 
 use std::path::Path;
 
-use jupyter_protocol::{CompleteRequest, JupyterMessage};
+use jupyter_protocol::{CompleteRequest, JupyterMessage, KernelInfoRequest};
 
 /// Where the project's notebooks have the crate that they begin with.
 const SUPPORT: &str = "../support";
 
-/// Returns the request for evcxr, where the kernel was started in the folder of such a notebook.
-pub(super) fn request() -> Option<JupyterMessage> {
-    let is_there = Path::new(SUPPORT).join("Cargo.toml").is_file();
+/// Returns whether the kernel was started in the folder of such a notebook.
+pub(super) fn is_wanted() -> bool {
+    Path::new(SUPPORT).join("Cargo.toml").is_file()
+}
+
+/// Returns a request that evcxr answers when it has started. A cell that has come by then is not to
+/// wait for a warm-up.
+pub(super) fn is_started() -> JupyterMessage {
+    JupyterMessage::new(KernelInfoRequest {}, None)
+}
+
+/// Returns the request that has evcxr do the work.
+pub(super) fn request() -> JupyterMessage {
     let code = format!(
         ":dep support = {{ path = \"{SUPPORT}\" }}\n\
          use support::prelude::*;\n\
@@ -21,5 +31,5 @@ pub(super) fn request() -> Option<JupyterMessage> {
          settings."
     );
     let cursor_pos = code.chars().count();
-    is_there.then(|| JupyterMessage::new(CompleteRequest { code, cursor_pos }, None))
+    JupyterMessage::new(CompleteRequest { code, cursor_pos }, None)
 }
