@@ -104,10 +104,11 @@ pub(crate) fn both<A: Send, B>(
     one: impl FnOnce() -> anyhow::Result<A> + Send,
     other: impl FnOnce() -> anyhow::Result<B>,
 ) -> anyhow::Result<(A, B)> {
-    let stop = Arc::new(AtomicBool::new(false));
+    let mut stops = STOPS.with_borrow(Clone::clone);
+    stops.push(Arc::default());
     thread::scope(|scope| {
-        let one = scope.spawn(|| stopping(&stop, one));
-        let other = stopping(&stop, other);
+        let one = scope.spawn(|| stopping(&stops, one));
+        let other = stopping(&stops, other);
         let one = one.join().unwrap_or_else(|panic| resume_unwind(panic));
         match (one, other) {
             (Ok(one), Ok(other)) => Ok((one, other)),
@@ -118,19 +119,20 @@ pub(crate) fn both<A: Send, B>(
 }
 
 thread_local! {
-    /// Set where this thread's work is to end because that beside it has failed.
-    static STOP: RefCell<Arc<AtomicBool>> = RefCell::default();
+    /// One is set where this thread's work is to end because that beside it, or that beside the
+    /// work of which it is a part, has failed.
+    static STOPS: RefCell<Vec<Arc<AtomicBool>>> = RefCell::default();
 }
 
-/// Does this thread's part of the work that shares `stop`.
+/// Does this thread's part of the work that shares the last of `stops`.
 fn stopping<T>(
-    stop: &Arc<AtomicBool>,
+    stops: &[Arc<AtomicBool>],
     work: impl FnOnce() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let before = STOP.replace(stop.clone());
+    let before = STOPS.replace(stops.to_vec());
     let result = work();
-    STOP.set(before);
-    if result.is_err() {
+    STOPS.set(before);
+    if let (Err(_), Some(stop)) = (&result, stops.last()) {
         stop.store(true, Ordering::Relaxed);
     }
     result
@@ -171,7 +173,8 @@ fn start(command: &mut Command) -> anyhow::Result<Child> {
 
 /// Returns how a program ended, if it has; ends it where this thread's work is to stop.
 fn ended(child: &mut Child) -> anyhow::Result<Option<ExitStatus>> {
-    if STOP.with_borrow(|stop| stop.load(Ordering::Relaxed)) {
+    let is_set = |stop: &Arc<AtomicBool>| stop.load(Ordering::Relaxed);
+    if STOPS.with_borrow(|stops| stops.iter().any(is_set)) {
         child.kill()?;
         child.wait()?;
         return Err(Stopped.into());
@@ -377,8 +380,10 @@ mod tests {
         let fails = || follow("fails", &mut shell("exit 5"), false);
         let begun = Instant::now();
         for error in [
-            both(long, fails).unwrap_err(),
-            both(fails, long).unwrap_err(),
+            both(long, fails).map(drop).unwrap_err(),
+            both(fails, long).map(drop).unwrap_err(),
+            both(fails, || both(long, long)).map(drop).unwrap_err(),
+            both(long, || both(fails, long)).map(drop).unwrap_err(),
         ] {
             assert_eq!(error.to_string(), "`sh -c exit 5` failed (exit status: 5)");
         }

@@ -44,12 +44,17 @@ pub(crate) fn setup(
     preflight(&checkout, &needs)?;
     // pip keeps the network and the disk busy; where the last crates of one build wait for each
     // other, the other one goes on.
-    let ((python, launcher), rust_src) = both(
-        || Ok((environment.fill()?, kernelspec::build(&checkout)?)),
+    let (python, (launcher, rust_src)) = both(
+        || environment.fill(),
         || {
-            let rust_src = tools::find_rust_src(&home, &toolchain)?;
-            tools::install_evcxr(&home)?;
-            Ok(rust_src)
+            both(
+                || kernelspec::build(&checkout),
+                || {
+                    let rust_src = tools::find_rust_src(&home, &toolchain)?;
+                    tools::install_evcxr(&home)?;
+                    Ok(rust_src)
+                },
+            )
         },
     )?;
     let python = python.link(&checkout, &home)?;
