@@ -372,6 +372,19 @@ def a_changed_dependency_is_in_the_next_cell(kernel):
     assert kernel.value(f"{call} + 1") == "71"
 
 
+def cargo_in_a_cell_is_cargo(kernel):
+    other = Path(kernel.folder.name, "other")
+    (other / "src").mkdir(parents=True)
+    (other / "src/lib.rs").write_text("")
+    (other / "Cargo.toml").write_text('[package]\nname = "other"\nversion = "1.0.0"\n[dependencies]\nupper = { path = "../upper" }\n')
+    # A cell's own build would take this one over.
+    above = Path(kernel.folder.name, "Cargo.lock")
+    above.write_text("not a lock file")
+    cargo = f'std::process::Command::new("cargo").args(["metadata", "--offline"]).current_dir("{other}").output()?.status.success()'
+    assert kernel.value(cargo) == "true"
+    above.unlink()
+
+
 def cells_share_one_library_of_what_they_depend_on(kernel):
     load_support(kernel)
     # Generic: compiled in the cell, where it calls C functions.
@@ -862,6 +875,7 @@ def main():
             what_a_thread_writes_after_its_cell_belongs_to_it,
             a_build_is_shown_and_taken_away,
             a_changed_dependency_is_in_the_next_cell,
+            cargo_in_a_cell_is_cargo,
             cells_share_one_library_of_what_they_depend_on,
             several_figures_come_in_order,
             variables_tell_what_they_hold,

@@ -38,6 +38,8 @@ const RUSTUP: &str = "rustup";
 const RECORDER: &str = "record-rustc";
 
 const WRAPPER: &str = "RUSTC_WRAPPER";
+/// Names the folder in which evcxr builds cells.
+const FOLDER: &str = "EVCXR_TMPDIR";
 /// Names the real Cargo.
 const REAL: &str = "TRANSFER_CARGO";
 /// Names the file that the recorder writes.
@@ -113,11 +115,14 @@ fn exec<T>(command: &mut Command) -> anyhow::Result<T> {
     Err(error).with_context(|| format!("cannot run {}", command.get_program().display()))
 }
 
-/// Does what Cargo is asked for in the folder of a cell.
+/// Does what Cargo is asked for. Only evcxr's own folder is meddled with: a cell can run Cargo, too.
 fn cargo(called: &Path, arguments: &[OsString]) -> anyhow::Result<u8> {
     let folder = env::current_dir()?;
     let mut cargo = Command::new(real()?);
     cargo.args(arguments);
+    if env::var_os(FOLDER).is_none_or(|cells| folder != cells) {
+        return exec(&mut cargo);
+    }
     let noted = called.with_file_name("cell.json");
     if let Some(cell) = CellBuild::read(&noted)
         && let Some(task) = cell.task(arguments, &folder)
