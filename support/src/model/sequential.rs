@@ -368,7 +368,10 @@ mod tests {
             let stored = model.inference(0, index).unwrap()(&images).unwrap();
             let features = model.run(index, &stored, model.last(), 0).unwrap();
             let expected = model.forward(&images).unwrap();
-            assert!(features.allclose(&expected, 1e-3, 1e-3, false), "{frozen}");
+            // Sums of another order are rounded by the largest, also where they are close to zero.
+            let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
+            let difference = largest(&(features - &expected)) / largest(&expected);
+            assert!(difference < 1e-5, "{frozen}: {difference}");
         }
     }
 
