@@ -371,7 +371,7 @@ mod tests {
             // Sums of another order are rounded by the largest, also where they are close to zero.
             let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
             let difference = largest(&(features - &expected)) / largest(&expected);
-            assert!(difference < 1e-5, "{frozen}: {difference}");
+            assert!(difference < 1e-4, "{frozen}: {difference}");
         }
     }
 
