@@ -20,7 +20,7 @@ CELLS = {
 }
 # The same, once `support` is loaded.
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
-LOAD = f':dep support = {{ path = "../support" }}\nuse support::prelude::*;'
+LOAD = ':dep support = { path = "../support" }\nuse support::prelude::*;'
 NOTEBOOK_CELLS = {
     "with support: one line": 'println!("one");',
     "a variable": "let settings = Settings::from_env()?;",

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::kept::{self, try_take};
+use crate::unless_missing;
 
 /// The name of the folder that set-up builds and others are copied from.
 pub const WARM: &str = "warm";
@@ -130,12 +131,8 @@ fn warm_up_from_copy(parent: &Path, path: &Path) -> anyhow::Result<()> {
 }
 
 fn remove(folder: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
+    unless_missing(fs::remove_dir_all(folder))
+        .with_context(|| format!("cannot remove {}", folder.display()))
 }
 
 /// Copies a tree with the files' modification times: Cargo decides by them what to rebuild.

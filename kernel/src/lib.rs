@@ -39,3 +39,11 @@ pub fn write_if_changed(path: &Path, text: &str) -> io::Result<()> {
     std::fs::write(&temporary, text)?;
     std::fs::rename(temporary, path)
 }
+
+/// Passes on what came of removing something, if it is not that there was nothing.
+fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })
+}

@@ -149,6 +149,13 @@ def cells_are_numbered_from_one_and_those_without_history_not_at_all(kernel):
         assert reply["execution_count"] == number and set(counts) == {number}, (code, reply, messages)
 
 
+def a_last_expression_is_compiled_once(kernel):
+    reply, messages = kernel.run("vec![1, 2]")
+    assert [m["content"]["data"]["text/plain"] for m in messages if m["msg_type"] == "execute_result"] == ["[1, 2]"], messages
+    # evcxr's second attempt would have another source.
+    assert ".evcxr_display()" in (folder_of(kernel.manager.provisioner.pid) / "src/lib.rs").read_text()
+
+
 def failures_are_errors(kernel):
     assert kernel.run("let kept = 41;")[0]["status"] == "ok"
     for code, name, said, line in [
@@ -691,12 +698,15 @@ def a_restart_ends_a_build():
         assert kernel.value('std::env::var("EVCXR_TMPDIR").unwrap()') == folder, "another build folder"
 
 
-def manifest_of(bridge):
-    """Returns the manifest of evcxr's cells, where it has written one."""
+def folder_of(bridge):
+    """Returns the folder in which evcxr builds cells."""
     listed = subprocess.run(["pgrep", "-o", "-s", str(bridge), "evcxr_jupyter"], capture_output=True, text=True)
     environment = Path("/proc", listed.stdout.strip(), "environ").read_text().split("\0")
-    folder = next(value for value in environment if value.startswith("EVCXR_TMPDIR=")).partition("=")[2]
-    return (Path(folder) / "Cargo.toml").read_text()
+    return Path(next(value for value in environment if value.startswith("EVCXR_TMPDIR=")).partition("=")[2])
+
+
+def manifest_of(bridge):
+    return (folder_of(bridge) / "Cargo.toml").read_text()
 
 
 def the_first_cells_work_is_begun_if_no_cell_has_come(folder):
@@ -862,6 +872,7 @@ def main():
         print(f"  kernel answers: {time.monotonic() - start:.1f} s", flush=True)
         for check in [
             cells_are_numbered_from_one_and_those_without_history_not_at_all,
+            a_last_expression_is_compiled_once,
             failures_are_errors,
             text_without_an_end_is_shown_and_hangs_nothing,
             many_lines_pass,

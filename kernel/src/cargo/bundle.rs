@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cell::{Compiled, stamp};
-use super::remove;
 use super::run::Run;
+use crate::unless_missing;
 
 /// C functions, too, which the compiler has a library keep to itself: a generic function that calls
 /// one is compiled in the cell.
@@ -27,12 +27,19 @@ const EMPTY_LIBRARY: &str = "GROUP()\n";
 #[derive(Serialize, Deserialize)]
 pub(super) struct Bundle {
     name: String,
-    library: PathBuf,
-    /// A folder of libraries without symbols.
-    empty: PathBuf,
+    folder: PathBuf,
 }
 
 impl Bundle {
+    fn library(&self) -> PathBuf {
+        self.folder.join(format!("lib{}.so", self.name))
+    }
+
+    /// Returns the folder of libraries without symbols.
+    fn empty(&self) -> PathBuf {
+        self.folder.join("empty")
+    }
+
     /// Makes the one for a cell that is compiled like this, unless it is there. Returns `None` where
     /// a cell depends on nothing.
     pub(super) fn of(run: &Run) -> anyhow::Result<Option<Self>> {
@@ -48,35 +55,30 @@ impl Bundle {
         let name = format!("cell_dependencies_{:016x}", hasher.finish());
         let written = run.value("--out-dir").context("no folder for the cell")?;
         let folder = Path::new(written).with_file_name("bundle");
-        let bundle = Self {
-            library: folder.join(format!("lib{name}.so")),
-            empty: folder.join("empty"),
-            name,
-        };
-        if !bundle.library.exists() {
+        let bundle = Self { name, folder };
+        if !bundle.library().exists() {
             // A process keeps what it has of an older one.
-            remove(fs::remove_dir_all(&folder))?;
-            fs::create_dir_all(&bundle.empty)?;
-            bundle.build(run, &folder)?;
+            unless_missing(fs::remove_dir_all(&bundle.folder))?;
+            bundle.build(run)?;
         }
         Ok(Some(bundle))
     }
 
-    fn build(&self, run: &Run, folder: &Path) -> anyhow::Result<()> {
+    fn build(&self, run: &Run) -> anyhow::Result<()> {
+        fs::create_dir_all(self.empty())?;
         // To read its hundred thousand symbols takes long, and they are the bundle's affair.
         if let Some(libtorch) = run.variable("LIBTORCH") {
             for library in fs::read_dir(Path::new(libtorch).join("lib"))? {
                 let name = library?.file_name();
                 if Path::new(&name).extension().is_some_and(|end| end == "so") {
-                    fs::write(self.empty.join(name), EMPTY_LIBRARY)?;
+                    fs::write(self.empty().join(name), EMPTY_LIBRARY)?;
                 }
             }
         }
-        let [source, exports] = ["bundle.rs", "exports"].map(|name| folder.join(name));
+        let [source, exports] = ["bundle.rs", "exports"].map(|name| self.folder.join(name));
         // The linker takes the library's name from that of the file.
-        let unfinished = self
-            .empty
-            .join(self.library.file_name().context("no name")?);
+        let library = self.library();
+        let unfinished = self.empty().join(library.file_name().context("no name")?);
         let crates = run
             .dependencies()
             .map(|(name, _)| format!("pub extern crate {name};\n"));
@@ -106,7 +108,7 @@ impl Bundle {
             .output()?;
         let said = String::from_utf8_lossy(&built.stderr);
         ensure!(built.status.success(), "{}", said.trim());
-        Ok(fs::rename(&unfinished, &self.library)?)
+        Ok(fs::rename(&unfinished, library)?)
     }
 
     /// Has `compile` compile the cell in `folder` with other arguments, so that it is linked with this.
@@ -123,14 +125,16 @@ impl Bundle {
         let mut source = File::options().append(true).open(source)?;
         let length = source.metadata()?.len();
         writeln!(source, "\nextern crate {} as _;", self.name)?;
-        let found = self.library.parent().unwrap_or(folder).display();
         let options = [
             "-L".to_owned(),
-            format!("native={}", self.empty.display()),
+            format!("native={}", self.empty().display()),
             "--extern".to_owned(),
-            format!("{}={}", self.name, self.library.display()),
+            format!("{}={}", self.name, self.library().display()),
             // What is missing is found here, not when the cell runs.
-            format!("-Clink-args=-Wl,-z,defs -Wl,-rpath,{found}"),
+            format!(
+                "-Clink-args=-Wl,-z,defs -Wl,-rpath,{}",
+                self.folder.display()
+            ),
         ];
         let arguments: Vec<_> = options
             .into_iter()

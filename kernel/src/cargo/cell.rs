@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::bundle::Bundle;
+use super::read_json;
 use super::run::{CELL, Run, Task};
-use super::{read_json, remove};
+use crate::unless_missing;
 
 /// What evcxr has Cargo do: make a cell's library, or tell what is wrong with a cell.
 pub(super) const BUILD: &str = "build";
@@ -171,7 +172,7 @@ impl CellBuild {
     fn put_in_place(&self) -> anyhow::Result<()> {
         let library = library(&self.artifact).context("no library")?;
         let written = Path::new(self.run.value("--out-dir").context("no folder")?);
-        remove(fs::remove_file(&library))?;
+        unless_missing(fs::remove_file(&library))?;
         Ok(fs::hard_link(
             written.join(library.file_name().context("no name")?),
             library,
