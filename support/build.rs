@@ -1,14 +1,17 @@
-//! Compiles the C++ that reaches the libtorch operators which tch leaves out, and lets this
-//! crate's tests, examples and programs find libtorch at run time without `LD_LIBRARY_PATH`:
-//! `torch-sys` links it but leaves no trace of where it lies.
+//! Compiles the C++ that reaches what tch leaves out of libtorch, and lets this crate's tests, examples
+//! and programs find libtorch at run time without `LD_LIBRARY_PATH`: `torch-sys` links it but leaves no
+//! trace of where it lies.
 
 use std::path::Path;
 
-const SOURCE: &str = "src/model/fused.cpp";
+const SOURCES: [&str; 2] = ["src/model/fused.cpp", "src/distributed/c10d.cpp"];
+/// Stands in for the headers of Gloo.
+const GLOO: &str = "src/distributed/gloo";
 
 fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed={SOURCE}");
+    for path in SOURCES.iter().chain(&["build.rs", GLOO]) {
+        println!("cargo:rerun-if-changed={path}");
+    }
     // torch-sys says which libtorch it was built for, unless it was built for the documentation.
     let Ok(library) = std::env::var("DEP_TCH_LIBTORCH_LIB") else {
         return;
@@ -26,7 +29,11 @@ fn main() {
         .opt_level(2)
         .debug(false)
         .warnings(false)
-        .file(SOURCE)
+        .define("USE_DISTRIBUTED", None)
+        .define("USE_C10D_GLOO", None)
+        .files(SOURCES)
+        .include(include.join("torch/csrc/api/include"))
         .include(include)
-        .compile("support_fused");
+        .include(Path::new(GLOO).with_file_name(""))
+        .compile("support_torch");
 }

@@ -7,7 +7,14 @@
 //! It reads the same `TRANSFER_*` settings and comes to the same numbers. The figures that the notebook
 //! shows inline, and the model file, go into a folder, `target/transfer_learning` unless another is
 //! named, in place of those of a run before.
+//!
+//! Several processes train together where torchrun starts them; rank 0 prints and saves:
+//!
+//! ```sh
+//! torchrun --nproc-per-node 2 --no-python target/debug/examples/transfer_learning
+//! ```
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::{env, fs};
 
@@ -36,21 +43,36 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => return Err("usage: transfer_learning [FOLDER]".into()),
     };
     fs::create_dir_all(&folder)?;
-    let save = |figure: Figure, name: &str| -> support::Result<()> {
-        let path = folder.join(name);
-        figure.save(&path)?;
-        println!("saved {}", path.display());
+    let settings = Settings::from_env()?;
+    let main = settings.group.is_main();
+    let say = |text: &dyn Display| {
+        if main {
+            println!("{text}");
+        }
+    };
+    let save = |figure: &dyn Fn() -> support::Result<Figure>, name: &str| -> support::Result<()> {
+        if main {
+            let path = folder.join(name);
+            figure()?.save(&path)?;
+            println!("saved {}", path.display());
+        }
         Ok(())
     };
-
-    let settings = Settings::from_env()?;
-    println!("{settings}\n{}\n", device_report());
+    // After a fault torchrun starts all processes again: they go on after the last whole epoch.
+    let checkpoints = |fit: Fit<'_>, phase: &str| {
+        let folder = settings.checkpoints.join(phase);
+        match settings.group.restarts() {
+            0 => fit.checkpoints(folder),
+            _ => fit.resume(folder),
+        }
+    };
+    say(&format!("{settings}\n{}\n", device_report()));
 
     // Data preprocessing
     let dataset = ImageDataset::load(&settings)?;
-    println!("{dataset}\n");
+    say(&format!("{dataset}\n"));
     let [raw_train, raw_validation, raw_test] = dataset.split(SPLIT_WEIGHTS)?;
-    save(raw_train.take(9).show()?, "examples.png")?;
+    save(&|| raw_train.take(9).show(), "examples.png")?;
     let train = raw_train.map(format_example);
     let train_batches = train
         .shuffle(SHUFFLE_BUFFER_SIZE)
@@ -67,17 +89,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .push(GlobalAveragePooling2d)
         .push(Dense::new(1280, 1).seed(settings.seed))
         .compile(RmsProp::new(BASE_LEARNING_RATE), Loss::BinaryCrossentropy)?;
-    println!("{}", model.summary());
+    say(&model.summary());
     let validation_steps = 20;
     let initial = model.evaluate(&validation_batches.take(validation_steps))?;
-    println!("initial {initial}");
+    say(&format!("initial {initial}"));
     let history = model.fit(
         &train_batches,
-        Fit::epochs(settings.epochs)
-            .validation(&validation_batches)
-            .checkpoints(settings.checkpoints.join("feature_extraction")),
+        checkpoints(
+            Fit::epochs(settings.epochs).validation(&validation_batches),
+            "feature_extraction",
+        ),
     )?;
-    save(history.learning_curves()?, "feature_extraction.png")?;
+    save(&|| history.learning_curves(), "feature_extraction.png")?;
 
     // Fine-tuning
     model.base_mut().set_trainable(true);
@@ -86,17 +109,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         RmsProp::new(BASE_LEARNING_RATE / 10.0),
         Loss::BinaryCrossentropy,
     )?;
-    println!("{}", model.summary());
+    say(&model.summary());
     let history_fine = model.fit(
         &train_batches,
-        Fit::epochs(2 * settings.epochs)
-            .initial_epoch(settings.epochs)
-            .validation(&validation_batches)
-            .checkpoints(settings.checkpoints.join("fine_tuning")),
+        checkpoints(
+            Fit::epochs(2 * settings.epochs)
+                .initial_epoch(settings.epochs)
+                .validation(&validation_batches),
+            "fine_tuning",
+        ),
     )?;
     let history = history.then(&history_fine);
     save(
-        history.fine_tuning_curves(settings.epochs)?,
+        &|| history.fine_tuning_curves(settings.epochs),
         "fine_tuning.png",
     )?;
 
@@ -107,15 +132,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         &test_batches
     };
     let evaluation = model.evaluate(unseen_batches)?;
-    println!("{evaluation}");
-    let predictions = model.predictions(unseen_batches)?;
-    save(predictions.spread(9).show()?, "predictions.png")?;
-    let matrix = predictions.confusion_matrix();
-    println!("{matrix}\n{}", predictions.report());
-    save(matrix.show()?, "confusion_matrix.png")?;
-    save(predictions.highest_loss(9).show()?, "highest_loss.png")?;
-    let explanations = model.explain(&predictions.spread(9))?;
-    save(explanations.show()?, "explanations.png")?;
+    say(&evaluation);
+    if main {
+        let predictions = model.predictions(unseen_batches)?;
+        save(&|| predictions.spread(9).show(), "predictions.png")?;
+        let matrix = predictions.confusion_matrix();
+        say(&format!("{matrix}\n{}", predictions.report()));
+        save(&|| matrix.show(), "confusion_matrix.png")?;
+        save(&|| predictions.highest_loss(9).show(), "highest_loss.png")?;
+        let explanations = model.explain(&predictions.spread(9))?;
+        save(&|| explanations.show(), "explanations.png")?;
+    }
 
     // Augmentation and dropout
     let augmentation = Augmentation::new()
@@ -123,7 +150,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .random_rotation(0.2)
         .color_jitter(0.2, 0.2, 0.2);
     let augmented_train = train.augment(augmentation)?;
-    save(augmented_train.show_augmented()?, "augmentation.png")?;
+    save(&|| augmented_train.show_augmented(), "augmentation.png")?;
     let augmented_batches = augmented_train
         .shuffle(SHUFFLE_BUFFER_SIZE)
         .batch(settings.batch_size);
@@ -144,7 +171,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let record = TrainingRecord::new(&train_batches)
         .history(&history)
         .evaluation(&evaluation);
-    model.save(&model_file, &record)?;
-    println!("saved {}", model_file.display());
+    if main {
+        model.save(&model_file, &record)?;
+        println!("saved {}", model_file.display());
+    }
     Ok(())
 }

@@ -63,6 +63,11 @@ pub fn device_report() -> DeviceReport {
 /// # Errors
 /// `Setting` for another word, or for a GPU that is not there.
 pub fn pick(choice: &str) -> Result<Device> {
+    pick_for(choice, 0)
+}
+
+/// As [`pick`], for one of the processes on this machine: each takes a GPU of its own.
+pub(crate) fn pick_for(choice: &str, local_rank: usize) -> Result<Device> {
     let setting = |expected: String| Error::Setting {
         name: "TRANSFER_DEVICE",
         value: choice.into(),
@@ -78,8 +83,8 @@ pub fn pick(choice: &str) -> Result<Device> {
     };
     match choice {
         "cpu" => Ok(Device::Cpu),
-        "auto" => Ok(cuda(0).unwrap_or(Device::Cpu)),
-        "cuda" => cuda(0),
+        "auto" if device_report().cuda_devices == 0 => Ok(Device::Cpu),
+        "auto" | "cuda" => cuda(local_rank),
         _ => match choice
             .strip_prefix("cuda:")
             .and_then(|index| index.parse().ok())

@@ -153,6 +153,19 @@ pub enum Error {
         epochs: usize,
     },
 
+    /// The processes that train together cannot go on, because of another one than this.
+    #[error("rank {rank} of {ranks}, {operation}: {reason}")]
+    Distributed {
+        /// This process.
+        rank: usize,
+        /// How many there are.
+        ranks: usize,
+        /// What they were doing together.
+        operation: String,
+        /// Which of them failed, is missing or does not fit, and why.
+        reason: String,
+    },
+
     /// A model file that is damaged, incomplete or of another format.
     #[error("model file {}: {reason}", path.display())]
     ModelFile {
@@ -180,6 +193,15 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Returns whether the cause is another process, or known to all of them.
+    pub(crate) fn is_of_other_ranks(&self) -> bool {
+        match self {
+            Self::Distributed { .. } => true,
+            Self::Training { source, .. } => source.is_of_other_ranks(),
+            _ => false,
+        }
+    }
+
     /// Wraps an I/O error, for use with `map_err`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();

@@ -22,7 +22,7 @@
 //! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
-//! Modules, in the order that data flows; each uses only those above it: [`live`], [`assets`],
+//! Modules, in the order that data flows; each uses only those above it: [`live`], [`distributed`], [`assets`],
 //! [`dataset`], [`pipeline`], [`data_report`](mod@data_report), [`model`], [`training`], [`analysis`],
 //! [`classifier`], [`plotting`], [`notebook`].
 //! Tensors are `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on
@@ -34,6 +34,7 @@ pub mod classifier;
 pub mod data_report;
 pub mod dataset;
 pub mod device;
+pub mod distributed;
 pub mod error;
 mod files;
 pub mod live;

@@ -5,9 +5,11 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tch::Device;
 
+use crate::distributed::{Place, ProcessGroup};
 use crate::{Error, Result, device};
 
 /// The folder of checkpoints in the data folder.
@@ -31,6 +33,9 @@ pub struct Settings {
     pub seed: u64,
     /// Where tensors live (`TRANSFER_DEVICE`: `auto`, `cpu`, `cuda` or `cuda:N`).
     pub device: Device,
+    /// The processes that train together (`RANK`, `WORLD_SIZE` and what else [`distributed`](crate::distributed)
+    /// lists, and `TRANSFER_TIMEOUT`): one, unless a launcher says otherwise.
+    pub group: ProcessGroup,
     /// What an image that cannot be decoded does (`TRANSFER_BROKEN`: `skip` or `stop`).
     pub broken: BrokenImages,
     /// Where fetched images and weights lie (`TRANSFER_DATA`).
@@ -66,8 +71,11 @@ impl Settings {
     /// Reads the settings from the environment. A variable that is unset or empty takes its
     /// default: 10 epochs, batches of 32, seed 0, a GPU where there is one.
     ///
+    /// Where a launcher has started several processes, waits for all of them: call it once.
+    ///
     /// # Errors
-    /// [`Error::Setting`] names the variable, its value and what it takes.
+    /// [`Error::Setting`] names the variable, its value and what it takes; [`Error::Distributed`] says what
+    /// keeps the processes from finding each other.
     pub fn from_env() -> Result<Self> {
         Self::from_lookup(|name| env::var_os(name))
     }
@@ -109,6 +117,11 @@ impl Settings {
             Some("stop") => BrokenImages::Stop,
             Some(value) => return Err(refused("TRANSFER_BROKEN", value, "skip or stop")),
         };
+        let timeout = count("TRANSFER_TIMEOUT", 600)?;
+        let place = Place::from_lookup(&lookup)?;
+        let local_rank = place.as_ref().map_or(0, |place| place.local_rank);
+        let device = text("TRANSFER_DEVICE")?;
+        let device = device::pick_for(device.as_deref().unwrap_or("auto"), local_rank)?;
         let data_dir = text("TRANSFER_DATA")?.map_or_else(default_data_dir, PathBuf::from);
         let checkpoints = text("TRANSFER_CHECKPOINTS")?;
         let mut settings = Self {
@@ -117,7 +130,8 @@ impl Settings {
             epochs: count("TRANSFER_EPOCHS", 10)?,
             batch_size: count("TRANSFER_BATCH", 32)?,
             seed,
-            device: device::pick(text("TRANSFER_DEVICE")?.as_deref().unwrap_or("auto"))?,
+            device,
+            group: ProcessGroup::default(),
             broken,
             checkpoints: checkpoints.map_or_else(|| data_dir.join(CHECKPOINTS), PathBuf::from),
             data_dir,
@@ -125,6 +139,10 @@ impl Settings {
         };
         let given = |(_, name, value)| (value, lookup(name).is_some_and(|value| !value.is_empty()));
         settings.loaded = settings.rows().into_iter().map(given).collect();
+        if let Some(place) = place {
+            let timeout = Duration::from_secs(timeout as u64);
+            settings.group = ProcessGroup::connect(place, device, timeout)?;
+        }
         Ok(settings)
     }
 
@@ -194,7 +212,10 @@ impl fmt::Display for Settings {
             let end = if at == 0 { "" } else { "\n" };
             write!(f, "{end}{label:<15}  {value:<width$}  {origin}")?;
         }
-        Ok(())
+        match self.group.size() {
+            1 => Ok(()),
+            size => write!(f, "\n{:<15}  {size:<width$}  from WORLD_SIZE", "processes"),
+        }
     }
 }
 

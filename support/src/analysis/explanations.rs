@@ -4,7 +4,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::{Prediction, Predictions};
 use crate::live::Task;
-use crate::model::{Backbone, Operation, Sequential};
+use crate::model::{Backbone, Operation, Sequential, TrainingStep};
 use crate::training::Compiled;
 use crate::{Error, Result};
 
@@ -73,7 +73,9 @@ impl Sequential<Compiled> {
             .and_then(|features| features.f_set_requires_grad(true))
             .map_err(Error::torch("explanations"))?;
         let last_of_base = self.base().layers().len() - 1;
-        let logits = self.logits(&self.run(layer, &features, last_of_base, 0)?)?;
+        // Nothing in the base is random.
+        let no_step = TrainingStep::default();
+        let logits = self.logits(&self.run(layer, &features, last_of_base, no_step)?)?;
         let predicted = predictions.iter().map(|p| p.predicted as i64);
         let predicted = Tensor::from_slice(&predicted.collect::<Vec<_>>());
         let maps = || -> Result<Tensor, TchError> {
@@ -218,7 +220,9 @@ mod tests {
             let [_, rows, columns] = network.output_shape();
             let input = Tensor::ones([1, 3, sides[0], sides[1]], (Kind::Float, Device::Cpu));
             let input = input.set_requires_grad(true);
-            let features = Sequential::new(network).run(0, &input, last, 0).unwrap();
+            let features = Sequential::new(network)
+                .run(0, &input, last, TrainingStep::default())
+                .unwrap();
             let at = [rows / 2, columns / 2];
             let feature = features.i((0, 0, at[0], at[1]));
             let seen = Tensor::run_backward(&[feature], &[&input], false, false).remove(0);

@@ -62,7 +62,7 @@ impl Sequential<Compiled> {
     /// As [`evaluate`](Self::evaluate).
     pub fn predictions(&self, batches: &Batches) -> Result<Predictions> {
         self.check(batches, "predictions, the batches")?;
-        let batches = batches.unaugmented().unshuffled();
+        let batches = batches.unaugmented().unshuffled().sharded(1);
         let forward = self.inference(0, self.last())?;
         let mut task = Task::begin("predictions", "batch", batches.len());
         let mut predictions = Vec::with_capacity(batches.examples());

@@ -18,6 +18,7 @@ use image::RgbImage;
 
 use crate::assets::Assets;
 use crate::assets::archive::Zip;
+use crate::distributed::ProcessGroup;
 use crate::files::read_image_file;
 use crate::settings::{BrokenImages, Limit, Settings};
 use crate::text::{listed, thousands};
@@ -111,6 +112,7 @@ pub struct ImageDataset {
     seed: u64,
     broken: BrokenImages,
     data_dir: Arc<Path>,
+    group: ProcessGroup,
 }
 
 /// Examples in the order of [`split::rank`].
@@ -218,6 +220,7 @@ impl ImageDataset {
             seed: settings.seed,
             broken: settings.broken,
             data_dir: settings.data_dir.as_path().into(),
+            group: settings.group.clone(),
         })
     }
 
@@ -231,6 +234,10 @@ impl ImageDataset {
 
     pub(crate) fn data_dir(&self) -> &Arc<Path> {
         &self.data_dir
+    }
+
+    pub(crate) fn group(&self) -> &ProcessGroup {
+        &self.group
     }
 
     /// Returns the class names; a label is an index into them.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::bridge::{Bridge, Displayed};
+use crate::distributed::ProcessGroup;
 
 /// How often what is shown may change.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -29,6 +30,8 @@ enum Out {
     Notebook(Lines),
     /// Draws on a terminal only.
     Terminal(ProgressBar),
+    /// Another process shows the same.
+    Nowhere,
 }
 
 /// A notebook's output.
@@ -52,6 +55,14 @@ impl Progress {
         }
     }
 
+    /// Begins one that only the main process of a group shows.
+    pub(crate) fn of(group: &ProcessGroup) -> Self {
+        Self {
+            out: (!group.is_main()).then_some(Out::Nowhere),
+            ..Self::begin()
+        }
+    }
+
     /// Shows how far the work is, unless it was shown a moment ago.
     pub(crate) fn show(&mut self, state: impl FnOnce() -> String) {
         let now = Instant::now();
@@ -65,6 +76,7 @@ impl Progress {
                 lines.send();
             }
             Out::Terminal(bar) => bar.set_message(state()),
+            Out::Nowhere => {}
         }
     }
 
@@ -75,6 +87,7 @@ impl Progress {
         match self.out.get_or_insert_with(Out::begin) {
             Out::Notebook(lines) => lines.push(line),
             Out::Terminal(bar) => bar.suspend(|| println!("{line}")),
+            Out::Nowhere => {}
         }
     }
 }

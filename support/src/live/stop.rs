@@ -4,6 +4,7 @@ use std::io::{BufReader, Read as _};
 use std::os::unix::net::UnixStream;
 
 use super::bridge::Bridge;
+use crate::distributed::ProcessGroup;
 
 /// Hears of the Stop button of the notebook whose cell it was made in: a loop that asks it after
 /// every step ends without losing anything.
@@ -23,6 +24,17 @@ impl Stop {
         Self {
             bridge: Bridge::connect().and_then(Bridge::listen),
             requested: false,
+        }
+    }
+
+    /// Begins to listen, unless there are several processes: one alone cannot stop.
+    pub(crate) fn of(group: &ProcessGroup) -> Self {
+        match group.size() {
+            1 => Self::listen(),
+            _ => Self {
+                bridge: None,
+                requested: false,
+            },
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Progress, Stop};
+use crate::distributed::ProcessGroup;
 use crate::{Error, Result};
 
 /// Work that shows after each step how far it is, and then hears Stop.
@@ -25,6 +26,20 @@ impl Task {
             start: Instant::now(),
             progress: Progress::begin(),
             stop: Stop::listen(),
+        }
+    }
+
+    /// Begins what the processes of a group do together.
+    pub(crate) fn begin_together(
+        group: &ProcessGroup,
+        operation: &'static str,
+        step: &'static str,
+        steps: usize,
+    ) -> Self {
+        Self {
+            progress: Progress::of(group),
+            stop: Stop::of(group),
+            ..Self::begin(operation, step, steps)
         }
     }
 

@@ -69,24 +69,49 @@ impl Dropout {
         })
     }
 
-    /// Drops features, `place` being the layer's index among those on top.
-    fn forward_training(&self, features: &Tensor, place: usize, step: u64) -> Result<Tensor> {
-        let mut key = <ChaCha8Rng as SeedableRng>::Seed::default();
-        key[..8].copy_from_slice(&self.seed.to_le_bytes());
-        key[8..16].copy_from_slice(&(place as u64).to_le_bytes());
-        let mut random = ChaCha8Rng::from_seed(key);
-        random.set_stream(step);
+    /// Drops features, `place` being the layer's index among those on top. What is dropped of a shard's
+    /// part of the batch does not depend on the other parts.
+    fn forward_training(
+        &self,
+        features: &Tensor,
+        place: usize,
+        step: TrainingStep<'_>,
+    ) -> Result<Tensor> {
         let scale = (1. / (1. - self.rate)) as f32;
-        let factors: Vec<f32> = (0..features.numel())
-            .map(|_| f64::from(random.random::<f32>()) >= self.rate)
-            .map(|kept| if kept { scale } else { 0. })
-            .collect();
+        let examples: i64 = step.parts.iter().map(|(_, examples)| examples).sum();
+        let each = features.numel() / examples.max(1) as usize;
+        let mut factors = Vec::with_capacity(features.numel());
+        for &(shard, examples) in step.parts {
+            let mut key = <ChaCha8Rng as SeedableRng>::Seed::default();
+            for (part, number) in key
+                .chunks_mut(8)
+                .zip([self.seed, place as u64, shard as u64])
+            {
+                part.copy_from_slice(&number.to_le_bytes());
+            }
+            let mut random = ChaCha8Rng::from_seed(key);
+            random.set_stream(step.number);
+            factors.extend(
+                (0..each * examples as usize)
+                    .map(|_| f64::from(random.random::<f32>()) >= self.rate)
+                    .map(|kept| if kept { scale } else { 0. }),
+            );
+        }
         Tensor::f_from_slice(&factors)
             .and_then(|factors| factors.f_reshape(features.size()))
             .and_then(|factors| factors.f_to_device(features.device()))
             .and_then(|factors| features.f_mul(&factors))
             .map_err(Error::torch("dropout"))
     }
+}
+
+/// What the random choices of a training step depend on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TrainingStep<'a> {
+    /// How many steps there were before.
+    pub(crate) number: u64,
+    /// The shards that the batch's examples are of, and how many of each, in order.
+    pub(crate) parts: &'a [(usize, i64)],
 }
 
 /// A fully connected layer without activation: `[N, in]` becomes `[N, out]`.
@@ -353,8 +378,12 @@ impl BuiltLayer {
     }
 
     /// Returns the output, recorded for a backward pass: for inference, or in a training step that is
-    /// given as the layer's index among those on top and the step's number.
-    pub(super) fn forward(&self, input: &Tensor, training: Option<(usize, u64)>) -> Result<Tensor> {
+    /// given with the layer's index among those on top.
+    pub(super) fn forward(
+        &self,
+        input: &Tensor,
+        training: Option<(usize, TrainingStep<'_>)>,
+    ) -> Result<Tensor> {
         match (&self.layer, training) {
             (HeadLayer::GlobalAveragePooling2d(layer), _) => layer.forward(input),
             (HeadLayer::Dropout(layer), Some((place, step))) => {
@@ -378,7 +407,11 @@ mod tests {
         BuiltLayer::new(layer.into(), Some(&[1280]), Device::Cpu)
     }
 
-    fn drop(layer: Dropout, place: usize, step: u64) -> Tensor {
+    fn drop(layer: Dropout, place: usize, number: u64) -> Tensor {
+        let step = TrainingStep {
+            number,
+            parts: &[(0, 32)],
+        };
         built(layer).forward(&ones(), Some((place, step))).unwrap()
     }
 
@@ -418,6 +451,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_dropped_of_a_shard_does_not_depend_on_the_others() {
+        let layer = built(Dropout::new(0.2));
+        let drop = |parts: &[(usize, i64)]| {
+            let examples: i64 = parts.iter().map(|(_, examples)| examples).sum();
+            let step = TrainingStep { number: 7, parts };
+            let features = ones().narrow(0, 0, examples);
+            layer.forward(&features, Some((1, step))).unwrap()
+        };
+        let whole = drop(&[(2, 5), (3, 4)]);
+        assert_eq!(whole.narrow(0, 0, 5), drop(&[(2, 5)]));
+        assert_eq!(whole.narrow(0, 5, 4), drop(&[(3, 4)]));
+        assert_ne!(drop(&[(2, 4)]), drop(&[(3, 4)]));
+    }
+
+    #[test]
     fn dropout_does_nothing_in_inference() {
         let layer = built(Dropout::new(0.9));
         assert_eq!(layer.forward(&ones(), None).unwrap(), ones());
@@ -439,7 +487,11 @@ mod tests {
     fn the_gradient_of_what_is_dropped_is_zero() {
         let features = ones().set_requires_grad(true);
         let layer = built(Dropout::new(0.5));
-        let dropped = layer.forward(&features, Some((0, 0))).unwrap();
+        let step = TrainingStep {
+            number: 0,
+            parts: &[(0, 32)],
+        };
+        let dropped = layer.forward(&features, Some((0, step))).unwrap();
         dropped.sum(None).backward();
         assert_eq!(features.grad(), dropped.detach());
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::{CModule, Kind, Tensor};
 
 use super::backbone::Backbone;
-use super::head::{self, BuiltLayer, HeadLayer};
+use super::head::{self, BuiltLayer, HeadLayer, TrainingStep};
 use super::layer::{Layer, Variable};
 use super::weights;
 use crate::files::write_whole;
@@ -185,7 +185,13 @@ impl<C> Sequential<C> {
 
     /// Returns layer `to`'s output for layer `from`'s in a training step, recording what a backward
     /// pass needs.
-    pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize, step: u64) -> Result<Tensor> {
+    pub(crate) fn run(
+        &self,
+        from: usize,
+        input: &Tensor,
+        to: usize,
+        step: TrainingStep<'_>,
+    ) -> Result<Tensor> {
         let last_of_base = self.base.layers().len() - 1;
         let features = if from < last_of_base {
             self.base.run(from, input, to.min(last_of_base))?
@@ -316,6 +322,11 @@ mod tests {
     };
     use crate::training::{Loss, RmsProp};
 
+    fn step(number: u64) -> TrainingStep<'static> {
+        let parts = &[(0, 2)];
+        TrainingStep { number, parts }
+    }
+
     #[test]
     fn training_starts_at_the_bottleneck_before_what_is_trained() {
         let base = Backbone::untrained([3, 160, 160], Device::Cpu).unwrap();
@@ -366,7 +377,7 @@ mod tests {
             let images = [2, channels, height, width];
             let images = Tensor::randn(images, (Kind::Float, Device::Cpu));
             let stored = model.inference(0, index).unwrap()(&images).unwrap();
-            let features = model.run(index, &stored, model.last(), 0).unwrap();
+            let features = model.run(index, &stored, model.last(), step(0)).unwrap();
             let expected = model.forward(&images).unwrap();
             // Sums of another order are rounded by the largest, also where they are close to zero.
             let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
@@ -401,10 +412,10 @@ mod tests {
             .push(Dropout::new(0.5))
             .push(Dropout::new(0.5));
         let features = Tensor::rand([2, 1280, 1, 1], (tch::Kind::Float, Device::Cpu));
-        let pooled = model.run(154, &features, 155, 9).unwrap();
-        let whole = model.run(154, &features, 157, 9).unwrap();
-        assert_eq!(model.run(155, &pooled, 157, 9).unwrap(), whole);
-        assert_ne!(model.run(155, &pooled, 157, 8).unwrap(), whole);
+        let pooled = model.run(154, &features, 155, step(9)).unwrap();
+        let whole = model.run(154, &features, 157, step(9)).unwrap();
+        assert_eq!(model.run(155, &pooled, 157, step(9)).unwrap(), whole);
+        assert_ne!(model.run(155, &pooled, 157, step(8)).unwrap(), whole);
         assert_eq!(model.inference(155, 157).unwrap()(&pooled).unwrap(), pooled);
         // Two layers of one seed drop different features: about a quarter is left.
         let kept = whole.ne(0.).sum(None).int64_value(&[]);

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
@@ -18,6 +19,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Augmentation, Dataset, Pixels, Skipped};
 use crate::assets::hash;
+use crate::distributed::ProcessGroup;
 use crate::text::listed;
 use crate::{Error, Result};
 
@@ -25,10 +27,17 @@ use crate::{Error, Result};
 const BATCHES_AHEAD: usize = 2;
 
 /// A dataset in batches, to be iterated over once per epoch.
+///
+/// Where several processes train together, the examples are dealt out to as many shards, one after the
+/// other, and every batch takes an equal part of each; [`sharded`](Self::sharded) has the details.
 #[derive(Clone)]
 pub struct Batches {
     dataset: Dataset<Pixels>,
     size: usize,
+    /// Into how many shards the examples are dealt out.
+    shards: usize,
+    /// Of which of them the batches are.
+    own: Range<usize>,
 }
 
 /// Some images, with their labels.
@@ -41,11 +50,94 @@ pub struct Batch {
     pub labels: Tensor,
     /// Which examples these are: indices into [`Dataset::examples`] of [`Batches::dataset`].
     pub indices: Vec<usize>,
+    /// How many of the images are of which shard.
+    pub(crate) parts: Parts,
 }
+
+/// Shards that have a part in a batch, and of how many examples, in the batch's order.
+pub(crate) type Parts = Vec<(usize, i64)>;
 
 impl Batches {
     pub(super) fn new(dataset: Dataset<Pixels>, size: usize) -> Self {
-        Self { dataset, size }
+        let shards = dataset.group().size();
+        Self {
+            dataset,
+            size,
+            shards,
+            own: 0..shards,
+        }
+    }
+
+    /// Returns the same batches of another dataset.
+    fn of(&self, dataset: Dataset<Pixels>) -> Self {
+        Self {
+            dataset,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the same examples in the batches that so many processes train on together, for any number
+    /// of processes, also one; by default as many as there are.
+    ///
+    /// Of `n` shards, shard `i` has the examples `i`, `i + n`, `i + 2n` and so on, shuffled by
+    /// itself. Every batch takes its `n`th part of each, as long as a shard lasts, one shard after the
+    /// other. A process works on the shards of an equal part: what a training comes to does not depend,
+    /// up to rounding, on how many processes there are, as long as `n` is the same. It has to be a
+    /// multiple of their number, and no more than a batch has images.
+    #[must_use]
+    pub fn sharded(&self, n: usize) -> Self {
+        let n = n.max(1);
+        Self {
+            shards: n,
+            own: 0..n,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the number of shards.
+    pub(crate) fn shards(&self) -> usize {
+        self.shards
+    }
+
+    /// Returns the processes that share the examples out.
+    pub(crate) fn group(&self) -> &ProcessGroup {
+        self.dataset.group()
+    }
+
+    /// Returns this process' share: the parts of the batches that are of its shards.
+    ///
+    /// # Errors
+    /// `Argument` when the shards cannot be dealt out.
+    pub(crate) fn share(&self, name: &'static str) -> Result<Self> {
+        let (shards, ranks) = (self.shards, self.group().size());
+        if !shards.is_multiple_of(ranks) || shards > self.size {
+            return Err(Error::Argument {
+                name,
+                expected: format!(
+                    "a number of shards that is a multiple of {ranks}, the number of processes, and at \
+                     most {}, the batch's images",
+                    self.size
+                ),
+                got: shards.to_string(),
+            });
+        }
+        let own = shards / ranks;
+        let first = own * self.group().rank();
+        Ok(Self {
+            own: first..first + own,
+            ..self.clone()
+        })
+    }
+
+    /// Returns how many of a batch's images are of a shard.
+    fn part(&self, shard: usize) -> usize {
+        let before = |shard| self.size * shard / self.shards;
+        before(shard + 1) - before(shard)
+    }
+
+    /// Returns how many examples a shard has.
+    fn shard_len(&self, shard: usize) -> usize {
+        (self.dataset.len() + self.shards - 1 - shard) / self.shards
     }
 
     /// Returns the dataset that the batches are of.
@@ -56,13 +148,14 @@ impl Batches {
     /// Returns the number of batches in an epoch, if every image can be read. The last may be
     /// smaller than the others.
     pub fn len(&self) -> usize {
-        self.dataset.len().div_ceil(self.size)
+        let steps = |shard| self.shard_len(shard).div_ceil(self.part(shard).max(1));
+        (0..self.shards).map(steps).max().unwrap_or(0)
     }
 
     /// Returns the first `count` batches, in the order before any shuffling.
     pub fn take(&self, count: usize) -> Self {
         let examples = count.saturating_mul(self.size);
-        Self::new(self.dataset.take(examples), self.size)
+        self.of(self.dataset.take(examples))
     }
 
     /// Returns whether there is no example.
@@ -78,6 +171,11 @@ impl Batches {
     /// Returns the number of examples, unreadable ones included.
     pub fn examples(&self) -> usize {
         self.dataset.len()
+    }
+
+    /// Returns how many of them are of the shards that these batches are of.
+    pub(crate) fn own_examples(&self) -> usize {
+        self.own.clone().map(|shard| self.shard_len(shard)).sum()
     }
 
     /// Returns the names of the classes, which labels are indices into.
@@ -102,38 +200,63 @@ impl Batches {
     /// The order of the examples, and how their images are augmented, depends on the dataset's
     /// seed and on `epoch` only.
     pub fn epoch(&self, epoch: usize) -> BatchIter {
-        self.epoch_on(threads(), epoch)
+        let threads = threads() / self.group().local_size();
+        self.epoch_on(threads.max(1), epoch)
     }
 
     /// Starts an epoch on at most so many threads.
     pub(super) fn epoch_on(&self, threads: usize, epoch: usize) -> BatchIter {
-        let dataset = self.dataset.clone();
-        let ahead = self.size.saturating_mul(BATCHES_AHEAD);
+        let threads = threads.div_ceil(self.own.len().max(1));
+        let start = |(shard, order): (usize, Vec<usize>)| {
+            let dataset = self.dataset.clone();
+            let load = move |index| load(&dataset, index, epoch);
+            let ahead = self.part(shard).saturating_mul(BATCHES_AHEAD);
+            (shard, Workers::start(load, order, threads, ahead))
+        };
         BatchIter {
-            workers: Workers::start(
-                move |index| load(&dataset, index, epoch),
-                self.order(epoch),
-                threads,
-                ahead,
-            ),
+            workers: self.order(epoch).into_iter().map(start).collect(),
             batches: self.clone(),
             any: false,
         }
     }
 
-    /// Returns the order of an epoch's examples, as indices into those of the dataset.
-    pub(crate) fn order(&self, epoch: usize) -> Vec<usize> {
-        shuffled(
-            self.dataset.len(),
-            self.dataset.shuffle_buffer(),
-            self.dataset.seed(),
-            epoch as u64,
-        )
+    /// Returns each shard's examples in an epoch's order, as indices into those of the dataset.
+    pub(crate) fn order(&self, epoch: usize) -> Vec<(usize, Vec<usize>)> {
+        let order = |shard: usize| {
+            let order = shuffled(
+                self.shard_len(shard),
+                self.dataset.shuffle_buffer(),
+                self.dataset.seed(),
+                // No training has so many epochs.
+                epoch as u64 + ((shard as u64) << 32),
+            );
+            let examples = order.into_iter().map(|at| shard + at * self.shards);
+            (shard, examples.collect())
+        };
+        self.own.clone().map(order).collect()
+    }
+
+    /// Deals what there is of each shard, in order, out to batches.
+    pub(crate) fn deal<T>(&self, shards: Vec<(usize, Vec<T>)>) -> Vec<(Vec<T>, Parts)> {
+        let mut shards: Vec<_> = shards
+            .into_iter()
+            .map(|(shard, items)| (shard, items.into_iter()))
+            .collect();
+        let batch = || {
+            let (mut batch, mut parts) = (Vec::new(), Parts::new());
+            for (shard, items) in &mut shards {
+                let before = batch.len();
+                batch.extend(items.take(self.part(*shard)));
+                parts.push((*shard, (batch.len() - before) as i64));
+            }
+            (!batch.is_empty()).then_some((batch, parts))
+        };
+        std::iter::from_fn(batch).collect()
     }
 
     /// Returns the same batches in the order before any shuffling.
     pub(crate) fn unshuffled(&self) -> Self {
-        Self::new(self.dataset.shuffle(1), self.size)
+        self.of(self.dataset.shuffle(1))
     }
 
     /// Returns whether the images change from epoch to epoch.
@@ -143,12 +266,12 @@ impl Batches {
 
     /// Returns the same batches of the images as they are without augmentation.
     pub(crate) fn unaugmented(&self) -> Self {
-        Self::new(self.dataset.unaugmented(), self.size)
+        self.of(self.dataset.unaugmented())
     }
 
     /// Returns batches of the examples at these indices, in this order before any shuffling.
     pub(crate) fn only(&self, indices: impl Iterator<Item = usize>) -> Self {
-        Self::new(self.dataset.only(indices), self.size)
+        self.of(self.dataset.only(indices))
     }
 
     /// Makes the pixels of the example at this index, not augmented; `None` if there is none or its
@@ -196,9 +319,24 @@ impl Batches {
         hash(lines.collect::<String>().as_bytes())
     }
 
+    /// Lets every process know which images the others could not read.
+    pub(crate) fn share_skipped(&self) -> Result<()> {
+        self.dataset.share_skipped()
+    }
+
     /// Returns the examples whose images could not be read so far, each once, by name.
     pub fn skipped(&self) -> Vec<Skipped> {
         self.dataset.skipped()
+    }
+
+    /// Returns the error of examples of which no image could be read.
+    pub(crate) fn nothing_readable(&self) -> Error {
+        let skipped = self.skipped();
+        let example = skipped.first().map_or(String::new(), |first| {
+            format!("; {}: {}", first.name, first.reason)
+        });
+        let count = self.examples();
+        self.error(format!("none of {count} images can be read{example}"))
     }
 
     fn error(&self, reason: String) -> Error {
@@ -233,50 +371,49 @@ pub(crate) fn threads() -> usize {
 /// in size; [`Error::Dataset`] if no image at all could be read. Ends after an error.
 pub struct BatchIter {
     batches: Batches,
-    workers: Workers<Loaded>,
+    /// The images of each shard.
+    workers: Vec<(usize, Workers<Loaded>)>,
     /// Whether an image has been read.
     any: bool,
 }
 
 impl BatchIter {
-    fn id(&self, index: usize) -> &str {
-        &self.batches.dataset.examples()[index].id
-    }
-
     /// Collects the images of the next batch; fewer, or none, at the end of the epoch.
-    fn collect(&mut self) -> Result<Vec<Image>> {
-        let most = self.batches.size.min(self.batches.examples());
+    fn collect(&mut self) -> Result<(Vec<Image>, Parts)> {
+        let most = self.batches.size.min(self.batches.own_examples());
         let mut pictures: Vec<Image> = Vec::with_capacity(most);
-        while pictures.len() < self.batches.size
-            && let Some(picture) = self.workers.next()
-        {
-            // A skipped image's place goes to the next one.
-            let Some(picture) = picture?? else { continue };
-            let got = picture.size();
-            if let Some(first) = pictures.first()
-                && first.size() != got
+        let mut parts = Parts::new();
+        for (shard, workers) in &mut self.workers {
+            let before = pictures.len();
+            let full = before + self.batches.part(*shard);
+            while pictures.len() < full
+                && let Some(picture) = workers.next()
             {
-                let first = first.size();
-                return Err(Error::Shape {
-                    operation: format!("batch, at image {}", self.id(picture.index)),
-                    expected: format!("{first:?}, as the batch's first image; resize in `map`"),
-                    got: got.to_vec(),
-                });
+                // A skipped image's place goes to the next one.
+                let Some(picture) = picture?? else { continue };
+                let got = picture.size();
+                if let Some(first) = pictures.first()
+                    && first.size() != got
+                {
+                    let first = first.size();
+                    let id = &self.batches.dataset.examples()[picture.index].id;
+                    return Err(Error::Shape {
+                        operation: format!("batch, at image {id}"),
+                        expected: format!("{first:?}, as the batch's first image; resize in `map`"),
+                        got: got.to_vec(),
+                    });
+                }
+                pictures.push(picture);
             }
-            pictures.push(picture);
+            parts.push((*shard, (pictures.len() - before) as i64));
         }
         self.any |= !pictures.is_empty();
-        if !self.any && !self.batches.is_empty() {
-            let skipped = self.batches.skipped();
-            let example = skipped.first().map_or(String::new(), |first| {
-                format!("; {}: {}", first.name, first.reason)
-            });
-            let count = self.batches.examples();
-            return Err(self
-                .batches
-                .error(format!("none of {count} images can be read{example}")));
+        // Other processes may have images that can be read.
+        let whole = self.batches.own.len() == self.batches.shards;
+        if !self.any && whole && !self.batches.is_empty() {
+            return Err(self.batches.nothing_readable());
         }
-        Ok(pictures)
+        Ok((pictures, parts))
     }
 }
 
@@ -285,13 +422,13 @@ impl Iterator for BatchIter {
 
     fn next(&mut self) -> Option<Self::Item> {
         let batch = match self.collect() {
-            Ok(pictures) if pictures.is_empty() => return None,
-            Ok(pictures) => batch(pictures),
+            Ok((pictures, _)) if pictures.is_empty() => return None,
+            Ok((pictures, parts)) => batch(pictures, parts),
             Err(error) => Err(error),
         };
         if batch.is_err() {
             self.any = true;
-            self.workers.stop();
+            self.workers.clear();
         }
         Some(batch)
     }
@@ -313,7 +450,7 @@ impl Image {
 }
 
 /// Makes a batch of images of one size.
-fn batch(pictures: Vec<Image>) -> Result<Batch> {
+fn batch(pictures: Vec<Image>, parts: Parts) -> Result<Batch> {
     let (mut labels, mut indices) = (Vec::new(), Vec::new());
     let mut pixels = Vec::with_capacity(pictures.len());
     for picture in pictures {
@@ -325,6 +462,7 @@ fn batch(pictures: Vec<Image>) -> Result<Batch> {
         images: stack(pixels)?,
         labels: Tensor::f_from_slice(&labels).map_err(Error::torch("batch"))?,
         indices,
+        parts,
     })
 }
 

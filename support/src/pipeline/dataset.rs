@@ -9,12 +9,13 @@ use std::env;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use image::RgbImage;
 
 use super::{Augmentation, Batches, Pixels, decode};
 use crate::dataset::{Example, ImageDataset, Raw};
+use crate::distributed::ProcessGroup;
 use crate::settings::BrokenImages;
 use crate::text::{listed, thousands};
 use crate::{Error, Result};
@@ -33,6 +34,7 @@ pub struct Dataset<T> {
     broken: BrokenImages,
     skipped: SkippedList,
     data_dir: Arc<Path>,
+    group: ProcessGroup,
 }
 
 /// An image that was left out because it could not be read.
@@ -108,6 +110,7 @@ impl Dataset<RgbImage> {
             broken,
             skipped: SkippedList::default(),
             data_dir: env::temp_dir().into(),
+            group: ProcessGroup::default(),
         }
     }
 
@@ -124,6 +127,7 @@ impl Dataset<RgbImage> {
             broken: self.broken,
             skipped: self.skipped.clone(),
             data_dir: self.data_dir.clone(),
+            group: self.group.clone(),
         }
     }
 }
@@ -269,8 +273,30 @@ impl<T> Dataset<T> {
         self.skipped.list()
     }
 
+    /// Lets every process know which images the others could not read.
+    pub(super) fn share_skipped(&self) -> Result<()> {
+        if self.group.size() == 1 {
+            return Ok(());
+        }
+        let own: Vec<_> = self.skipped.lock().clone().into_iter().collect();
+        let no_json =
+            |error: serde_json::Error| self.group.mismatch("skipped images", error.to_string());
+        let own = serde_json::to_string(&own).map_err(no_json)?;
+        for text in self.group.gather_texts(&own)? {
+            let theirs: Vec<((String, usize), String)> =
+                serde_json::from_str(&text).map_err(no_json)?;
+            self.skipped.lock().extend(theirs);
+        }
+        Ok(())
+    }
+
     pub(super) fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// Returns the processes that share the examples out.
+    pub(super) fn group(&self) -> &ProcessGroup {
+        &self.group
     }
 
     pub(super) fn seed(&self) -> u64 {
@@ -318,6 +344,7 @@ impl<T> Clone for Dataset<T> {
             broken: self.broken,
             skipped: self.skipped.clone(),
             data_dir: self.data_dir.clone(),
+            group: self.group.clone(),
         }
     }
 }
@@ -344,6 +371,7 @@ impl ImageDataset {
             let classes = self.classes().to_vec();
             Dataset {
                 data_dir: self.data_dir().clone(),
+                group: self.group().clone(),
                 ..Dataset::new(examples, classes, self.seed(), self.broken())
             }
         }))
@@ -364,14 +392,18 @@ fn key(example: &Example) -> Cow<'_, str> {
 struct SkippedList(Arc<Mutex<BTreeMap<(String, usize), String>>>);
 
 impl SkippedList {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, usize), String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, example: &Example, error: &Error) {
         let Skipped { name, reason } = Skipped::new(&example.id, error);
-        let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reasons = self.lock();
         reasons.entry((name, example.copy)).or_insert(reason);
     }
 
     fn list(&self) -> Vec<Skipped> {
-        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = self.lock();
         let skipped = |((name, _), reason): (&(String, usize), &String)| Skipped {
             name: name.clone(),
             reason: reason.clone(),

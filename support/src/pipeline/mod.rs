@@ -18,7 +18,7 @@ mod tests;
 
 pub use augmentation::Augmentation;
 pub use batches::{Batch, BatchIter, Batches};
-pub(crate) use batches::{Workers, stack, threads};
+pub(crate) use batches::{Parts, Workers, stack, threads};
 pub use dataset::{Dataset, Skipped, SkippedSummary};
 pub(crate) use dataset::{read, readable};
 pub use decode::decode;

@@ -10,7 +10,7 @@ use image::RgbImage;
 use tch::{Kind, Tensor};
 use tempfile::TempDir;
 
-use super::{Augmentation, Batch, Batches, Dataset, Pixels, Skipped, stack};
+use super::{Augmentation, Batch, Batches, Dataset, Parts, Pixels, Skipped, stack};
 use crate::Error;
 use crate::dataset::Example;
 use crate::properties::measured;
@@ -119,6 +119,40 @@ fn the_order_depends_on_seed_and_epoch_only() {
 }
 
 #[test]
+fn shards_deal_the_examples_out_and_have_equal_parts_in_every_batch() {
+    let folder = Folder::new(13);
+    let batches = folder.pixels().shuffle(1000).batch(5).sharded(3);
+    let of_epoch = |epoch| -> Vec<(Vec<i64>, Parts)> {
+        let batches: Vec<Batch> = batches.epoch(epoch).map(Result::unwrap).collect();
+        let parts = batches.iter().map(|batch| batch.parts.clone());
+        numbers(&batches).into_iter().zip(parts).collect()
+    };
+    let first = of_epoch(0);
+    // Shards of 5, 4 and 4 examples, of which a batch takes 1, 2 and 2.
+    let parts: Vec<Parts> = first.iter().map(|(_, parts)| parts.clone()).collect();
+    let full = vec![(0, 1), (1, 2), (2, 2)];
+    let rest = vec![(0, 1), (1, 0), (2, 0)];
+    assert_eq!(parts, [&full, &full, &rest, &rest, &rest].map(Clone::clone));
+    assert_eq!(batches.len(), 5);
+    for (numbers, parts) in &first {
+        let shards = parts
+            .iter()
+            .flat_map(|&(shard, count)| vec![shard as i64; count as usize]);
+        assert!(
+            shards.eq(numbers.iter().map(|number| number % 3)),
+            "{numbers:?}"
+        );
+    }
+    let mut all: Vec<i64> = first
+        .iter()
+        .flat_map(|(numbers, _)| numbers.clone())
+        .collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..13).collect::<Vec<i64>>());
+    assert_ne!(first, of_epoch(1));
+}
+
+#[test]
 fn a_shuffle_buffer_moves_no_example_further_ahead_than_its_size() {
     let folder = Folder::new(40);
     let order = numbers(&epoch(&folder.pixels().shuffle(5).batch(1), 0)).concat();
@@ -163,6 +197,7 @@ fn augmented_batches_depend_on_seed_and_epoch_and_not_on_threads_or_order() {
                 images,
                 labels,
                 indices,
+                ..
             } = batch.unwrap();
             for (place, index) in indices.into_iter().enumerate() {
                 let id = batches.dataset().examples()[index].id.clone();
@@ -256,7 +291,8 @@ fn what_is_not_augmented_stays_as_it_was() {
     );
     let unaugmented = batches.unaugmented();
     assert_eq!(unaugmented.order(2), batches.order(2));
-    let order: Vec<i64> = batches.order(2).iter().map(|&index| index as i64).collect();
+    let order = batches.order(2).into_iter().flat_map(|(_, order)| order);
+    let order: Vec<i64> = order.map(|index| index as i64).collect();
     assert_eq!(numbers(&epoch(&unaugmented, 2)).concat(), order);
     let iterated = augmented
         .iter()

@@ -6,9 +6,10 @@
 
 use tch::Tensor;
 
+use super::frozen::PrefixBatch;
 use super::store::Store;
 use crate::model::Sequential;
-use crate::pipeline::{Batch, Batches};
+use crate::pipeline::{Batch, Batches, Parts};
 use crate::{Error, Result};
 
 /// The outputs of one layer for all images of a dataset.
@@ -16,9 +17,8 @@ pub(super) struct Activations {
     store: Store,
     /// `[pictures]`
     labels: Tensor,
-    /// Where each example's output is; nowhere if its image is broken.
+    /// Where each example's output is; nowhere if its image is broken, or it is another process'.
     rows: Vec<Option<i64>>,
-    batch_size: usize,
 }
 
 impl Activations {
@@ -32,17 +32,19 @@ impl Activations {
         mut on_step_end: impl FnMut() -> Result<(), E>,
     ) -> Result<Self, E> {
         let frozen = model.inference(0, index)?;
-        let shape = [vec![batches.examples() as i64], model.layer_shape(index)].concat();
+        let examples = batches.own_examples();
+        let shape = [vec![examples as i64], model.layer_shape(index)].concat();
         let mut store = Store::new(&shape, memory, batches.data_dir())?;
         // All room is taken here: before 2.38, glibc cannot use a freed tensor's memory for the next
         // one of that size once something small that stays lies behind it.
         let mut rows = vec![None; batches.examples()];
-        let mut labels: Vec<i64> = Vec::with_capacity(batches.examples());
+        let mut labels: Vec<i64> = Vec::with_capacity(examples);
         for batch in batches.unshuffled().epoch(0) {
             let Batch {
                 images,
                 labels: batch_labels,
                 indices,
+                ..
             } = batch?;
             let first = labels.len() as i64;
             store.write(first, &frozen(&images)?)?;
@@ -57,7 +59,6 @@ impl Activations {
             store,
             labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
             rows,
-            batch_size: batches.size(),
         })
     }
 
@@ -71,24 +72,27 @@ impl Activations {
         &self.store
     }
 
-    /// Returns (outputs `[N, ...]`, labels `[N]`) of each batch of examples in the given order:
-    /// the batches that the images themselves would come in.
+    /// Returns the outputs in the batches of an epoch of `batches`, which they are of: those that the
+    /// images themselves would come in.
     pub(super) fn batches<'a>(
         &'a self,
-        order: &[usize],
-    ) -> impl Iterator<Item = Result<(Tensor, Tensor)>> + use<'a> {
-        let rows: Vec<i64> = order
-            .iter()
-            .filter_map(|&example| self.rows[example])
-            .collect();
-        let batches: Vec<Vec<i64>> = rows.chunks(self.batch_size).map(<[i64]>::to_vec).collect();
-        batches.into_iter().map(move |rows| {
+        batches: &Batches,
+        epoch: usize,
+    ) -> impl Iterator<Item = Result<PrefixBatch>> + use<'a> {
+        let rows = |(shard, order): (usize, Vec<usize>)| {
+            let rows = order.iter().filter_map(|&example| self.rows[example]);
+            (shard, rows.collect())
+        };
+        let order = batches.order(epoch).into_iter().map(rows);
+        let dealt: Vec<(Vec<i64>, Parts)> = batches.deal(order.collect());
+        dealt.into_iter().map(move |(rows, parts)| {
             let rows = Tensor::from_slice(&rows);
             let labels = self.labels.f_index_select(0, &rows);
-            Ok((
-                self.store.read(&rows)?,
-                labels.map_err(Error::torch("labels"))?,
-            ))
+            Ok(PrefixBatch {
+                input: self.store.read(&rows)?,
+                labels: labels.map_err(Error::torch("labels"))?,
+                parts,
+            })
         })
     }
 }
@@ -123,13 +127,17 @@ mod tests {
         let on_step_end = || Ok::<(), Error>(());
         let stored = Activations::compute(&model, 5, &batches, 1 << 30, on_step_end).unwrap();
         let frozen = model.inference(0, 5).unwrap();
-        let order = [4, 3, 2, 1, 0];
+        let shuffled = batches.dataset().shuffle(5).batch(2);
+        let order = shuffled.order(1).remove(0).1;
+        assert_ne!(order, [0, 1, 2, 3, 4]);
+        let outputs = stored.batches(&shuffled, 1).map(Result::unwrap);
         let (outputs, labels): (Vec<_>, Vec<_>) =
-            stored.batches(&order).map(Result::unwrap).unzip();
-        assert_eq!(
-            Tensor::cat(&labels, 0),
-            Tensor::from_slice(&[1i64, 2, 1, 0, 0])
-        );
+            outputs.map(|batch| (batch.input, batch.labels)).unzip();
+        let expected: Vec<i64> = order
+            .iter()
+            .map(|&example| [0, 0, 1, 2, 1][example])
+            .collect();
+        assert_eq!(Tensor::cat(&labels, 0), Tensor::from_slice(&expected));
         let outputs = Tensor::cat(&outputs, 0);
         for (row, example) in (0..).zip(order) {
             let (image, _) = batches.only([example].into_iter()).first().unwrap();

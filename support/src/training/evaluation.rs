@@ -3,11 +3,13 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
 
 use super::Compiled;
 use super::frozen::PrefixOutputs;
 use super::history::number;
 use super::report::epoch_progress;
+use crate::distributed::ProcessGroup;
 use crate::live::Task;
 use crate::model::Sequential;
 use crate::pipeline::Batches;
@@ -29,19 +31,38 @@ impl fmt::Display for Evaluation {
     }
 }
 
-/// Sums over the examples seen so far.
+/// Sums over some examples.
 #[derive(Default)]
 pub(super) struct Totals {
     pub(super) examples: usize,
-    loss: f64,
-    correct: f64,
+    pub(super) loss: f64,
+    pub(super) correct: f64,
 }
 
 impl Totals {
-    pub(super) fn add(&mut self, batch: Evaluation, examples: usize) {
-        self.examples += examples;
-        self.loss += batch.loss * examples as f64;
-        self.correct += batch.accuracy * examples as f64;
+    pub(super) fn add(&mut self, others: &Self) {
+        self.examples += others.examples;
+        self.loss += others.loss;
+        self.correct += others.correct;
+    }
+
+    /// Reads loss, correct and examples from a tensor `[3]`.
+    pub(super) fn read(sums: &Tensor) -> Result<Self> {
+        let sums = sums.f_to_kind(Kind::Double).and_then(Vec::<f64>::try_from);
+        match sums.map_err(Error::torch("sums"))?[..] {
+            [loss, correct, examples] => Ok(Self {
+                examples: examples as usize,
+                loss,
+                correct,
+            }),
+            _ => Ok(Self::default()),
+        }
+    }
+
+    /// Returns the sums over all ranks.
+    fn over(self, group: &ProcessGroup) -> Result<Self> {
+        let sums = Tensor::from_slice(&[self.loss, self.correct, self.examples as f64]);
+        Self::read(&group.all_reduce(&sums)?)
     }
 
     pub(super) fn mean(&self) -> Evaluation {
@@ -54,16 +75,23 @@ impl Totals {
 }
 
 impl Sequential<Compiled> {
-    /// Returns loss and accuracy over `batches`, without training.
+    /// Returns loss and accuracy over `batches`, without training. Where several processes work together,
+    /// each evaluates its share, and all get the loss and accuracy over the whole.
     ///
     /// # Errors
     /// `Argument` when the labels do not fit the loss or there is no example; `Image` when a broken
     /// image stops the run; `Shape` when the images do not fit the model; `Stopped` by the notebook's
-    /// Stop button.
+    /// Stop button; `Distributed` when another process fails.
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {
-        self.check(batches, "evaluate, the batches")?;
-        let batches = &batches.unaugmented();
-        let mut task = Task::begin("evaluate", "batch", batches.len());
+        batches.group().together(|| self.evaluate_share(batches))
+    }
+
+    fn evaluate_share(&self, batches: &Batches) -> Result<Evaluation> {
+        const NAME: &str = "evaluate, the batches";
+        self.check(batches, NAME)?;
+        let batches = &batches.unaugmented().share(NAME)?;
+        let group = batches.group();
+        let mut task = Task::begin_together(group, "evaluate", "batch", batches.len());
         let images = PrefixOutputs::computed(self, 0, batches)?;
         let start = std::time::Instant::now();
         self.evaluate_outputs(0, &images, |step, _, totals| {
@@ -77,7 +105,7 @@ impl Sequential<Compiled> {
     }
 
     /// Evaluates layer `cut`'s outputs; `on_step_end` is told each batch's number, its loss and the
-    /// sums so far, and ends the evaluation by its error.
+    /// sums so far, and ends the evaluation by its error. The result is that of all ranks.
     pub(super) fn evaluate_outputs<E: From<Error>>(
         &self,
         cut: usize,
@@ -87,11 +115,19 @@ impl Sequential<Compiled> {
         let logits = self.inference(cut, self.last())?;
         let mut totals = Totals::default();
         for (step, batch) in (1..).zip(outputs.epoch(0)) {
-            let (input, labels) = batch?;
-            let batch = self.batch_loss(&logits(&input)?, &labels)?.read()?;
-            totals.add(batch, labels.numel());
-            on_step_end(step, batch.loss, &totals)?;
+            let batch = batch?;
+            let batch = self.batch_loss(&logits(&batch.input)?, &batch.labels)?;
+            let batch = batch.read()?;
+            totals.add(&batch);
+            on_step_end(step, batch.mean().loss, &totals)?;
         }
-        Ok(totals.mean())
+        let group = outputs.batches.group();
+        if group.size() > 1 {
+            totals = totals.over(group)?;
+        }
+        match totals.examples {
+            0 => Err(outputs.batches.nothing_readable().into()),
+            _ => Ok(totals.mean()),
+        }
     }
 }

@@ -6,9 +6,11 @@ use super::callbacks::{BestEpoch, Callback, Callbacks, Console, End, EpochEnd, P
 use super::checkpoint::Checkpoints;
 use super::evaluation::Totals;
 use super::frozen::FrozenPrefix;
+use super::ranks::agree;
 use super::record::RunRecord;
 use super::{Compiled, EpochLog, Fit, History};
 use crate::Result;
+use crate::distributed::{ProcessGroup, Reducer};
 use crate::live::{Progress, Stop};
 use crate::model::Sequential;
 use crate::pipeline::Batches;
@@ -31,31 +33,62 @@ impl Sequential<Compiled> {
     ///
     /// In an epoch: `Training`, which says why. [`history`](Self::history) then has the epochs before.
     /// When a loss or a weight is not finite any more, the model is as it was after the last of them.
+    ///
+    /// # Several processes
+    /// Where there is a [`ProcessGroup`](crate::distributed::ProcessGroup), all of its ranks call this, each
+    /// with the whole of the same batches, and train one model: that of rank 0, with whose weights they
+    /// begin. Each decodes its [share](Batches::sharded) of the images only, and stores only their
+    /// activations. The history and the weights are then the same on all ranks, and those of one
+    /// process that trains on the same batches, up to rounding. Rank 0 alone prints, saves checkpoints and
+    /// calls `on_epoch_end`. `Distributed` is the error when another rank fails, hangs, or was asked for
+    /// something else.
     pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
-        self.check_training(batches, "fit, the training batches")?;
+        let group = batches.group();
+        group.together(|| self.fit_share(batches, fit, group))
+    }
+
+    fn fit_share(
+        &mut self,
+        batches: &Batches,
+        fit: Fit<'_>,
+        group: &ProcessGroup,
+    ) -> Result<History> {
+        const TRAINING: &str = "fit, the training batches";
+        const VALIDATION: &str = "fit, the validation batches";
+        self.check_training(batches, TRAINING)?;
         if let Some(validation) = fit.validation {
-            self.check(validation, "fit, the validation batches")?;
+            self.check(validation, VALIDATION)?;
         }
         fit.check()?;
-        let validation = fit.validation.map(Batches::unaugmented);
+        let batches = &batches.share(TRAINING)?;
+        let validation = fit
+            .validation
+            .map(|all| all.unaugmented().share(VALIDATION));
+        let validation = validation.transpose()?;
         let mut fit = Fit {
             validation: validation.as_ref(),
             ..fit
         };
         let console = &mut Console {
-            progress: &mut Progress::begin(),
-            stop: &mut Stop::listen(),
+            progress: &mut Progress::of(group),
+            stop: &mut Stop::of(group),
         };
-        let checkpoints = match &fit.checkpoints {
-            Some(folder) => {
-                let run = RunRecord::of(self, batches, &fit)?;
-                Some(Checkpoints::open(folder, run)?)
-            }
-            None => None,
-        };
+        let mut checkpoints = None;
+        if fit.checkpoints.is_some() || group.size() > 1 {
+            let run = RunRecord::of(self, batches, &fit)?;
+            agree(group, &run, &fit)?;
+            let folder = fit.checkpoints.as_ref().filter(|_| group.is_main());
+            checkpoints = folder.map(|folder| Checkpoints::open(folder, run));
+        }
+        let checkpoints = checkpoints.transpose()?;
         let best = self.begin(checkpoints.as_ref(), &fit, console)?;
+        let best = self.take_over(group, best)?;
         let mut callbacks = Callbacks::of(&mut fit, batches, checkpoints, best);
         let ended = self.train(batches, &fit, &mut callbacks, console);
+        if !matches!(ended, Err(End::Error(_))) {
+            batches.share_skipped()?;
+            validation.as_ref().map_or(Ok(()), Batches::share_skipped)?;
+        }
         callbacks.on_train_end(self, ended.as_ref().copied(), console)?;
         match ended {
             Err(End::Error(error)) => Err(error),
@@ -77,8 +110,9 @@ impl Sequential<Compiled> {
         }
         callbacks.on_train_begin(self)?;
         let prefix = FrozenPrefix::new(self, batches, fit, console)?;
+        let reducer = self.reducer(batches.group())?;
         for epoch in first..fit.epochs {
-            self.train_epoch(epoch, &prefix, callbacks, console)
+            self.train_epoch(epoch, &prefix, reducer.as_ref(), callbacks, console)
                 .map_err(|end| end.in_epoch(epoch + 1, self.history()))?;
         }
         Ok(())
@@ -89,6 +123,7 @@ impl Sequential<Compiled> {
         &mut self,
         epoch: usize,
         prefix: &FrozenPrefix<'_>,
+        reducer: Option<&Reducer>,
         callbacks: &mut Callbacks<'_>,
         console: &mut Console<'_>,
     ) -> Result<(), End> {
@@ -97,11 +132,17 @@ impl Sequential<Compiled> {
         callbacks.on_epoch_begin(pass.epoch, console);
         let (start, mut totals) = (Instant::now(), Totals::default());
         self.compiled.step = (epoch as u64).wrapping_mul(pass.steps as u64);
-        for (step, batch) in (1..).zip(training.epoch(epoch)) {
-            let (input, labels) = batch?;
-            let before = self.train_step(*cut, &input, &labels)?;
-            totals.add(before, labels.numel());
-            callbacks.on_step_end(&pass.end(step, before.loss, &totals), console)?;
+        let mut batches = training.epoch(epoch);
+        for step in 1.. {
+            let before = self.train_step(*cut, batches.next().transpose()?, reducer)?;
+            if before.examples == 0 {
+                break;
+            }
+            totals.add(&before);
+            callbacks.on_step_end(&pass.end(step, before.mean().loss, &totals), console)?;
+        }
+        if totals.examples == 0 {
+            return Err(training.batches.nothing_readable().into());
         }
         let validation = prefix.validation.as_ref().map(|validation| {
             let pass = Pass::new(epoch + 1, Phase::Validation, validation);

@@ -9,7 +9,7 @@ use super::callbacks::{Console, End};
 use super::{Fit, memory};
 use crate::Result;
 use crate::model::Sequential;
-use crate::pipeline::{Batch, Batches};
+use crate::pipeline::{Batches, Parts};
 
 /// Outputs that took fewer multiply-adds a byte than this are not stored.
 /// [`Fit::cache_activations`] says where the number is from.
@@ -32,6 +32,16 @@ pub(super) struct PrefixOutputs<'a> {
     outputs: Outputs,
 }
 
+/// The frozen prefix's outputs for a batch, or for this process' part of one.
+pub(super) struct PrefixBatch {
+    /// `[N, ...]`
+    pub(super) input: Tensor,
+    /// `[N]`
+    pub(super) labels: Tensor,
+    /// How many of them are of which shard.
+    pub(super) parts: Parts,
+}
+
 /// Returns a layer's output for images.
 type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
@@ -51,16 +61,17 @@ impl<'a> PrefixOutputs<'a> {
         Ok(Self { batches, outputs })
     }
 
-    /// Returns the epoch's (outputs `[N, ...]`, labels `[N]`), batch by batch.
-    pub(super) fn epoch(
-        &self,
-        epoch: usize,
-    ) -> Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + '_> {
+    /// Returns an epoch's outputs, batch by batch.
+    pub(super) fn epoch(&self, epoch: usize) -> Box<dyn Iterator<Item = Result<PrefixBatch>> + '_> {
         match &self.outputs {
-            Outputs::Stored(outputs) => Box::new(outputs.batches(&self.batches.order(epoch))),
+            Outputs::Stored(outputs) => Box::new(outputs.batches(self.batches, epoch)),
             Outputs::Computed(compute) => Box::new(self.batches.epoch(epoch).map(move |batch| {
-                let Batch { images, labels, .. } = batch?;
-                Ok((compute(&images)?, labels))
+                let batch = batch?;
+                Ok(PrefixBatch {
+                    input: compute(&batch.images)?,
+                    labels: batch.labels,
+                    parts: batch.parts,
+                })
             })),
         }
     }
@@ -107,7 +118,9 @@ impl<'a> FrozenPrefix<'a> {
                 false => Ok(()),
             }
         };
-        let memory = fit.activation_memory.unwrap_or_else(default_memory);
+        let group = training.group();
+        let default = || default_memory() / group.local_size();
+        let memory = fit.activation_memory.unwrap_or_else(default);
         let mut memory_left = memory;
         let mut outputs = |batches: &'a Batches| {
             if !is_stored(batches) {
@@ -171,7 +184,11 @@ impl<'a> FrozenPrefix<'a> {
         };
         stored().next()?;
         let all = megabytes(bytes(false));
-        Some(format!("{count} activations{of}, {all:.0} MB{in_file}"))
+        let on = match self.training.batches.group() {
+            group if group.size() > 1 => format!(" on {group:?}"),
+            _ => String::new(),
+        };
+        Some(format!("{count} activations{of}, {all:.0} MB{in_file}{on}"))
     }
 }
 

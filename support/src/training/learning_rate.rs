@@ -233,16 +233,21 @@ impl Sequential<Compiled> {
         batches: &Batches,
         finder: LearningRateFinder,
     ) -> Result<LearningRates> {
-        finder.check()?;
-        self.check_training(batches, "find_learning_rate, the batches")?;
-        let before = TrainingState::of(self)?;
-        let found = self.search(batches, finder);
-        before.restore(self)?;
-        found
+        const NAME: &str = "find_learning_rate, the batches";
+        batches.group().together(|| {
+            finder.check()?;
+            self.check_training(batches, NAME)?;
+            let before = TrainingState::of(self)?;
+            let found = self.search(&batches.share(NAME)?, finder);
+            before.restore(self)?;
+            found
+        })
     }
 
     fn search(&mut self, batches: &Batches, finder: LearningRateFinder) -> Result<LearningRates> {
-        let mut task = Task::begin("find_learning_rate", "step", finder.steps);
+        let group = batches.group();
+        let mut task = Task::begin_together(group, "find_learning_rate", "step", finder.steps);
+        self.take_over(group, None)?;
         // Worth it where images come again.
         let fit = Fit::epochs(1).cache_activations(batches.len() < finder.steps);
         let mut console = Console {
@@ -254,13 +259,25 @@ impl Sequential<Compiled> {
             Err(_) => return Err(task.stopped(0)),
             Ok(prefix) => prefix,
         };
+        let reducer = self.reducer(group)?;
         let mut found = LearningRates::new(finder);
-        let endless = (0..).flat_map(|epoch| prefix.training.epoch(epoch));
-        for (step, batch) in (0..finder.steps).zip(endless) {
-            let (input, labels) = batch?;
+        let mut epoch = 0;
+        let mut coming = prefix.training.epoch(epoch);
+        for step in 0..finder.steps {
             let rate = finder.rate(step);
             self.compiled.optimizer.set_learning_rate(rate);
-            let loss = self.train_step(prefix.cut, &input, &labels)?.loss;
+            let loss = loop {
+                let batch = coming.next().transpose()?;
+                let totals = self.train_step(prefix.cut, batch, reducer.as_ref())?;
+                if totals.examples > 0 {
+                    break totals.mean().loss;
+                }
+                if step == 0 {
+                    return Err(batches.nothing_readable());
+                }
+                epoch += 1;
+                coming = prefix.training.epoch(epoch);
+            };
             if !found.add(loss) {
                 break;
             }

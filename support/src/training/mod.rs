@@ -13,6 +13,7 @@ mod learning_rate;
 mod loss;
 mod memory;
 mod options;
+mod ranks;
 mod record;
 mod report;
 mod rms_prop;

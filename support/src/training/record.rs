@@ -51,6 +51,17 @@ struct DataRecord {
     batch_size: usize,
     seed: u64,
     shuffle_buffer: usize,
+    /// Absent from files of before there were several.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    shards: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(shards: &usize) -> bool {
+    *shards == 1
 }
 
 impl RunRecord {
@@ -86,16 +97,30 @@ impl RunRecord {
     /// where it is this one.
     pub(super) fn difference(&self, saved: &Self) -> Result<Option<String>, serde_json::Error> {
         let [now, then] = [self, saved].map(serde_json::to_value);
-        Ok(difference(&now?, &then?))
+        let difference = difference(&now?, &then?);
+        Ok(difference.map(|Difference { path, now, then }| {
+            format!("{path} {then} where this one has {now}")
+        }))
     }
 }
 
-/// Returns the path to the first value in which two differ, and the values.
-fn difference(now: &Value, then: &Value) -> Option<String> {
+/// A value that two have at the same place, each its own.
+#[derive(Debug, PartialEq)]
+pub(super) struct Difference {
+    /// The place, in words.
+    pub(super) path: String,
+    pub(super) now: String,
+    pub(super) then: String,
+}
+
+/// Returns the first value in which two differ.
+pub(super) fn difference(now: &Value, then: &Value) -> Option<Difference> {
     let within = |key: &str, now: Option<&Value>, then: Option<&Value>| {
         let [now, then] = [now, then].map(|value| value.unwrap_or(&Value::Null));
-        let words = key.replace('_', " ");
-        difference(now, then).map(|found| format!("{words} {found}"))
+        let mut found = difference(now, then)?;
+        let path = format!("{} {}", key.replace('_', " "), found.path);
+        found.path = path.trim_end().to_owned();
+        Some(found)
     };
     match (now, then) {
         (Value::Object(now), Value::Object(then)) => {
@@ -113,7 +138,8 @@ fn difference(now: &Value, then: &Value) -> Option<String> {
                 Value::Object(_) | Value::Array(_) => "some".into(),
                 value => value.to_string(),
             });
-            Some(format!("{then} where this one has {now}"))
+            let path = String::new();
+            Some(Difference { path, now, then })
         }
     }
 }
@@ -133,6 +159,7 @@ impl DataRecord {
             batch_size: batches.size(),
             seed: batches.seed(),
             shuffle_buffer: batches.shuffle_buffer(),
+            shards: batches.shards(),
         })
     }
 }
@@ -248,29 +275,30 @@ mod tests {
     fn the_first_difference_between_two_runs_is_told_by_its_path() {
         let difference = |now, then| difference(&now, &then);
         assert_eq!(difference(json!({"a": [1, 2]}), json!({"a": [1, 2]})), None);
-        for (now, then, told) in [
+        for (now, then, [path, there, here]) in [
             (
                 json!({"a": 1, "batch_size": 32}),
                 json!({"a": 1, "batch_size": 8}),
-                "batch size 8 where this one has 32",
+                ["batch size", "8", "32"],
             ),
             (
                 json!({"a": ["x", {"b": true}]}),
                 json!({"a": ["x", {"b": false}, 3]}),
-                "a 2 b false where this one has true",
+                ["a 2 b", "false", "true"],
             ),
             (
                 json!({"a": [1]}),
                 json!({"a": [1, 2]}),
-                "a 2 2 where this one has none",
+                ["a 2", "2", "none"],
             ),
             (
                 json!({"a": {"b": 1}}),
                 json!({"a": null}),
-                "a none where this one has some",
+                ["a", "none", "some"],
             ),
         ] {
-            assert_eq!(difference(now, then).unwrap(), told);
+            let found = difference(now, then).unwrap();
+            assert_eq!([found.path, found.then, found.now], [path, there, here]);
         }
     }
 }

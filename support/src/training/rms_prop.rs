@@ -123,15 +123,15 @@ impl RmsProp {
         self.flat = None;
     }
 
-    /// Changes each variable by one step along its gradient.
-    pub(super) fn step(&mut self, variables: &[&Variable], gradients: &[Tensor]) -> Result<()> {
+    /// Changes each variable by one step along its gradient; `gradient` has one variable's after the
+    /// other's.
+    pub(super) fn step(&mut self, variables: &[&Variable], gradient: &Tensor) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        self.update(variables, gradients)
+        self.update(variables, gradient)
             .map_err(Error::torch("updating the variables"))
     }
 
-    fn update(&mut self, variables: &[&Variable], gradients: &[Tensor]) -> Result<(), TchError> {
-        let gradient = flatten(gradients)?;
+    fn update(&mut self, variables: &[&Variable], gradient: &Tensor) -> Result<(), TchError> {
         let mut mean_square = self.flat_mean_squares(variables)?;
         // v + (1 - rho) * (g^2 - v)
         let _updated = mean_square.f_lerp_(&gradient.f_square()?, 1. - self.rho)?;
@@ -171,7 +171,7 @@ impl RmsProp {
 }
 
 /// Returns all values, one tensor's after the other's.
-fn flatten(tensors: &[Tensor]) -> Result<Tensor, TchError> {
+pub(super) fn flatten(tensors: &[Tensor]) -> Result<Tensor, TchError> {
     let flat: Result<Vec<_>, _> = tensors.iter().map(|part| part.f_reshape([-1])).collect();
     Tensor::f_cat(&flat?, 0)
 }

@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use super::{Compiled, RmsProp};
+use crate::distributed::ProcessGroup;
 use crate::model::Sequential;
 use crate::model::weights::Contents;
 use crate::{Error, Result};
@@ -41,6 +42,12 @@ impl TrainedWeights {
             found.tensor().map_err(|error| error.to_string())
         });
         values.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Returns rank 0's.
+    pub(super) fn broadcast(&self, group: &ProcessGroup) -> Result<Self> {
+        let values = self.0.iter().map(|value| group.broadcast(value));
+        values.collect::<Result<_>>().map(Self)
     }
 
     /// Gives the model, of which the same variables are trainable still, these values.

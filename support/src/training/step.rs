@@ -2,8 +2,12 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::evaluation::Totals;
+use super::frozen::PrefixBatch;
+use super::rms_prop::flatten;
 use super::{Compiled, Evaluation};
-use crate::model::Sequential;
+use crate::distributed::{ProcessGroup, Reducer, floats};
+use crate::model::{Sequential, TrainingStep};
 use crate::pipeline::Batches;
 use crate::{Error, Result};
 
@@ -16,13 +20,28 @@ pub(super) struct BatchLoss {
 }
 
 impl BatchLoss {
-    pub(super) fn read(&self) -> Result<Evaluation> {
+    pub(super) fn read(&self) -> Result<Totals> {
         let read = || {
-            let accuracy = self.correct.f_int64_value(&[])? as f64 / self.examples as f64;
-            let loss = self.mean.f_double_value(&[])?;
-            Ok(Evaluation { loss, accuracy })
+            Ok(Totals {
+                examples: self.examples as usize,
+                loss: self.mean.f_double_value(&[])? * self.examples as f64,
+                correct: self.correct.f_int64_value(&[])? as f64,
+            })
         };
         read().map_err(Error::torch("loss"))
+    }
+
+    /// Returns the sum of the examples' losses, a root of a backward pass, and it, correct and examples in
+    /// one tensor `[3]`, to be summed over the ranks.
+    fn sums(&self) -> Result<(Tensor, Tensor)> {
+        let sums = || {
+            let loss = self.mean.f_mul_scalar(self.examples)?;
+            let examples = loss.f_detach()?.f_full_like(self.examples)?;
+            let correct = self.correct.f_to_kind(loss.kind())?;
+            let sums = Tensor::f_stack(&[&loss.f_detach()?, &correct, &examples], 0)?;
+            Ok((loss, sums))
+        };
+        sums().map_err(Error::torch("loss"))
     }
 }
 
@@ -36,26 +55,90 @@ impl Sequential<Compiled> {
     pub fn train_on_batch(&mut self, images: &Tensor, labels: &Tensor) -> Result<Evaluation> {
         self.check_trainable("train_on_batch")?;
         self.check_labels(images, labels)?;
-        self.train_step(0, images, labels)
+        let batch = PrefixBatch {
+            input: images.shallow_clone(),
+            labels: labels.shallow_clone(),
+            parts: vec![(0, labels.size()[0])],
+        };
+        Ok(self.train_step(0, Some(batch), None)?.mean())
     }
 
-    /// Trains one step on layer `cut`'s output for some images.
+    /// Trains one step on layer `cut`'s output for some images, together with the other ranks where there is
+    /// a `reducer`; returns the sums over all of them before the step. Without examples, an epoch has ended.
     pub(super) fn train_step(
         &mut self,
         cut: usize,
-        input: &Tensor,
-        labels: &Tensor,
-    ) -> Result<Evaluation> {
-        let logits = self.run(cut, input, self.last(), self.compiled.step)?;
-        let loss = self.batch_loss(&logits, labels)?;
-        let (variables, compiled) = self.split_compiled();
+        batch: Option<PrefixBatch>,
+        reducer: Option<&Reducer>,
+    ) -> Result<Totals> {
+        let loss = batch.map(|batch| {
+            let step = TrainingStep {
+                number: self.compiled.step,
+                parts: &batch.parts,
+            };
+            let logits = self.run(cut, &batch.input, self.last(), step)?;
+            self.batch_loss(&logits, &batch.labels)
+        });
+        match (loss.transpose()?, reducer) {
+            (None, None) => Ok(Totals::default()),
+            (Some(loss), None) => {
+                let gradient = self.gradient(&loss.mean)?;
+                self.update(&gradient)?;
+                // Only now: a GPU is waited for.
+                loss.read()
+            }
+            (loss, Some(reducer)) => self.train_step_together(loss.as_ref(), reducer),
+        }
+    }
+
+    /// Trains one step on a batch of which this rank may have no part.
+    fn train_step_together(
+        &mut self,
+        loss: Option<&BatchLoss>,
+        reducer: &Reducer,
+    ) -> Result<Totals> {
+        let (gradients, sums) = match loss {
+            Some(loss) => {
+                let (root, sums) = loss.sums()?;
+                reducer.backward(Some(&root), &sums)?
+            }
+            None => reducer.backward(None, &floats(&[0.; 3], self.base().device())?)?,
+        };
+        if loss.is_none() {
+            let totals = Totals::read(&sums)?;
+            if totals.examples == 0 {
+                return Ok(totals);
+            }
+        }
+        let mean = sums
+            .f_get(2)
+            .and_then(|examples| gradients.f_div(&examples));
+        self.update(&mean.map_err(Error::torch("mean of the gradients"))?)?;
+        Totals::read(&sums)
+    }
+
+    /// Returns the gradient of a loss, one trainable variable's after the other's.
+    fn gradient(&self, loss: &Tensor) -> Result<Tensor> {
+        let variables = self.trainable_variables();
         let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
-        let gradients = Tensor::f_run_backward(&[&loss.mean], &values, false, false)
-            .map_err(Error::torch("backward pass"))?;
-        compiled.optimizer.step(&variables, &gradients)?;
+        Tensor::f_run_backward(&[loss], &values, false, false)
+            .and_then(|gradients| flatten(&gradients))
+            .map_err(Error::torch("backward pass"))
+    }
+
+    /// Changes the weights by one step along the loss' gradient.
+    fn update(&mut self, gradient: &Tensor) -> Result<()> {
+        let (variables, compiled) = self.split_compiled();
+        compiled.optimizer.step(&variables, gradient)?;
         compiled.step += 1;
-        // Only now: a GPU is waited for.
-        loss.read()
+        Ok(())
+    }
+
+    /// Returns what sums the gradients of the trainable variables, and three other values, over a group.
+    pub(super) fn reducer(&self, group: &ProcessGroup) -> Result<Option<Reducer>> {
+        let variables = self.trainable_variables();
+        let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
+        group.reducer(&values, 3)
     }
 
     /// Returns the mean loss of a batch, and how many of its examples are classified right.

@@ -141,7 +141,7 @@ pub(super) struct Callbacks<'a>(Vec<Box<dyn Callback + 'a>>);
 
 impl<'a> Callbacks<'a> {
     /// Returns those of a `fit` on `training`, which saves `checkpoints` and knows a `best` epoch from
-    /// before.
+    /// before. What only one process is to do is rank 0's.
     pub(super) fn of(
         fit: &mut Fit<'a>,
         training: &'a Batches,
@@ -170,7 +170,7 @@ impl<'a> Callbacks<'a> {
                 initial_epoch,
             }));
         }
-        if let Some(call) = fit.on_epoch_end.take() {
+        if let Some(call) = fit.on_epoch_end.take_if(|_| training.group().is_main()) {
             all.push(Box::new(call));
         }
         if let Some(rule) = rule {

@@ -1,0 +1,1 @@
+// See context.h: nothing of this header is needed.

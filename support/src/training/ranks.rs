@@ -1,0 +1,348 @@
+//! What the ranks of a process group have in common before they train together.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tch::Tensor;
+
+use super::callbacks::BestEpoch;
+use super::record::{RunRecord, difference};
+use super::state::TrainedWeights;
+use super::{Compiled, Fit, History};
+use crate::distributed::ProcessGroup;
+use crate::model::Sequential;
+use crate::{Error, Result};
+
+/// What rank 0 knows of the run, besides tensors.
+#[derive(Serialize, Deserialize)]
+struct State {
+    history: History,
+    /// The variables of which the optimizer has a state.
+    mean_squares: Vec<String>,
+    /// The best epoch, if its weights are to be restored.
+    best: Option<usize>,
+}
+
+/// Checks that all ranks were asked for the same run.
+///
+/// # Errors
+/// `Distributed` tells the first difference.
+pub(super) fn agree(group: &ProcessGroup, run: &RunRecord, fit: &Fit<'_>) -> Result<()> {
+    let own = json!({
+        "run": run,
+        "epochs": fit.epochs,
+        "stored activations": fit.cache_activations,
+    });
+    let runs = group.gather_texts(&own.to_string())?;
+    let runs: Result<Vec<Value>, _> = runs.iter().map(|run| serde_json::from_str(run)).collect();
+    let runs = runs.map_err(|error| group.mismatch("fit", error.to_string()))?;
+    let mut ranks = runs.iter().enumerate().skip(1);
+    let found = ranks.find_map(|(rank, run)| Some((rank, difference(&runs[0], run)?)));
+    found.map_or(Ok(()), |(rank, found)| {
+        let (path, first, other) = (found.path, found.now, found.then);
+        let reason = format!("{path}: {other} on rank {rank}, {first} on rank 0");
+        Err(group.mismatch("fit", reason))
+    })
+}
+
+impl Sequential<Compiled> {
+    /// Gives all ranks rank 0's weights, optimizer's state and history, and returns its best epoch.
+    pub(super) fn take_over(
+        &mut self,
+        group: &ProcessGroup,
+        best: Option<BestEpoch>,
+    ) -> Result<Option<BestEpoch>> {
+        if group.size() == 1 {
+            return Ok(best);
+        }
+        let optimizer = &self.compiled.optimizer;
+        let state = State {
+            history: self.history().clone(),
+            mean_squares: optimizer
+                .mean_squares()
+                .map(|(name, _)| name.into())
+                .collect(),
+            best: best.as_ref().map(|(epoch, _)| *epoch),
+        };
+        let no_json = |error: serde_json::Error| group.mismatch("fit", error.to_string());
+        let state = serde_json::to_string(&state).map_err(no_json)?;
+        let states = group.gather_texts(&state)?;
+        let first = states.first().map_or("", String::as_str);
+        let state: State = serde_json::from_str(first).map_err(no_json)?;
+        for variable in self.variables_mut() {
+            let value = group.broadcast(variable.value())?;
+            variable.assign(&value)?;
+        }
+        let mut mean_squares = std::collections::BTreeMap::new();
+        for name in state.mean_squares {
+            let own = self.compiled.optimizer.mean_squares();
+            let own = own.into_iter().find(|(known, _)| *known == name);
+            let value = match own {
+                Some((_, value)) => value.shallow_clone(),
+                None => self.zeros_like(&name)?,
+            };
+            mean_squares.insert(name, group.broadcast(&value)?);
+        }
+        self.compiled.optimizer.set_mean_squares(mean_squares);
+        self.compiled.history = state.history;
+        let Some(epoch) = state.best else {
+            return Ok(None);
+        };
+        let weights = match best {
+            Some((_, weights)) => weights,
+            None => TrainedWeights::of(self)?,
+        };
+        Ok(Some((epoch, weights.broadcast(group)?)))
+    }
+
+    /// Returns zeros in the shape of a variable.
+    fn zeros_like(&self, name: &str) -> Result<Tensor> {
+        let variable = self.variables().find(|variable| variable.name() == name);
+        let variable = variable.ok_or_else(|| Error::Argument {
+            name: "fit, the model",
+            expected: "the same variables on all ranks".into(),
+            got: format!("none named {name} here"),
+        })?;
+        let zeros = variable.value().detach().f_zeros_like();
+        zeros.map_err(Error::torch("the optimizer's state"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+    use tch::Device;
+
+    use crate::dataset::ImageDataset;
+    use crate::distributed::tests::on_ranks;
+    use crate::model::{Backbone, Dense, Dropout, GlobalAveragePooling2d, SetTrainable};
+    use crate::pipeline::{Augmentation, Batches, Pixels};
+    use crate::settings::{Limit, Settings};
+    use crate::training::{EarlyStopping, LearningRateFinder, Loss, RmsProp};
+
+    use super::*;
+
+    /// So many shards have the same order for 1, 2 and 4 ranks.
+    const SHARDS: usize = 4;
+    const EPOCHS: usize = 3;
+
+    /// A folder of 37 images for training and 11 for validation, of which some are broken.
+    fn images() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (part, count) in [("train", 37), ("validation", 11)] {
+            for number in 0..count {
+                let class = ["cats", "dogs"][number % 2];
+                let place = folder.path().join(part).join(class);
+                std::fs::create_dir_all(&place).unwrap();
+                let path = place.join(format!("{number}.png"));
+                if number % 9 == 4 {
+                    std::fs::write(path, b"broken").unwrap();
+                    continue;
+                }
+                let image = RgbImage::from_fn(32, 32, |x, y| {
+                    let value = (x * 7 + y * 13 + number as u32 * 29) % 256;
+                    image::Rgb([value as u8, (200 * (number % 2)) as u8, 99])
+                });
+                image.save(path).unwrap();
+            }
+        }
+        folder
+    }
+
+    fn batches(
+        folder: &std::path::Path,
+        group: &ProcessGroup,
+        augmentation: Augmentation,
+    ) -> [Batches; 2] {
+        let mut settings = Settings::from_lookup(|_| None).unwrap();
+        settings.dataset = Some(folder.to_str().unwrap().into());
+        settings.limit = Limit::All;
+        settings.group = group.clone();
+        let dataset = ImageDataset::load(&settings).unwrap();
+        let [train, validation, _] = dataset.split([8, 1, 1]).unwrap();
+        let format = |image: &RgbImage| Pixels::from(image).scale(1. / 127.5).offset(-1.);
+        let train = train.map(format).augment(augmentation).unwrap();
+        // A batch of 6 has parts of 1 and 2 of the four shards.
+        [
+            train.shuffle(16).batch(6).sharded(SHARDS),
+            validation.map(format).batch(6).sharded(SHARDS),
+        ]
+    }
+
+    /// A model with something frozen and something random.
+    fn model(seed: u64, rate: f64) -> Sequential<Compiled> {
+        let mut base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();
+        base.layers_mut()[..140].set_trainable(false);
+        Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dropout::new(0.2))
+            .push(Dense::new(1280, 1).seed(seed))
+            .compile(RmsProp::new(rate), Loss::BinaryCrossentropy)
+            .unwrap()
+    }
+
+    fn numbers(history: &History) -> Vec<f64> {
+        let epochs = history.epochs.iter();
+        epochs
+            .flat_map(|epoch| {
+                let validation = [epoch.val_loss.unwrap(), epoch.val_accuracy.unwrap()];
+                [epoch.loss, epoch.accuracy].into_iter().chain(validation)
+            })
+            .collect()
+    }
+
+    #[track_caller]
+    fn assert_close(what: &str, actual: &[f64], expected: &[f64]) {
+        assert_eq!(actual.len(), expected.len(), "{what}");
+        for (actual, expected) in actual.iter().zip(expected) {
+            let off = (actual - expected).abs() / expected.abs().max(1.);
+            assert!(off < 1e-4, "{what}: {actual} for {expected}");
+        }
+    }
+
+    #[test]
+    fn any_number_of_ranks_has_the_history_of_one_process() {
+        let folder = images();
+        let augmentation = || {
+            Augmentation::new()
+                .random_flip_horizontal()
+                .random_rotation(0.1)
+        };
+        for (what, augmentation, stored) in [
+            ("stored activations", Augmentation::new(), true),
+            ("computed anew", Augmentation::new(), false),
+            ("augmented", augmentation(), true),
+        ] {
+            let run = |ranks| {
+                on_ranks(ranks, |group| {
+                    let [train, validation] = batches(folder.path(), &group, augmentation.clone());
+                    // The others' initial weights are not used.
+                    let mut model = model(group.rank() as u64, 1e-4);
+                    let fit = Fit::epochs(EPOCHS).validation(&validation);
+                    let fit = fit.cache_activations(stored).early_stopping(
+                        EarlyStopping::new().patience(2).restore_best_weights(true),
+                    );
+                    let history = model.fit(&train, fit).unwrap();
+                    let evaluation = model.evaluate(&train).unwrap();
+                    let skipped = train.skipped();
+                    (numbers(&history), evaluation, skipped)
+                })
+            };
+            let [(alone, evaluation, skipped)] = &run(1)[..] else {
+                unreachable!();
+            };
+            assert_eq!(skipped.len(), 4);
+            assert_eq!(alone.len(), 4 * EPOCHS);
+            for ranks in [2, 4] {
+                let found = run(ranks);
+                for (numbers, of_rank, of_rank_skipped) in &found {
+                    let what = format!("{what} on {ranks} ranks");
+                    assert_close(&what, numbers, alone);
+                    assert_close(&what, &[of_rank.loss], &[evaluation.loss]);
+                    assert_eq!(of_rank_skipped, skipped);
+                    // All ranks have the same, to the bit.
+                    assert_eq!((numbers, of_rank), (&found[0].0, &found[0].1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_learning_rate_finder_sees_the_whole_batch() {
+        let folder = images();
+        let run = |ranks| {
+            on_ranks(ranks, |group| {
+                let [train, _] = batches(folder.path(), &group, Augmentation::new());
+                let mut model = model(group.rank() as u64, 1e-4);
+                let finder = LearningRateFinder::new().range(1e-6, 1e-4).steps(12);
+                let found = model.find_learning_rate(&train, finder).unwrap();
+                found.losses().to_vec()
+            })
+        };
+        let alone = run(1).remove(0);
+        for losses in run(2) {
+            assert_close("losses", &losses, &alone);
+        }
+    }
+
+    #[test]
+    fn ranks_with_other_settings_are_told_the_first_difference() {
+        let folder = images();
+        let errors = on_ranks(2, |group| {
+            let [train, _] = batches(folder.path(), &group, Augmentation::new());
+            let rate = if group.rank() == 1 { 2e-4 } else { 1e-4 };
+            let mut model = model(0, rate);
+            model.fit(&train, Fit::epochs(1)).unwrap_err().to_string()
+        });
+        for (rank, error) in errors.iter().enumerate() {
+            let expected = format!(
+                "rank {rank} of 2, fit: run optimizer learning rate: 0.0002 on rank 1, 0.0001 on rank 0"
+            );
+            assert_eq!(*error, expected);
+        }
+    }
+
+    #[test]
+    fn shards_that_cannot_be_dealt_out_are_refused() {
+        let folder = images();
+        let errors = on_ranks(2, |group| {
+            let [train, _] = batches(folder.path(), &group, Augmentation::new());
+            let refusal = |n| {
+                let error = model(0, 1e-4).evaluate(&train.sharded(n)).unwrap_err();
+                error.to_string()
+            };
+            refusal(if group.rank() == 0 { 3 } else { 8 })
+        });
+        for (error, got) in errors.iter().zip(["got 3", "got 8"]) {
+            assert!(
+                error.contains("a multiple of 2") && error.ends_with(got),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_run_of_ranks_is_resumed_to_the_bit_also_by_another_number_of_them() {
+        let folder = images();
+        let run = |ranks, checkpoints: &std::path::Path, epochs, resume| {
+            let found = on_ranks(ranks, |group| {
+                let [train, validation] = batches(folder.path(), &group, Augmentation::new());
+                let mut model = model(group.rank() as u64, 1e-4);
+                let fit = Fit::epochs(epochs).validation(&validation);
+                let fit = match resume {
+                    true => fit.resume(checkpoints),
+                    false => fit.checkpoints(checkpoints),
+                };
+                numbers(&model.fit(&train, fit).unwrap())
+            });
+            found.into_iter().next().unwrap()
+        };
+        let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let [whole, parts, other] = folders.each_ref().map(|folder| folder.path().join("c"));
+        let undisturbed = run(2, &whole, EPOCHS, false);
+        run(2, &parts, 1, false);
+        assert_eq!(run(2, &parts, EPOCHS, true), undisturbed);
+        let saved = |folder: &std::path::Path| {
+            std::fs::read(folder.join("epoch-0003.safetensors")).unwrap()
+        };
+        // All but the seconds in the history.
+        let tensors = |bytes: &[u8]| {
+            let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+            let mut all: Vec<_> = tensors
+                .iter()
+                .map(|(name, view)| (name.to_owned(), view.data().to_vec()))
+                .collect();
+            all.sort();
+            all
+        };
+        assert!(
+            tensors(&saved(&whole)) == tensors(&saved(&parts)),
+            "other weights"
+        );
+        run(4, &other, 1, false);
+        assert_close(
+            "1 after 4 ranks",
+            &run(1, &other, EPOCHS, true),
+            &undisturbed,
+        );
+    }
+}
