@@ -35,6 +35,16 @@ fn format_example(image: &RgbImage) -> Pixels {
         .resize(IMG_SIZE, IMG_SIZE)
 }
 
+/// Saves the checkpoints of a phase. After a fault torchrun starts all processes again: they go on after
+/// the last whole epoch.
+fn with_checkpoints<'a>(fit: Fit<'a>, phase: &str, settings: &Settings) -> Fit<'a> {
+    let folder = settings.checkpoints.join(phase);
+    match settings.group.restarts() {
+        0 => fit.checkpoints(folder),
+        _ => fit.resume(folder),
+    }
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let folder = match &arguments[..] {
@@ -57,14 +67,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!("saved {}", path.display());
         }
         Ok(())
-    };
-    // After a fault torchrun starts all processes again: they go on after the last whole epoch.
-    let checkpoints = |fit: Fit<'_>, phase: &str| {
-        let folder = settings.checkpoints.join(phase);
-        match settings.group.restarts() {
-            0 => fit.checkpoints(folder),
-            _ => fit.resume(folder),
-        }
     };
     say(&format!("{settings}\n{}\n", device_report()));
 
@@ -95,9 +97,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     say(&format!("initial {initial}"));
     let history = model.fit(
         &train_batches,
-        checkpoints(
+        with_checkpoints(
             Fit::epochs(settings.epochs).validation(&validation_batches),
             "feature_extraction",
+            &settings,
         ),
     )?;
     save(&|| history.learning_curves(), "feature_extraction.png")?;
@@ -112,11 +115,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     say(&model.summary());
     let history_fine = model.fit(
         &train_batches,
-        checkpoints(
+        with_checkpoints(
             Fit::epochs(2 * settings.epochs)
                 .initial_epoch(settings.epochs)
                 .validation(&validation_batches),
             "fine_tuning",
+            &settings,
         ),
     )?;
     let history = history.then(&history_fine);
