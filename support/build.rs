@@ -4,7 +4,11 @@
 
 use std::path::Path;
 
-const SOURCES: [&str; 2] = ["src/model/fused.cpp", "src/distributed/c10d.cpp"];
+const SOURCES: [&str; 3] = [
+    "src/model/fused.cpp",
+    "src/distributed/c10d.cpp",
+    "src/distributed/nccl.cpp",
+];
 /// Stands in for the headers of Gloo.
 const GLOO: &str = "src/distributed/gloo";
 

@@ -15,6 +15,10 @@
 static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 11,
               "the declarations in gloo/ are those that libtorch 2.11 was built with");
 
+// In nccl.cpp.
+c10::intrusive_ptr<c10d::Backend> connect_nccl(c10d::Store &store, int rank, int size, int device,
+                                               std::chrono::milliseconds timeout);
+
 namespace {
 
 using at::Tensor;
@@ -189,11 +193,17 @@ int support_group_get(Group *group, const char *key, char *value, size_t size, F
   });
 }
 
-int support_group_connect_gloo(Group *group, int rank, int size, int64_t timeout, Failure failure) {
+// Connects by NCCL where `device` is a GPU's number, else, where it is negative, by Gloo.
+int support_group_connect(Group *group, int rank, int size, int device, int64_t timeout, Failure failure) {
   return guarded(failure, -1, [&] {
-    auto options = c10d::ProcessGroupGloo::Options::create_default(milliseconds(timeout));
-    group->store->setTimeout(milliseconds(timeout));
-    group->backend = c10::make_intrusive<c10d::ProcessGroupGloo>(group->store, rank, size, std::move(options));
+    const milliseconds limit(timeout);
+    group->store->setTimeout(limit);
+    if (device >= 0) {
+      group->backend = connect_nccl(*group->store, rank, size, device, limit);
+    } else {
+      auto options = c10d::ProcessGroupGloo::Options::create_default(limit);
+      group->backend = c10::make_intrusive<c10d::ProcessGroupGloo>(group->store, rank, size, std::move(options));
+    }
     return 0;
   });
 }

@@ -5,7 +5,7 @@ use std::marker::{PhantomData, PhantomPinned};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 /// Why a call failed, in libtorch's words.
@@ -54,10 +54,11 @@ unsafe extern "C" {
         size: usize,
         failure: Failure,
     ) -> c_int;
-    fn support_group_connect_gloo(
+    fn support_group_connect(
         group: *mut Opaque,
         rank: c_int,
         size: c_int,
+        device: c_int,
         timeout: i64,
         failure: Failure,
     ) -> c_int;
@@ -130,13 +131,23 @@ impl Engine {
         group.map(Self)
     }
 
-    /// Connects the ranks with each other, of which this one is one.
-    pub(super) fn connect(&mut self, rank: usize, size: usize, timeout: Duration) -> Result<()> {
+    /// Connects the ranks with each other, of which this one is one: their GPUs by NCCL, else by Gloo.
+    pub(super) fn connect(
+        &mut self,
+        rank: usize,
+        size: usize,
+        device: Device,
+        timeout: Duration,
+    ) -> Result<()> {
         let [rank, size] = [rank, size].map(|number| number as c_int);
+        let device = match device {
+            Device::Cuda(number) => number as c_int,
+            _ => -1,
+        };
         let timeout = milliseconds(timeout);
         // Safety: the group is alive.
         done(|failure| unsafe {
-            support_group_connect_gloo(self.0.as_ptr(), rank, size, timeout, failure)
+            support_group_connect(self.0.as_ptr(), rank, size, device, timeout, failure)
         })
     }
 

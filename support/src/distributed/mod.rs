@@ -94,7 +94,7 @@ impl ProcessGroup {
         })?;
         let joined = greet(&mut engine, &place, device, start + timeout);
         joined.map_err(|reason| failed("waiting for all ranks", reason))?;
-        let connected = engine.connect(place.rank, place.size, timeout);
+        let connected = engine.connect(place.rank, place.size, device, timeout);
         connected.map_err(|reason| failed("connecting the ranks", reason))?;
         Ok(Self(Some(Arc::new(Ranks {
             place,

@@ -294,3 +294,37 @@ fn ranks_that_do_not_fit_together_are_refused_with_both_values() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+#[ignore = "needs a GPU"]
+fn nccl_sums_broadcasts_and_gathers_on_the_gpu() {
+    let device = Device::Cuda(0);
+    assert!(tch::Cuda::is_available());
+    // NCCL takes one process for each GPU: the only rank.
+    let mut engine = Engine::join("127.0.0.1", free_port(), true, "test", SOON).unwrap();
+    engine.connect(0, 1, device, SOON).unwrap();
+    for kind in [Kind::Uint8, Kind::Int64, Kind::Float, Kind::Double] {
+        let own = (Tensor::arange(6, (kind, device)) + 1).view([2, 3]);
+        let changed = own.copy();
+        engine.sum(&changed).unwrap();
+        engine.broadcast(&changed).unwrap();
+        assert_eq!(changed, own);
+        assert_eq!(engine.gather(&own).unwrap(), own.unsqueeze(0));
+    }
+    let variables = [1_f32, 2.].map(|value| {
+        let value = Tensor::from_slice(&[value; 700]).to_device(device);
+        value.set_requires_grad(true)
+    });
+    let borrowed: Vec<&Tensor> = variables.iter().collect();
+    // Safety: dropped before the engine.
+    let mut buckets = unsafe { Buckets::new(&mut engine, &borrowed, 1, 1000) }.unwrap();
+    let root = variables
+        .iter()
+        .map(|variable| (variable * variable).sum(None))
+        .sum::<Tensor>();
+    let sums = Tensor::from_slice(&[5_f32]).to_device(device);
+    let flat = buckets.backward(Some(&root), &sums).unwrap();
+    let expected = [vec![2_f32; 700], vec![4.; 700], vec![5.]].concat();
+    assert_eq!(Vec::<f32>::try_from(flat).unwrap(), expected);
+    drop(buckets);
+}
