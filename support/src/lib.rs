@@ -16,13 +16,14 @@
 //! | freeze | [`set_trainable`](model::Backbone::set_trainable), [`layers_mut`](model::Backbone::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
 //! | choose a learning rate | [`Sequential::find_learning_rate`](model::Sequential::find_learning_rate) |
+//! | on several processes | [`distributed`] |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
 //! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
-//! Modules, in the order that data flows; each uses only those above it: [`live`], [`distributed`], [`assets`],
+//! Modules, in the order that data flows; each uses only those above it: [`distributed`], [`live`], [`assets`],
 //! [`dataset`], [`pipeline`], [`data_report`](mod@data_report), [`model`], [`training`], [`analysis`],
 //! [`classifier`], [`plotting`], [`notebook`].
 //! Tensors are `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on

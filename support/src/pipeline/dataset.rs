@@ -294,6 +294,15 @@ impl<T> Dataset<T> {
         &self.data_dir
     }
 
+    /// Shares the examples out among the ranks of a group.
+    #[cfg(test)]
+    pub(crate) fn among(&self, group: &ProcessGroup) -> Self {
+        Self {
+            group: group.clone(),
+            ..self.clone()
+        }
+    }
+
     /// Returns the processes that share the examples out.
     pub(super) fn group(&self) -> &ProcessGroup {
         &self.group

@@ -223,6 +223,7 @@ mod tests {
 
     use super::*;
     use crate::dataset::Example;
+    use crate::distributed::tests::on_ranks;
     use crate::live::{Progress, Stop};
     use crate::model::{Backbone, Dense, GlobalAveragePooling2d, SetTrainable};
     use crate::pipeline::{Augmentation, Dataset, Pixels};
@@ -287,6 +288,21 @@ mod tests {
             let report = prefix.report(memory).unwrap();
             assert_eq!(report.contains("in a file"), files[1], "{report}");
         }
+    }
+
+    #[test]
+    fn a_rank_stores_the_activations_of_its_share_only() {
+        let bytes = |ranks| {
+            on_ranks(ranks, |group| {
+                let folder = tempfile::tempdir().unwrap();
+                let (pictures, model) = images_and_model(folder.path());
+                let batches = pictures.among(&group).batch(4).share("batches").unwrap();
+                let prefix = prefix(&model, &batches, &Fit::epochs(1));
+                prefix.training.stored().unwrap().store().bytes()
+            })
+        };
+        let alone = bytes(1)[0];
+        assert_eq!(bytes(2), [alone / 2; 2]);
     }
 
     #[test]

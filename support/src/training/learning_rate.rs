@@ -237,6 +237,7 @@ impl Sequential<Compiled> {
         batches.group().together(|| {
             finder.check()?;
             self.check_training(batches, NAME)?;
+            self.take_over(batches.group(), None)?;
             let before = TrainingState::of(self)?;
             let found = self.search(&batches.share(NAME)?, finder);
             before.restore(self)?;
@@ -247,7 +248,6 @@ impl Sequential<Compiled> {
     fn search(&mut self, batches: &Batches, finder: LearningRateFinder) -> Result<LearningRates> {
         let group = batches.group();
         let mut task = Task::begin_together(group, "find_learning_rate", "step", finder.steps);
-        self.take_over(group, None)?;
         // Worth it where images come again.
         let fit = Fit::epochs(1).cache_activations(batches.len() < finder.steps);
         let mut console = Console {
