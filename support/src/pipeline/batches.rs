@@ -17,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 use tch::{Device, Kind, Tensor};
 
 use super::{Augmentation, Dataset, Pixels, Skipped};
-use crate::assets::hash;
+use crate::assets::hash_all;
 use crate::text::listed;
 use crate::{Error, Result};
 
@@ -192,8 +192,7 @@ impl Batches {
     /// Returns a digest of the examples' ids and labels, in the order before any shuffling.
     pub(crate) fn examples_digest(&self) -> String {
         let examples = self.dataset.examples().iter();
-        let lines = examples.map(|example| format!("{:?} {}\n", example.id, example.label));
-        hash(lines.collect::<String>().as_bytes())
+        hash_all(examples.map(|example| format!("{:?} {}\n", example.id, example.label)))
     }
 
     /// Returns the examples whose images could not be read so far, each once, by name.
