@@ -23,7 +23,8 @@ pub(super) struct Activations {
 
 impl Activations {
     /// Computes layer `index`'s outputs; those that take more than `memory` bytes go into a file
-    /// in the dataset's data folder. `on_step_end` is called after every batch; its error ends it.
+    /// in the dataset's data folder, and are read through a window of at most as many bytes.
+    /// `on_step_end` is called after every batch; its error ends it.
     pub(super) fn compute<C, E: From<Error>>(
         model: &Sequential<C>,
         index: usize,
@@ -53,12 +54,15 @@ impl Activations {
             }
             on_step_end()?;
         }
-        Ok(Self {
+        let mut stored = Self {
             store,
             labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
             rows,
             batch_size: batches.size(),
-        })
+        };
+        let like_all_epochs = stored.rows(&batches.order(0));
+        stored.store.set_window(memory, &like_all_epochs);
+        Ok(stored)
     }
 
     /// Returns the number of images.
@@ -77,19 +81,18 @@ impl Activations {
         &'a self,
         order: &[usize],
     ) -> impl Iterator<Item = Result<(Tensor, Tensor)>> + use<'a> {
-        let rows: Vec<i64> = order
-            .iter()
-            .filter_map(|&example| self.rows[example])
-            .collect();
-        let batches: Vec<Vec<i64>> = rows.chunks(self.batch_size).map(<[i64]>::to_vec).collect();
-        batches.into_iter().map(move |rows| {
-            let rows = Tensor::from_slice(&rows);
-            let labels = self.labels.f_index_select(0, &rows);
-            Ok((
-                self.store.read(&rows)?,
-                labels.map_err(Error::torch("labels"))?,
-            ))
+        self.store.batches(self.rows(order)).map(|batch| {
+            let (rows, outputs) = batch?;
+            let labels = self.labels.f_index_select(0, &Tensor::from_slice(&rows));
+            Ok((outputs, labels.map_err(Error::torch("labels"))?))
         })
+    }
+
+    /// Returns the rows of each batch of examples in the given order.
+    fn rows(&self, order: &[usize]) -> Vec<Vec<i64>> {
+        let rows = order.iter().filter_map(|&example| self.rows[example]);
+        let rows: Vec<i64> = rows.collect();
+        rows.chunks(self.batch_size).map(<[i64]>::to_vec).collect()
     }
 }
 

@@ -16,6 +16,7 @@ mod options;
 mod record;
 mod report;
 mod rms_prop;
+mod row_file;
 mod state;
 mod step;
 mod store;
