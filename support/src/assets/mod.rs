@@ -357,7 +357,16 @@ fn hash_file(path: &Path) -> Result<String> {
 
 /// The sha256 of the bytes, in hexadecimal.
 pub(crate) fn hash(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
+    hash_all([bytes])
+}
+
+/// The sha256 of the pieces one after the other, in hexadecimal.
+pub(crate) fn hash_all(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
+    let mut hasher = Sha256::new();
+    for piece in pieces {
+        hasher.update(piece);
+    }
+    hexadecimal(&hasher.finalize())
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

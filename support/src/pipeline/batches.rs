@@ -18,7 +18,7 @@ use rand::{RngExt, SeedableRng};
 use tch::{Device, Kind, Tensor};
 
 use super::{Augmentation, Dataset, Pixels, Skipped};
-use crate::assets::hash;
+use crate::assets::hash_all;
 use crate::distributed::ProcessGroup;
 use crate::text::listed;
 use crate::{Error, Result};
@@ -315,8 +315,7 @@ impl Batches {
     /// Returns a digest of the examples' ids and labels, in the order before any shuffling.
     pub(crate) fn examples_digest(&self) -> String {
         let examples = self.dataset.examples().iter();
-        let lines = examples.map(|example| format!("{:?} {}\n", example.id, example.label));
-        hash(lines.collect::<String>().as_bytes())
+        hash_all(examples.map(|example| format!("{:?} {}\n", example.id, example.label)))
     }
 
     /// Lets every process know which images the others could not read.

@@ -94,10 +94,10 @@ impl Dataset<RgbImage> {
         seed: u64,
         broken: BrokenImages,
     ) -> Self {
-        let mut copies: HashMap<String, usize> = HashMap::with_capacity(examples.len());
-        for example in &mut examples {
-            let copies = copies.entry(example.id.clone()).or_default();
-            example.copy = *copies;
+        let mut copies: HashMap<&str, usize> = HashMap::with_capacity(examples.len());
+        for Example { id, copy, .. } in &mut examples {
+            let copies = copies.entry(id).or_default();
+            *copy = *copies;
             *copies += 1;
         }
         Self {

@@ -23,7 +23,8 @@ pub(super) struct Activations {
 
 impl Activations {
     /// Computes layer `index`'s outputs; those that take more than `memory` bytes go into a file
-    /// in the dataset's data folder. `on_step_end` is called after every batch; its error ends it.
+    /// in the dataset's data folder, and are read through a window of at most as many bytes.
+    /// `on_step_end` is called after every batch; its error ends it.
     pub(super) fn compute<C, E: From<Error>>(
         model: &Sequential<C>,
         index: usize,
@@ -55,11 +56,14 @@ impl Activations {
             }
             on_step_end()?;
         }
-        Ok(Self {
+        let mut stored = Self {
             store,
             labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
             rows,
-        })
+        };
+        let (like_all_epochs, _): (Vec<_>, Vec<_>) = stored.rows(batches, 0).into_iter().unzip();
+        stored.store.set_window(memory, &like_all_epochs);
+        Ok(stored)
     }
 
     /// Returns the number of images.
@@ -79,21 +83,26 @@ impl Activations {
         batches: &Batches,
         epoch: usize,
     ) -> impl Iterator<Item = Result<PrefixBatch>> + use<'a> {
+        let (rows, parts): (Vec<_>, Vec<_>) = self.rows(batches, epoch).into_iter().unzip();
+        self.store.batches(rows).zip(parts).map(|(batch, parts)| {
+            let (rows, input) = batch?;
+            let labels = self.labels.f_index_select(0, &Tensor::from_slice(&rows));
+            Ok(PrefixBatch {
+                input,
+                labels: labels.map_err(Error::torch("labels"))?,
+                parts,
+            })
+        })
+    }
+
+    /// Returns the rows of each batch of an epoch.
+    fn rows(&self, batches: &Batches, epoch: usize) -> Vec<(Vec<i64>, Parts)> {
         let rows = |(shard, order): (usize, Vec<usize>)| {
             let rows = order.iter().filter_map(|&example| self.rows[example]);
             (shard, rows.collect())
         };
         let order = batches.order(epoch).into_iter().map(rows);
-        let dealt: Vec<(Vec<i64>, Parts)> = batches.deal(order.collect());
-        dealt.into_iter().map(move |(rows, parts)| {
-            let rows = Tensor::from_slice(&rows);
-            let labels = self.labels.f_index_select(0, &rows);
-            Ok(PrefixBatch {
-                input: self.store.read(&rows)?,
-                labels: labels.map_err(Error::torch("labels"))?,
-                parts,
-            })
-        })
+        batches.deal(order.collect())
     }
 }
 

@@ -127,9 +127,7 @@ impl<'a> FrozenPrefix<'a> {
                 return Ok(PrefixOutputs::computed(model, cut, batches)?);
             }
             let stored = Activations::compute(model, cut, batches, memory_left, &mut on_step_end)?;
-            if !stored.store().is_file() {
-                memory_left -= stored.store().bytes();
-            }
+            memory_left -= stored.store().memory();
             let outputs = Outputs::Stored(stored);
             Ok::<_, End>(PrefixOutputs { batches, outputs })
         };
@@ -166,7 +164,7 @@ impl<'a> FrozenPrefix<'a> {
         let count: usize = stored().map(Activations::len).sum();
         let bytes = |in_file_only: bool| {
             let stores = stored().map(Activations::store);
-            let stores = stores.filter(|store| store.is_file() || !in_file_only);
+            let stores = stores.filter(|store| store.file().is_some() || !in_file_only);
             stores.map(|store| store.bytes()).sum::<usize>()
         };
         let megabytes = |bytes: usize| bytes as f64 / 1e6;
@@ -177,9 +175,10 @@ impl<'a> FrozenPrefix<'a> {
         let in_file = match bytes(true) {
             0 => String::new(),
             in_file => format!(
-                ", {:.0} of them in a file, as {:.0} MB of memory are allowed",
+                ", {:.0} of them in a file, as {:.0} MB of memory are allowed, {}",
                 megabytes(in_file),
-                megabytes(memory)
+                megabytes(memory),
+                self.order_of_reading()
             ),
         };
         stored().next()?;
@@ -189,6 +188,28 @@ impl<'a> FrozenPrefix<'a> {
             _ => String::new(),
         };
         Some(format!("{count} activations{of}, {all:.0} MB{in_file}{on}"))
+    }
+
+    /// Tells how those are read that are in a file.
+    fn order_of_reading(&self) -> String {
+        let outputs = std::iter::once(&self.training).chain(&self.validation);
+        let in_file = outputs.filter_map(PrefixOutputs::stored);
+        let in_file = in_file.filter_map(|stored| Some((stored.len(), stored.store().file()?)));
+        let (mut rows, mut backwards, mut window) = (0, 0, 0);
+        for (count, file) in in_file {
+            rows += count;
+            backwards += file.backwards();
+            window += file.needed_bytes();
+        }
+        match backwards {
+            0 => "read front to back".into(),
+            _ => format!(
+                "{:.0} % of them read out of order, as shuffling needs a window of {:.1} MB \
+                 (`activation_memory` allows more, or shuffle with a smaller buffer)",
+                100. * backwards as f64 / rows as f64,
+                window as f64 / 1e6
+            ),
+        }
     }
 }
 
@@ -254,7 +275,9 @@ mod tests {
 
     /// Returns whether the outputs are in a file, if they are stored.
     fn in_file(outputs: &PrefixOutputs<'_>) -> Option<bool> {
-        outputs.stored().map(|stored| stored.store().is_file())
+        outputs
+            .stored()
+            .map(|stored| stored.store().file().is_some())
     }
 
     #[test]
@@ -303,6 +326,39 @@ mod tests {
         };
         let alone = bytes(1)[0];
         assert_eq!(bytes(2), [alone / 2; 2]);
+    }
+
+    #[test]
+    fn the_window_that_a_file_is_read_through_counts_as_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, model) = images_and_model(folder.path());
+        let validation = pictures.batch(2);
+        let twelve = [0, 1].into_iter().cycle().take(12);
+        let training = pictures.shuffle(6).batch(1).only(twelve);
+        let prefix_within = |memory| {
+            let fit = Fit::epochs(1).validation(&validation);
+            prefix(&model, &training, &fit.activation_memory(memory))
+        };
+        let none = prefix_within(0);
+        let window = none.training.stored().unwrap().store().file().unwrap();
+        let window = window.needed_bytes();
+        let report = none.report(0).unwrap();
+        assert!(
+            report.contains("read out of order, as shuffling needs a window of"),
+            "{report}"
+        );
+        let validations = none.validation.as_ref().unwrap().stored().unwrap();
+        let validations = validations.store().bytes();
+        for (memory, is_file) in [
+            (window + validations - 1, true),
+            (window + validations, false),
+        ] {
+            let prefix = prefix_within(memory);
+            let places = [&prefix.training, prefix.validation.as_ref().unwrap()].map(in_file);
+            assert_eq!(places, [Some(true), Some(is_file)]);
+            let report = prefix.report(memory).unwrap();
+            assert!(report.contains("read front to back"), "{report}");
+        }
     }
 
     #[test]

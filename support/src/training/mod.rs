@@ -17,6 +17,7 @@ mod ranks;
 mod record;
 mod report;
 mod rms_prop;
+mod row_file;
 mod state;
 mod step;
 mod store;

@@ -87,6 +87,10 @@ impl<'a> Fit<'a> {
     /// Keeps the frozen layers' outputs in memory up to so many bytes, for training and validation in
     /// all, and those of the one, or of both, that do not fit in a temporary file in the data folder.
     ///
+    /// A file is read front to back, if these bytes also hold the outputs of a
+    /// [shuffle](crate::pipeline::Dataset::shuffle) buffer, which are kept from when they are read to when
+    /// they are wanted; else some are read out of order. The history is the same.
+    ///
     /// Without it, half of the memory that is available when `fit` begins: what the system could give
     /// to a process without swapping (`MemAvailable`), or what the limits of the process' control
     /// groups (cgroup v2) leave, if that is less; 2 GiB where the system tells neither.

@@ -1,94 +1,99 @@
 //! Where activations are kept: in memory or, where they would take too much of it, in a file.
 
-use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 
-use memmap2::MmapMut;
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
 use tch::{Device, Kind, Tensor};
 
+use super::row_file::RowFile;
 use crate::{Error, Result};
 
 /// Rows of 32-bit floats on the CPU.
 pub(super) struct Store {
-    /// `[rows, ...]`. Declared before `file`, whose memory it may lie in.
-    rows: Tensor,
-    file: Option<MmapMut>,
+    rows: Rows,
+    bytes: usize,
+}
+
+enum Rows {
+    /// `[rows, ...]`
+    Memory(Tensor),
+    File(RowFile),
 }
 
 impl Store {
-    /// Makes room for rows: in memory up to `memory` bytes of them, else in a file in `folder`,
-    /// which has no name and vanishes with the store, or with the process however that ends.
+    /// Makes room for rows: in memory up to `memory` bytes of them, else in a file in `folder`.
     ///
     /// # Errors
     /// `Io` where the disk has no room for them.
     pub(super) fn new(shape: &[i64], memory: usize, folder: &Path) -> Result<Self> {
         let bytes = shape.iter().product::<i64>() as usize * size_of::<f32>();
-        if bytes <= memory {
-            let rows = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))
-                .map_err(Error::torch("memory for activations"))?;
-            return Ok(Self { rows, file: None });
-        }
-        let map = || -> io::Result<MmapMut> {
-            fs::create_dir_all(folder)?;
-            let file = tempfile::tempfile_in(folder)?;
-            reserve(&file, bytes as u64)?;
-            // Safety: nobody else can open a file without a name.
-            unsafe { MmapMut::map_mut(&file) }
+        let rows = if bytes <= memory {
+            let rows = Tensor::f_empty(shape, (Kind::Float, Device::Cpu));
+            Rows::Memory(rows.map_err(Error::torch("memory for activations"))?)
+        } else {
+            Rows::File(RowFile::new(shape, folder)?)
         };
-        let action = "reserve room for the frozen layers' activations (or turn them off with `cache_activations(false)`) in";
-        let mut file = map().map_err(Error::io(action, folder))?;
-        let strides = |dimension: usize| shape[dimension + 1..].iter().product();
-        let strides: Vec<i64> = (0..shape.len()).map(strides).collect();
-        // Safety: the memory is as large as the shape says, and dropped after the tensor.
-        let rows = unsafe {
-            Tensor::f_from_blob(file.as_mut_ptr(), shape, &strides, Kind::Float, Device::Cpu)
-        };
-        Ok(Self {
-            rows: rows.map_err(Error::torch("activations in a file"))?,
-            file: Some(file),
-        })
+        Ok(Self { rows, bytes })
     }
 
     /// Copies `values` `[n, ...]` into the rows from `first` on.
     pub(super) fn write(&mut self, first: i64, values: &Tensor) -> Result<()> {
-        self.rows
-            .f_narrow(0, first, values.size()[0])
-            .and_then(|mut rows| rows.f_copy_(values))
-            .map_err(Error::torch("storing activations"))
+        match &mut self.rows {
+            Rows::Memory(rows) => rows
+                .f_narrow(0, first, values.size()[0])
+                .and_then(|mut rows| rows.f_copy_(values))
+                .map_err(Error::torch("storing activations")),
+            Rows::File(file) => file.write(first, values),
+        }
     }
 
-    /// Returns a copy of some rows, `[indices, ...]`.
-    pub(super) fn read(&self, indices: &Tensor) -> Result<Tensor> {
-        self.rows
-            .f_index_select(0, indices)
-            .map_err(Error::torch("reading activations"))
+    /// Lets rows in a file be read through a window of up to `memory` bytes, as large as an order like
+    /// `batches` needs.
+    pub(super) fn set_window(&mut self, memory: usize, batches: &[Vec<i64>]) {
+        if let Rows::File(file) = &mut self.rows {
+            file.set_window(memory, batches);
+        }
     }
 
-    /// Returns the size in bytes.
+    /// Returns each batch's rows, and their values `[rows, ...]`.
+    pub(super) fn batches(
+        &self,
+        batches: Vec<Vec<i64>>,
+    ) -> Box<dyn Iterator<Item = Result<(Vec<i64>, Tensor)>> + '_> {
+        match &self.rows {
+            Rows::Memory(stored) => Box::new(batches.into_iter().map(|rows| {
+                let values = stored.f_index_select(0, &Tensor::from_slice(&rows));
+                Ok((rows, values.map_err(Error::torch("reading activations"))?))
+            })),
+            Rows::File(file) => Box::new(file.batches(batches)),
+        }
+    }
+
+    /// Returns the size of all rows in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.rows.numel() * size_of::<f32>()
+        self.bytes
     }
 
-    /// Returns whether the rows are in a file.
-    pub(super) fn is_file(&self) -> bool {
-        self.file.is_some()
+    /// Returns how many bytes of memory they take.
+    pub(super) fn memory(&self) -> usize {
+        match &self.rows {
+            Rows::Memory(_) => self.bytes,
+            Rows::File(file) => file.window_bytes(),
+        }
     }
-}
 
-/// Reserves the file's blocks, so that a full disk is an error here and not a signal later.
-fn reserve(file: &File, bytes: u64) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
-        // The file system cannot say.
-        Err(Errno::OPNOTSUPP) => file.set_len(bytes),
-        result => Ok(result?),
+    /// Returns the file that the rows are in, if they are in one.
+    pub(super) fn file(&self) -> Option<&RowFile> {
+        match &self.rows {
+            Rows::Memory(_) => None,
+            Rows::File(file) => Some(file),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -100,23 +105,15 @@ mod tests {
             let new = folder.path().join("data");
             let mut store = Store::new(&[4, 2, 5], memory, &new).unwrap();
             store.write(1, &values).unwrap();
-            assert_eq!(store.is_file(), memory == 0);
-            assert_eq!(store.bytes(), 160);
-            store.read(&(&wanted + 1)).unwrap()
+            assert_eq!(store.file().is_some(), memory == 0);
+            assert_eq!((store.bytes(), store.memory()), (160, memory));
+            let (rows, read) = store.batches(vec![vec![3, 1]]).next().unwrap().unwrap();
+            assert_eq!(rows, [3, 1]);
+            read
         };
         assert_eq!(stored(0), values.index_select(0, &wanted));
         assert_eq!(stored(160), stored(0));
         let left = fs::read_dir(folder.path().join("data")).unwrap();
         assert_eq!(left.count(), 0);
-    }
-
-    #[test]
-    fn a_disk_without_room_is_an_error_that_says_what_to_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = Store::new(&[1 << 48], 0, folder.path()).err().unwrap();
-        assert!(
-            error.to_string().contains("cache_activations(false)"),
-            "{error}"
-        );
     }
 }
