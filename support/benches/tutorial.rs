@@ -2,8 +2,8 @@
 //! which also sets the allocator as a notebook's kernel does.
 //!
 //! ```text
-//! cargo bench -p support --bench tutorial -- pieces|tutorial DIR [--epochs N] [--limit N] [--seed N]
-//!     [--device cpu|cuda]
+//! cargo bench -p support --bench tutorial -- pieces|tutorial DIR [--batch N] [--epochs N] [--limit N]
+//!     [--seed N] [--device cpu|cuda]
 //! ```
 //!
 //! `DIR` holds `train/` and `validation/`. The last line is a JSON object; `bench/README.md` says
@@ -23,7 +23,6 @@ use support::settings::Limit;
 use support::tch::{self, Kind};
 use support::training::EpochLog;
 
-const BATCH_SIZE: usize = 32;
 const IMG_SIZE: u32 = 160;
 const IMG_SHAPE: [i64; 3] = [3, IMG_SIZE as i64, IMG_SIZE as i64];
 const SHUFFLE_BUFFER_SIZE: usize = 1000;
@@ -44,6 +43,7 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 struct Arguments {
     mode: Mode,
     pictures: PathBuf,
+    batch: usize,
     epochs: usize,
     limit: Option<usize>,
     seed: u64,
@@ -92,6 +92,7 @@ impl Arguments {
                 _ => return Err(format!("{mode}: expected pieces or tutorial").into()),
             },
             pictures: pictures.into(),
+            batch: 32,
             epochs: 10,
             limit: None,
             seed: 0,
@@ -102,12 +103,13 @@ impl Arguments {
                 return Err(format!("{option:?}: expected an option and its value").into());
             };
             match name.as_str() {
+                "--batch" => arguments.batch = value.parse()?,
                 "--epochs" => arguments.epochs = value.parse()?,
                 "--limit" => arguments.limit = Some(value.parse()?),
                 "--seed" => arguments.seed = value.parse()?,
                 "--device" => arguments.device = support::device::pick(value)?,
                 _ => {
-                    let expected = "--epochs, --limit, --seed or --device";
+                    let expected = "--batch, --epochs, --limit, --seed or --device";
                     return Err(format!("{name}: expected {expected}").into());
                 }
             }
@@ -134,8 +136,8 @@ impl Arguments {
             Dataset::new(examples, classes, settings.seed, settings.broken).map(format_example)
         };
         Ok([
-            format(train).shuffle(SHUFFLE_BUFFER_SIZE).batch(BATCH_SIZE),
-            format(validation).batch(BATCH_SIZE),
+            format(train).shuffle(SHUFFLE_BUFFER_SIZE).batch(self.batch),
+            format(validation).batch(self.batch),
         ])
     }
 }
