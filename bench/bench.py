@@ -104,7 +104,7 @@ def measure(title, program, our_allocator, mode, options, ranks=None):
     words += [mode, options.pictures, "--epochs", str(options.epochs)]
     words += ["--limit", str(options.limit)] if options.limit else []
     environment = {name: value for name, value in os.environ.items() if name not in options.allocator}
-    environment |= options.allocator if our_allocator else {}
+    environment |= {"TRANSFER_DEVICE": "cpu"} | (options.allocator if our_allocator else {})
     if ranks:
         environment["OMP_NUM_THREADS"] = str(max(cores() // ranks, 1))
     if ranks and ranks > 1:
