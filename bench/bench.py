@@ -28,6 +28,19 @@ COLUMNS = {
     "PyTorch, our allocator": ("pytorch", True, True),
     "Keras, our allocator": ("keras", True, True),
 }
+# The same of several ranks beside one process: program, allocator settings.
+RANKED_COLUMNS = {
+    "ours": ("ours", True),
+    "PyTorch DDP": ("pytorch_ddp", False),
+    "PyTorch DDP, our allocator": ("pytorch_ddp", True),
+}
+# Title: key, and the one that a program has in its place if it has not that one: ours always starts from stored activations.
+RANKED_ROWS = {
+    "decode + format": ("decode", None),
+    "base forward": ("base_forward", None),
+    "fine-tuning step": ("fine_tuning", None),
+    "fine-tuning step, from stored activations": ("fine_tuning_from_activations", "fine_tuning"),
+}
 # Title: key, which way is better (none: not compared with ours), decimals.
 ROWS = {
     "decode + format, images/s": ("decode", "more", 0),
@@ -62,6 +75,8 @@ def command_line(words):
     parser.add_argument("--epochs", type=at_least(1), default=10, metavar="N", help="of each of the tutorial's phases (10)")
     parser.add_argument("--limit", type=at_least(2), metavar="N", help="pictures of each split, at most")
     parser.add_argument("--pieces", action="store_true", help="without the tutorial as a whole")
+    parser.add_argument("--ranks", type=at_least(2), metavar="N", help="instead: the pieces on N processes beside one, and "
+                        "PyTorch's DistributedDataParallel")
     parser.add_argument("--all", action="store_true", help="the peers' tutorials with this project's allocator settings as well")
     for name in ["ours", "keras-weights", "torchvision-weights", "libtorch", "output"]:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
@@ -77,18 +92,24 @@ def command_line(words):
     return options
 
 
-def measure(title, mode, options):
-    """Runs one program and returns its figures; its other lines are shown."""
-    program, our_allocator, _ = COLUMNS[title]
+def measure(title, program, our_allocator, mode, options, ranks=None):
+    """Runs one program and returns its figures; its other lines are shown. With `ranks`, that many processes share the
+    cores."""
     words = {
         "ours": [options.ours],
         "keras": [sys.executable, PEERS / "keras_tutorial.py", "--weights", options.keras_weights],
         "pytorch": [sys.executable, PEERS / "pytorch_tutorial.py", "--weights", options.torchvision_weights],
+        "pytorch_ddp": [sys.executable, PEERS / "pytorch_ddp.py", "--weights", options.torchvision_weights],
     }[program]
     words += [mode, options.pictures, "--epochs", str(options.epochs)]
     words += ["--limit", str(options.limit)] if options.limit else []
     environment = {name: value for name, value in os.environ.items() if name not in options.allocator}
-    environment |= options.allocator if our_allocator else {}
+    environment |= {"TRANSFER_DEVICE": "cpu"} | (options.allocator if our_allocator else {})
+    if ranks:
+        environment["OMP_NUM_THREADS"] = str(max(cores() // ranks, 1))
+    if ranks and ranks > 1:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+        words = [*torchrun, f"--nproc-per-node={ranks}", *words]
     figures = None
     with tempfile.TemporaryFile("w+") as errors:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": errors}
@@ -168,6 +189,30 @@ def markdown(columns, machine, pictures, rounds):
     return "\n".join(lines) + "\n"
 
 
+def ranked_markdown(columns, machine, pictures, rounds, ranks):
+    """Returns the table of one process beside several ranks. `columns` has the reports by title and number of ranks."""
+    threads = {number: reports["ours"][0]["threads"] for number, reports in columns.items()}
+    named = {number: f"{number} {'process' if number == 1 else 'ranks'} of {count} thread{'s' if count > 1 else ''}"
+             for number, count in threads.items()}
+    lines = ["# Benchmark of several ranks", "", f"{machine}.",
+             f"Images: {pictures}, {columns[1]['ours'][0]['pictures']}; 160x160, batches of 32 in all. Images/s, medians of "
+             f"{rounds} round{'s' if rounds > 1 else ''}.", "", f"| | {' | '.join(RANKED_COLUMNS)} |", "|---" * (len(RANKED_COLUMNS) + 1) + "|"]
+    for row, (key, other) in RANKED_ROWS.items():
+        rates = {number: [best(reports[title], key) or best(reports[title], other) for title in RANKED_COLUMNS]
+                 for number, reports in columns.items()}
+        for number, found in rates.items():
+            cells = [f"{rate:.0f}" + (f" ({found[0] / rate:.2f}x)" if place else "") for place, rate in enumerate(found)]
+            lines.append(f"| {row}, {named[number]} | {' | '.join(cells)} |")
+        shares = [f"{100 * several / one:.0f} %" for one, several in zip(rates[1], rates[ranks])]
+        lines.append(f"| the ranks' share of the one process | {' | '.join(shares)} |")
+    lines += ["", "In brackets: how many times as fast ours is."]
+    return "\n".join(lines) + "\n"
+
+
+def cores():
+    return len(os.sched_getaffinity(0))
+
+
 def machine():
     """Returns processor, cores and memory, as far as Linux tells."""
 
@@ -175,10 +220,24 @@ def machine():
         lines = Path(file).read_text().splitlines() if Path(file).exists() else []
         return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
 
-    parts = [field("/proc/cpuinfo", "model name") or platform.machine(), f"{len(os.sched_getaffinity(0))} cores"]
+    parts = [field("/proc/cpuinfo", "model name") or platform.machine(), f"{cores()} cores"]
     if memory := field("/proc/meminfo", "MemTotal"):
         parts.append(f"{int(memory.split()[0]) * 1024 / 1e9:.1f} GB of memory")
     return ", ".join(parts)
+
+
+def run(runs, options, output):
+    """Yields the title, the number of ranks and the figures of each of `runs`, (round, mode, title, program, allocator,
+    ranks), as it ends."""
+    with open(output / "results.jsonl", "w") as raw:
+        for number, mode, title, program, our_allocator, ranks in runs:
+            on = f" on {ranks} ranks" if ranks else ""
+            print(f"round {number:<7} {mode}: {title}{on} ...", flush=True)
+            start = time.perf_counter()
+            figures = measure(title, program, our_allocator, mode, options, ranks)
+            print(f"round {number:<7} done in {time.perf_counter() - start:.1f} s", flush=True)
+            print(json.dumps({"column": title, "round": number} | ({"ranks": ranks} if ranks else {}) | figures), file=raw, flush=True)
+            yield title, ranks, figures
 
 
 def main():
@@ -187,19 +246,24 @@ def main():
         return
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    columns = {title: [] for title in COLUMNS}
-    with open(output / "results.jsonl", "w") as raw:
-        rounds = [("pieces", number, title) for number in range(1, options.rounds + 1) for title in COLUMNS]
+    rounds = range(1, options.rounds + 1)
+    name = options.pictures.name
+    if options.ranks:
+        columns = {ranks: {title: [] for title in RANKED_COLUMNS} for ranks in [1, options.ranks]}
+        runs = [(number, "pieces", title, *column, ranks) for number in rounds
+                for title, column in RANKED_COLUMNS.items() for ranks in columns]
+        for title, ranks, figures in run(runs, options, output):
+            columns[ranks][title].append(figures)
+        table = ranked_markdown(columns, machine(), name, options.rounds, options.ranks)
+    else:
+        columns = {title: [] for title in COLUMNS}
+        runs = [(number, "pieces", title, *column[:2], None) for number in rounds for title, column in COLUMNS.items()]
         if not options.pieces:
-            rounds += [("tutorial", 1, title) for title, (*_, extra) in COLUMNS.items() if options.all or not extra]
-        for mode, number, title in rounds:
-            print(f"round {number:<7} {mode}: {title} ...", flush=True)
-            start = time.perf_counter()
-            figures = measure(title, mode, options)
-            print(f"round {number:<7} done in {time.perf_counter() - start:.1f} s", flush=True)
+            runs += [(1, "tutorial", title, program, our_allocator, None)
+                     for title, (program, our_allocator, extra) in COLUMNS.items() if options.all or not extra]
+        for title, _, figures in run(runs, options, output):
             columns[title].append(figures)
-            print(json.dumps({"column": title, "round": number} | figures), file=raw, flush=True)
-    table = markdown(columns, machine(), options.pictures.name, options.rounds)
+        table = markdown(columns, machine(), name, options.rounds)
     (output / "results.md").write_text(table)
     print(f"\n{table}\ntable         {output / 'results.md'}\nfigures       {output / 'results.jsonl'}")
 

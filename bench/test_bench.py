@@ -6,7 +6,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from bench import command_line, markdown
+import scaling
+from bench import command_line, markdown, ranked_markdown
 
 
 def pieces(program, decode, forward, gemm):
@@ -70,6 +71,79 @@ class Table(unittest.TestCase):
         self.assertNotRegex(text, "off its median|utorial")
 
 
+RANKED_TABLE = """\
+# Benchmark of several ranks
+
+A CPU.
+Images: pets, 2000; 160x160, batches of 32 in all. Images/s, medians of 1 round.
+
+| | ours | PyTorch DDP | PyTorch DDP, our allocator |
+|---|---|---|---|
+| decode + format, 1 process of 2 threads | 4000 | 1600 (2.50x) | 2000 (2.00x) |
+| decode + format, 2 ranks of 1 thread | 3800 | 1200 (3.17x) | 1900 (2.00x) |
+| the ranks' share of the one process | 95 % | 75 % | 95 % |
+| base forward, 1 process of 2 threads | 900 | 300 (3.00x) | 450 (2.00x) |
+| base forward, 2 ranks of 1 thread | 900 | 300 (3.00x) | 450 (2.00x) |
+| the ranks' share of the one process | 100 % | 100 % | 100 % |
+| fine-tuning step, 1 process of 2 threads | 660 | 220 (3.00x) | 240 (2.75x) |
+| fine-tuning step, 2 ranks of 1 thread | 600 | 200 (3.00x) | 240 (2.50x) |
+| the ranks' share of the one process | 91 % | 91 % | 100 % |
+| fine-tuning step, from stored activations, 1 process of 2 threads | 660 | 440 (1.50x) | 550 (1.20x) |
+| fine-tuning step, from stored activations, 2 ranks of 1 thread | 600 | 400 (1.50x) | 500 (1.20x) |
+| the ranks' share of the one process | 91 % | 91 % | 91 % |
+
+In brackets: how many times as fast ours is.
+"""
+
+
+class RankedTable(unittest.TestCase):
+    maxDiff = None
+
+    def test_it_has_one_process_the_ranks_and_their_share_by_the_best_way_of_each(self):
+        def report(threads, decode, forward, fine_tuning, *from_activations):
+            ways = {f"buckets of {size} MB": rate for size, rate in zip([25, 1], from_activations)}
+            found = {"threads": threads, "pictures": 2000, "decode": {"": decode}, "base_forward": {"": forward}, "fine_tuning": {"": fine_tuning}}
+            return [found | ({"fine_tuning_from_activations": ways} if ways else {})]
+
+        columns = {
+            1: {"ours": report(2, 4000, 900, 660), "PyTorch DDP": report(2, 1600, 300, 220, 440, 430),
+                "PyTorch DDP, our allocator": report(2, 2000, 450, 240, 540, 550)},
+            2: {"ours": report(1, 3800, 900, 600), "PyTorch DDP": report(1, 1200, 300, 200, 390, 400),
+                "PyTorch DDP, our allocator": report(1, 1900, 450, 240, 500, 480)},
+        }
+        self.assertEqual(ranked_markdown(columns, "A CPU", "pets", 1, 2), RANKED_TABLE)
+
+
+class Scaling(unittest.TestCase):
+    RANK = scaling.Rank(step=0.01, image=0.001, forward=0.3, update=0.1)
+
+    def test_a_ring_sends_each_ranks_part_of_the_sum_to_all_others_twice(self):
+        link = scaling.Link(latency=0.001, bandwidth=1000)
+        self.assertAlmostEqual(link.all_reduce(100, 2), 2 * 0.001 + 0.1)
+        self.assertAlmostEqual(link.all_reduce(100, 4), 6 * 0.001 + 6 * 25 / 1000)
+
+    def test_what_is_summed_during_the_backward_pass_costs_nothing_but_the_last_bucket(self):
+        compute = self.RANK.compute(16)
+        slow = scaling.Link(latency=0, bandwidth=100 / compute)
+        fast = scaling.Link(latency=0, bandwidth=1e6 / compute)
+
+        def step(link, bucket):
+            return scaling.step(self.RANK, link, 2, 16, gradients=100, bucket=bucket) / compute
+
+        # A link that is busy from the first bucket on: the sums take as long as the whole step.
+        self.assertAlmostEqual(step(slow, 25), 0.3 + 0.15 + 1 + 0.1)
+        # All gradients in one bucket: nothing is hidden.
+        self.assertAlmostEqual(step(slow, 100), 0.9 + 1 + 0.1)
+        self.assertAlmostEqual(step(fast, 25), 1, places=4)
+
+    def test_one_rank_only_computes_and_a_batch_that_ranks_cannot_share_is_left_out(self):
+        self.assertEqual(scaling.step(self.RANK, None, 1, 16), self.RANK.compute(16))
+        rows = scaling.table(self.RANK, {"fast": scaling.Link(0, 1e12)}, [1, 64]).splitlines()
+        self.assertEqual(rows[0], "| | fast, batch 32 | fast, 32 on each |")
+        self.assertEqual(rows[2], "| 1 | 762 (100 %) | 762 (100 %) |")
+        self.assertTrue(rows[3].startswith("| 64 |  | 48,"), rows[3])
+
+
 class CommandLine(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -88,6 +162,7 @@ class CommandLine(unittest.TestCase):
             ([str(self.folder), "--round", "1"], "unrecognized arguments: --round 1"),
             ([str(self.folder), "more"], "unrecognized arguments: more"),
             (["--rounds"], "--rounds: expected one argument"),
+            (["--ranks", "1"], "--ranks: 1: expected a number from 2 on"),
             (["--epochs", "0"], "--epochs: 0: expected a number from 1 on"),
             (["--limit", "1"], "--limit: 1: expected a number from 2 on"),
             (["--limit", "all"], "--limit: invalid"),

@@ -26,10 +26,10 @@ PRODUCTS = 20
 PRODUCT_SIZE = 1024
 
 
-def command_line(description):
+def command_line(description, modes=("pieces", "tutorial")):
     """Returns the arguments of a peer's command line."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("mode", choices=["pieces", "tutorial"])
+    parser.add_argument("mode", choices=modes)
     parser.add_argument("pictures", type=Path, metavar="DIR", help="holds train/ and validation/")
     parser.add_argument("--weights", required=True, metavar="FILE")
     parser.add_argument("--epochs", type=int, default=10, help="of each phase")

@@ -26,8 +26,8 @@ from common import BATCH_SIZE, IMAGE_SIZE, LEARNING_RATE
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def batches(folder, limit, seed, shuffle):
-    """Returns the batches; their `dataset` has the pictures."""
+def examples(folder, limit):
+    """Returns the pictures as the network wants them, and their labels."""
     data = torchvision.datasets.ImageFolder(folder, transforms.Compose([
         transforms.Resize((IMAGE_SIZE, IMAGE_SIZE)),
         transforms.ToTensor(),
@@ -36,8 +36,13 @@ def batches(folder, limit, seed, shuffle):
     if len(data.classes) != 2:
         raise SystemExit(f"{folder} has {len(data.classes)} class folders, not 2")
     data.samples = common.limited(data.samples, limit)
+    return data
+
+
+def batches(folder, limit, seed, shuffle):
+    """Returns the batches; their `dataset` has the pictures."""
     return torch.utils.data.DataLoader(
-        data, BATCH_SIZE, shuffle=shuffle, num_workers=common.cores(), persistent_workers=True,
+        examples(folder, limit), BATCH_SIZE, shuffle=shuffle, num_workers=common.cores(), persistent_workers=True,
         generator=torch.Generator().manual_seed(seed),
     )
 

@@ -2,14 +2,14 @@
 //! which also sets the allocator as a notebook's kernel does.
 //!
 //! ```text
-//! cargo bench -p support --bench tutorial -- pieces|tutorial DIR [--epochs N] [--limit N] [--seed N]
-//!     [--device cpu|cuda]
+//! cargo bench -p support --bench tutorial -- pieces|tutorial DIR [--batch N] [--epochs N] [--limit N]
+//!     [--seed N]
 //! ```
 //!
 //! `DIR` holds `train/` and `validation/`. The last line is a JSON object; `bench/README.md` says
-//! what is measured and lists its keys.
+//! what is measured and lists its keys. Started by torchrun, the ranks share each piece of work, which ends
+//! when the last of them is done.
 
-use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::dataset::{Example, ImageDataset};
+use support::dataset::ImageDataset;
+use support::distributed::ProcessGroup;
 use support::prelude::*;
 use support::settings::Limit;
 use support::tch::{self, Kind};
 use support::training::EpochLog;
 
-const BATCH_SIZE: usize = 32;
 const IMG_SIZE: u32 = 160;
 const IMG_SHAPE: [i64; 3] = [3, IMG_SIZE as i64, IMG_SIZE as i64];
 const SHUFFLE_BUFFER_SIZE: usize = 1000;
@@ -44,10 +44,10 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 struct Arguments {
     mode: Mode,
     pictures: PathBuf,
+    batch: usize,
     epochs: usize,
     limit: Option<usize>,
     seed: u64,
-    device: Device,
 }
 
 #[derive(Clone, Copy)]
@@ -64,13 +64,19 @@ fn main() -> ExitCode {
         println!("nothing to measure: `cargo xtask bench` names a mode and pictures");
         return ExitCode::SUCCESS;
     }
-    let measured = Arguments::parse(&words).and_then(|arguments| match arguments.mode {
-        Mode::Pieces => pieces(&arguments),
-        Mode::Tutorial => tutorial(&arguments),
+    let measured = Arguments::parse(&words).and_then(|arguments| {
+        let settings = arguments.settings()?;
+        let figures = match arguments.mode {
+            Mode::Pieces => pieces(&arguments, &settings),
+            Mode::Tutorial => tutorial(&arguments, &settings),
+        };
+        Ok(settings.group.is_main().then_some(figures?))
     });
     match measured {
         Ok(figures) => {
-            println!("{figures}");
+            if let Some(figures) = figures {
+                println!("{figures}");
+            }
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -92,22 +98,22 @@ impl Arguments {
                 _ => return Err(format!("{mode}: expected pieces or tutorial").into()),
             },
             pictures: pictures.into(),
+            batch: 32,
             epochs: 10,
             limit: None,
             seed: 0,
-            device: Device::Cpu,
         };
         for option in options.chunks(2) {
             let [name, value] = option else {
                 return Err(format!("{option:?}: expected an option and its value").into());
             };
             match name.as_str() {
+                "--batch" => arguments.batch = value.parse()?,
                 "--epochs" => arguments.epochs = value.parse()?,
                 "--limit" => arguments.limit = Some(value.parse()?),
                 "--seed" => arguments.seed = value.parse()?,
-                "--device" => arguments.device = support::device::pick(value)?,
                 _ => {
-                    let expected = "--epochs, --limit, --seed or --device";
+                    let expected = "--batch, --epochs, --limit or --seed";
                     return Err(format!("{name}: expected {expected}").into());
                 }
             }
@@ -115,27 +121,23 @@ impl Arguments {
         Ok(arguments)
     }
 
+    /// Finds the other ranks, where there are several.
     fn settings(&self) -> Result<Settings> {
         let mut settings = Settings::from_env()?;
         settings.dataset = Some(self.pictures.display().to_string());
         settings.limit = Limit::All;
         settings.seed = self.seed;
-        settings.device = self.device;
         Ok(settings)
     }
 
-    /// Returns the training and the validation batches.
-    fn batches(&self) -> Result<[Batches; 2]> {
-        let settings = self.settings()?;
-        let dataset = ImageDataset::load(&settings)?;
-        let [train, validation, _] = dataset.split_examples([8, 1, 1])?;
-        let format = |examples| {
-            let (examples, classes) = (limited(examples, self.limit), dataset.classes().to_vec());
-            Dataset::new(examples, classes, settings.seed, settings.broken).map(format_example)
-        };
+    /// Returns the training and the validation images.
+    fn images(&self, settings: &Settings) -> Result<[Dataset<Pixels>; 2]> {
+        let [train, validation, _] = ImageDataset::load(settings)?.split([8, 1, 1])?;
+        let limit = self.limit.unwrap_or(usize::MAX);
+        let format = |images: Dataset<RgbImage>| images.take(limit).map(format_example);
         Ok([
-            format(train).shuffle(SHUFFLE_BUFFER_SIZE).batch(BATCH_SIZE),
-            format(validation).batch(BATCH_SIZE),
+            format(train).shuffle(SHUFFLE_BUFFER_SIZE),
+            format(validation),
         ])
     }
 }
@@ -147,39 +149,30 @@ fn format_example(image: &RgbImage) -> Pixels {
         .resize(IMG_SIZE, IMG_SIZE)
 }
 
-/// Keeps the first `limit / 2` of each class by name, which are those that the peers take, in
-/// the order that they are in.
-fn limited(mut examples: Vec<Example>, limit: Option<usize>) -> Vec<Example> {
-    let Some(limit) = limit else { return examples };
-    let names: BTreeSet<(usize, String)> = examples
-        .iter()
-        .map(|example| (example.label, example.id.clone()))
-        .collect();
-    let names: Vec<_> = names.into_iter().collect();
-    let kept: BTreeSet<&(usize, String)> = names
-        .chunk_by(|one, next| one.0 == next.0)
-        .flat_map(|class| class.iter().take(limit / 2))
-        .collect();
-    examples.retain(|example| kept.contains(&(example.label, example.id.clone())));
-    examples
-}
-
 /// Measures the input pipeline, the base and fine-tuning steps, each alone.
-fn pieces(arguments: &Arguments) -> Result<Value> {
-    let [train, _] = arguments.batches()?;
-    let count = train.examples();
+fn pieces(arguments: &Arguments, settings: &Settings) -> Result<Value> {
+    let group = &settings.group;
+    let [train, _] = arguments.images(settings)?;
+    let count = train.len();
+    let (first, next) = part(count, group);
+    let own = train.skip(first).take(next - first);
+    // One shard: what is not this rank's has been left out.
+    let own = own.batch(arguments.batch / group.size()).sharded(1);
     let mut epoch = 0;
     let decode = median_rate(count as f64, PASSES, || {
         epoch += 1;
-        train.epoch(epoch).try_for_each(|batch| batch.map(drop))
+        own.epoch(epoch).try_for_each(|batch| batch.map(drop))?;
+        group.barrier()
     })?;
 
-    let (images, _) = train.first()?;
-    let mut base = MobileNetV2::pretrained(IMG_SHAPE, &arguments.settings()?)?;
+    let (images, _) = own.first()?;
+    let mut base = MobileNetV2::pretrained(IMG_SHAPE, settings)?;
     base.set_trainable(false);
-    let images = images.to_device(arguments.device);
-    let base_forward = median_rate(images.size()[0] as f64, FORWARDS, || {
-        tch::no_grad(|| base.forward(&images)).map(|_features| wait_for(arguments.device))
+    let images = images.to_device(settings.device);
+    let all = images.size()[0] as usize * group.size();
+    let base_forward = median_rate(all as f64, FORWARDS, || {
+        tch::no_grad(|| base.forward(&images)).map(|_features| wait_for(settings.device))?;
+        group.barrier()
     })?;
 
     base.set_trainable(true);
@@ -193,19 +186,20 @@ fn pieces(arguments: &Arguments) -> Result<Value> {
         )?;
     assert_eq!(model.trainable_variables().len(), FINE_TUNED_VARIABLES);
     // Each epoch starts from the stored activations, as every one of the tutorial's does.
-    let steps = train.take(STEPS);
+    let steps = train.batch(arguments.batch).take(STEPS);
     let history = model.fit(&steps, Fit::epochs(1 + PASSES))?;
     let seconds = history.epochs.iter().skip(1).map(|epoch| epoch.seconds);
     let fine_tuning = steps.examples() as f64 / median(seconds.collect());
 
-    let matrix = || Tensor::randn([PRODUCT_SIZE; 2], (Kind::Float, arguments.device));
+    let matrix = || Tensor::randn([PRODUCT_SIZE; 2], (Kind::Float, settings.device));
     let (a, b) = (matrix(), matrix());
     let gigaflop = 2e-9 * (PRODUCT_SIZE as f64).powi(3);
     let gemm = median_rate(gigaflop, PRODUCTS, || {
-        a.f_matmul(&b).map(|_product| wait_for(arguments.device))
+        a.f_matmul(&b).map(|_product| wait_for(settings.device))
     })?;
     Ok(figures(
         arguments,
+        settings,
         json!({
             "pictures": count,
             "decode": {"threads": decode},
@@ -217,10 +211,12 @@ fn pieces(arguments: &Arguments) -> Result<Value> {
 }
 
 /// Runs the whole tutorial.
-fn tutorial(arguments: &Arguments) -> Result<Value> {
+fn tutorial(arguments: &Arguments, settings: &Settings) -> Result<Value> {
     let start = Instant::now();
-    let [train, validation] = arguments.batches()?;
-    let mut base = MobileNetV2::pretrained(IMG_SHAPE, &arguments.settings()?)?;
+    let [train, validation] = arguments
+        .images(settings)?
+        .map(|images| images.batch(arguments.batch));
+    let mut base = MobileNetV2::pretrained(IMG_SHAPE, settings)?;
     base.set_trainable(false);
     let model = Sequential::new(base)
         .push(GlobalAveragePooling2d)
@@ -254,6 +250,7 @@ fn tutorial(arguments: &Arguments) -> Result<Value> {
     let of_each = |read: fn(&EpochLog) -> f64| whole.epochs.iter().map(read).collect::<Vec<_>>();
     Ok(figures(
         arguments,
+        settings,
         json!({
             "pictures": train.examples(),
             "validation_pictures": validation.examples(),
@@ -274,19 +271,26 @@ fn tutorial(arguments: &Arguments) -> Result<Value> {
 }
 
 /// Adds what is told in either mode.
-fn figures(arguments: &Arguments, mut figures: Value) -> Value {
+fn figures(arguments: &Arguments, settings: &Settings, mut figures: Value) -> Value {
     figures["program"] = json!("ours");
     figures["mode"] = json!(match arguments.mode {
         Mode::Pieces => "pieces",
         Mode::Tutorial => "tutorial",
     });
-    figures["device"] = json!(match arguments.device {
+    figures["device"] = json!(match settings.device {
         Device::Cuda(_) => "cuda",
         _ => "cpu",
     });
     figures["versions"] = json!({"support": env!("CARGO_PKG_VERSION")});
+    figures["ranks"] = json!(settings.group.size());
     figures["threads"] = json!(tch::get_num_threads());
     figures
+}
+
+/// Returns the first of `count` examples that are this rank's, and that after its last.
+fn part(count: usize, group: &ProcessGroup) -> (usize, usize) {
+    let before = |rank| count * rank / group.size();
+    (before(group.rank()), before(group.rank() + 1))
 }
 
 /// Waits until a GPU has done what it was told.

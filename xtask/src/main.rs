@@ -7,6 +7,7 @@ mod bench;
 mod checkout;
 mod clean;
 mod command;
+mod distributed;
 mod environment;
 mod guard;
 mod kernelspec;
@@ -26,6 +27,9 @@ cargo xtask COMMAND
   run [NAME]    set-up, then runs notebooks/NAME.ipynb, or transfer_learning.ipynb, and saves it with a
                 web page
   lab [ARGS]    set-up, then opens JupyterLab; ARGS go to `jupyter lab`
+  distributed [N] [ARGS]
+                trains on N processes, by default one per GPU, or two: the tutorial as a program; ARGS go
+                to `torchrun`
   test          set-up, then formatting, lints, tests, docs and the notebook checks
   bench [ARGS]  times the tutorial beside Keras and PyTorch; `bench --help` lists ARGS
   clean [--all] removes what was built for this checkout; --all: the shared cache folder as well
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         ["run"] => notebooks::run("transfer_learning"),
         ["run", name] => notebooks::run(name),
         ["lab", rest @ ..] => notebooks::lab(rest),
+        ["distributed", rest @ ..] => distributed::distributed(rest),
         ["test"] => test::test(),
         ["bench", rest @ ..] => bench::bench(rest),
         ["clean"] => clean::clean(false),
