@@ -33,23 +33,28 @@ class Rank:
 
 @dataclass(frozen=True)
 class Link:
-    """What ranks are joined by: seconds until a message is there, bytes per second."""
+    """What ranks are joined by: seconds until a message is there, bytes per second, and seconds that each byte sent
+    takes of the processor while it computes."""
 
     latency: float
     bandwidth: float
+    work: float = 0
+
+    def sent(self, size, ranks):
+        """Returns the bytes that each rank of a ring sends for a sum."""
+        return 2 * (ranks - 1) / ranks * size
 
     def all_reduce(self, size, ranks):
-        """Returns the seconds that a ring takes for a sum: each rank sends 2 (N - 1) messages of an N-th of it."""
-        messages = 2 * (ranks - 1)
-        return messages * (self.latency + size / ranks / self.bandwidth)
+        """Returns the seconds that it takes: each rank sends 2 (N - 1) messages, one after the other."""
+        return 2 * (ranks - 1) * self.latency + self.sent(size, ranks) / self.bandwidth
 
 
-# What the processor can copy and add while it receives.
-GLOO = 2.2e9
+# Gloo over TCP: bytes a second that the processor can copy and add, and what that takes from a step.
+GLOO, GLOO_WORK = 2.2e9, 2e-9
 
 
 def ethernet(gigabits):
-    return Link(120e-6, min(gigabits * GIGABIT * PAYLOAD, GLOO))
+    return Link(120e-6, min(gigabits * GIGABIT * PAYLOAD, GLOO), GLOO_WORK)
 
 
 CORES_2 = Rank(step=8.5e-3, image=1.32e-3)
@@ -62,6 +67,7 @@ def step(rank, link, ranks, images, gradients=GRADIENTS, bucket=BUCKET):
     compute = rank.compute(images)
     if ranks == 1:
         return compute
+    compute += link.work * link.sent(gradients, ranks)
     buckets = -(-gradients // bucket)
     start, end = rank.forward * compute, (1 - rank.update) * compute
     summed = 0.0

@@ -135,6 +135,9 @@ class Scaling(unittest.TestCase):
         # All gradients in one bucket: nothing is hidden.
         self.assertAlmostEqual(step(slow, 100), 0.9 + 1 + 0.1)
         self.assertAlmostEqual(step(fast, 25), 1, places=4)
+        # 100 bytes are sent, each of which takes a hundredth of the step.
+        busy = scaling.Link(latency=0, bandwidth=1e6 / compute, work=compute / 100)
+        self.assertAlmostEqual(step(busy, 25), 2, places=4)
 
     def test_one_rank_only_computes_and_a_batch_that_ranks_cannot_share_is_left_out(self):
         self.assertEqual(scaling.step(self.RANK, None, 1, 16), self.RANK.compute(16))

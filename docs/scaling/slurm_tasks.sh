@@ -15,6 +15,8 @@ export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # Jobs that share the first machine do not meet on one port.
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export WORLD_SIZE=$SLURM_NTASKS
+# By it a process takes its share of the machine's memory and cores: --cpu-bind=none shows it all that the job has there.
+export LOCAL_WORLD_SIZE=$SLURM_NTASKS_PER_NODE
 # More than 0: the program goes on after its last whole epoch.
 export TORCHELASTIC_RESTART_COUNT=${SLURM_RESTART_COUNT:-0}
 
@@ -22,5 +24,5 @@ export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
 # As `cargo xtask` sets them: glibc keeps large blocks.
 export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_TOP_PAD_=67108864
 
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --cpu-bind=none --kill-on-bad-exit=1 \
     bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec target/debug/examples/transfer_learning'
