@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 # 1,863,873 variables of fine-tuning from layer 100 on, as 32-bit floats.
 GRADIENTS = 4 * 1_863_873
-BUCKET = 1 << 20
+BUCKET = 4 << 20
 BATCH = 32
 # Of what is sent over TCP and Ethernet, the part that is data: 1448 bytes of each 1514.
 PAYLOAD = 1448 / 1514

@@ -87,7 +87,7 @@ impl Dataset<RgbImage> {
     /// several times counts as often, and every copy is augmented by itself.
     ///
     /// `seed` decides the order after [`Dataset::shuffle`], `broken` what becomes of an image
-    /// that cannot be read.
+    /// that cannot be read. Each process has all of it to itself, unless [`Dataset::among`] says otherwise.
     pub fn new(
         mut examples: Vec<Example>,
         classes: Vec<String>,
@@ -294,9 +294,10 @@ impl<T> Dataset<T> {
         &self.data_dir
     }
 
-    /// Shares the examples out among the ranks of a group.
-    #[cfg(test)]
-    pub(crate) fn among(&self, group: &ProcessGroup) -> Self {
+    /// Returns a dataset that the ranks of a group share out between them, as those of an [`ImageDataset`]
+    /// do with the settings' group.
+    #[must_use]
+    pub fn among(&self, group: &ProcessGroup) -> Self {
         Self {
             group: group.clone(),
             ..self.clone()

@@ -9,11 +9,11 @@ use super::frozen::FrozenPrefix;
 use super::ranks::agree;
 use super::record::RunRecord;
 use super::{Compiled, EpochLog, Fit, History};
-use crate::Result;
 use crate::distributed::{ProcessGroup, Reducer};
 use crate::live::{Progress, Stop};
 use crate::model::Sequential;
 use crate::pipeline::Batches;
+use crate::{Error, Result};
 
 impl Sequential<Compiled> {
     /// Trains on `batches` and returns loss and accuracy of each epoch, which it also prints as
@@ -58,6 +58,13 @@ impl Sequential<Compiled> {
         self.check_training(batches, TRAINING)?;
         if let Some(validation) = fit.validation {
             self.check(validation, VALIDATION)?;
+            if validation.group().size() != group.size() {
+                return Err(Error::Argument {
+                    name: VALIDATION,
+                    expected: format!("batches of the training's process group, {group:?}"),
+                    got: format!("{:?}", validation.group()),
+                });
+            }
         }
         fit.check()?;
         let batches = &batches.share(TRAINING)?;

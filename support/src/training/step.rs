@@ -97,7 +97,7 @@ impl Sequential<Compiled> {
         loss: Option<&BatchLoss>,
         reducer: &Reducer,
     ) -> Result<Totals> {
-        let (gradients, sums) = match loss {
+        let (mut gradients, sums) = match loss {
             Some(loss) => {
                 let (root, sums) = loss.sums()?;
                 reducer.backward(Some(&root), &sums)?
@@ -112,7 +112,7 @@ impl Sequential<Compiled> {
         }
         let mean = sums
             .f_get(2)
-            .and_then(|examples| gradients.f_div(&examples));
+            .and_then(|examples| gradients.f_div_(&examples));
         self.update(&mean.map_err(Error::torch("mean of the gradients"))?)?;
         Totals::read(&sums)
     }
