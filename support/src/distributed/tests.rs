@@ -254,11 +254,11 @@ fn relay(server: u16, hangs: &Arc<AtomicBool>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let hangs = hangs.clone();
-    let pass_on = move |mut from: TcpStream, mut to: TcpStream| {
+    let pass_on = move |mut from: &TcpStream, mut to: &TcpStream| {
         let mut bytes = [0; 4096];
         while let Ok(count @ 1..) = from.read(&mut bytes) {
-            if !hangs.load(Ordering::SeqCst) {
-                to.write_all(&bytes[..count]).unwrap();
+            if !hangs.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).is_err() {
+                break;
             }
         }
     };
@@ -267,14 +267,10 @@ fn relay(server: u16, hangs: &Arc<AtomicBool>) -> u16 {
         // As a client does, until there is a server.
         let server = std::iter::repeat_with(|| TcpStream::connect(("127.0.0.1", server)));
         let server = server.flatten().next().unwrap();
-        let ways = [(&client, &server), (&server, &client)];
-        for (from, to) in ways
-            .map(|(from, to)| [from, to].map(|end| end.try_clone().unwrap()))
-            .map(Into::into)
-        {
-            let pass_on = pass_on.clone();
-            thread::spawn(move || pass_on(from, to));
-        }
+        thread::scope(|scope| {
+            scope.spawn(|| pass_on(&client, &server));
+            pass_on(&server, &client);
+        });
     });
     port
 }
