@@ -364,12 +364,13 @@ impl Ranks {
             engine.close();
             engine.set(&word_of(rank), &word)?;
             let deadline = Instant::now() + LAST_WORDS;
-            let words = wait_for_all(&mut engine, size, word_of, deadline)?;
+            let (words, asked) = wait_for_all(&mut engine, size, word_of, deadline);
+            asked?;
             let heard = |rank| format!("heard/{rank}");
             engine.set(&heard(rank), "")?;
             if serves {
                 // The words are lost with the store.
-                wait_for_all(&mut engine, size, heard, deadline + LAST_WORDS / 2)?;
+                wait_for_all(&mut engine, size, heard, deadline + LAST_WORDS / 2).1?;
             }
             Ok(words)
         }
@@ -443,12 +444,14 @@ fn greet(
     let greeting = serde_json::to_string(&greeting).map_err(|error| error.to_string())?;
     let key = |rank: usize| format!("greeting/{rank}");
     engine.set(&key(rank), &greeting)?;
-    let greetings = wait_for_all(engine, place.size, key, deadline)?;
+    let (greetings, asked) = wait_for_all(engine, place.size, key, deadline);
     let missing = missing(&greetings, place.size);
     if !missing.is_empty() {
-        return Err(format!(
-            "{missing} did not come in time, which TRANSFER_TIMEOUT sets"
-        ));
+        let waited = match asked {
+            Ok(()) => "in time, which TRANSFER_TIMEOUT sets".to_owned(),
+            Err(reason) => format!("before {} was gone ({reason})", place.store()),
+        };
+        return Err(format!("{missing} did not come {waited}"));
     }
     let greetings: Result<Vec<Greeting>, _> = greetings
         .values()
@@ -457,26 +460,28 @@ fn greet(
     fit_together(&greetings.map_err(|error| format!("another program answers: {error}"))?)
 }
 
-/// Waits until a key of every rank is set, and returns their values by rank; those that are there at the
-/// deadline.
+/// Waits until a key of every rank is set, and returns their values by rank: those that are there at the
+/// deadline, or when the store fails, and whether it did.
 fn wait_for_all(
     engine: &mut Engine,
     size: usize,
     key: impl Fn(usize) -> String,
     deadline: Instant,
-) -> engine::Result<BTreeMap<usize, String>> {
+) -> (BTreeMap<usize, String>, engine::Result<()>) {
     let mut found = BTreeMap::new();
     loop {
-        for rank in (0..size)
-            .filter(|rank| !found.contains_key(rank))
-            .collect::<Vec<_>>()
-        {
-            if let Some(value) = engine.get(&key(rank))? {
-                found.insert(rank, value);
+        for rank in 0..size {
+            if found.contains_key(&rank) {
+                continue;
+            }
+            match engine.get(&key(rank)) {
+                Ok(Some(value)) => drop(found.insert(rank, value)),
+                Ok(None) => {}
+                Err(reason) => return (found, Err(reason)),
             }
         }
         if found.len() == size || Instant::now() >= deadline {
-            return Ok(found);
+            return (found, Ok(()));
         }
         thread::sleep(ASK);
     }

@@ -201,18 +201,22 @@ fn ranks_that_do_different_things_are_told_what() {
 #[test]
 fn a_world_that_never_completes_names_who_is_missing() {
     let port = free_port();
-    let connect = |rank| {
+    let connect = |(rank, timeout)| {
         let place = place(rank, 4, port);
-        let group = ProcessGroup::connect(place, Device::Cpu, Duration::from_secs(2));
+        let group = ProcessGroup::connect(place, Device::Cpu, timeout);
         group.unwrap_err().to_string()
     };
+    // Who serves the store gives up first, and takes it along.
     let errors = thread::scope(|scope| {
         let connect = &connect;
-        let ranks = [0, 2].map(|rank| scope.spawn(move || connect(rank)));
+        let ranks = [(0, Duration::from_secs(4)), (2, SOON)];
+        let ranks = ranks.map(|rank| scope.spawn(move || connect(rank)));
         ranks.map(|rank| rank.join().unwrap())
     });
-    for (rank, error) in [0, 2].into_iter().zip(errors) {
-        let expected = format!("rank {rank} of 4, waiting for all ranks: ranks 1, 3 did not come");
+    let waited = ["in time", "before rank 0's store"];
+    for ((rank, error), waited) in [0, 2].into_iter().zip(errors).zip(waited) {
+        let missing = "waiting for all ranks: ranks 1, 3 did not come";
+        let expected = format!("rank {rank} of 4, {missing} {waited}");
         assert!(error.starts_with(&expected), "{error}");
     }
 }
