@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 RANKS = 2
@@ -36,6 +37,12 @@ def write_pictures(folder):
         path.write_bytes(header + random.Random(number).randbytes(size))
 
 
+def kill(pids):
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 class Run:
     """The program in `RANKS` processes, under torchrun, which may start them three times again."""
 
@@ -55,8 +62,7 @@ class Run:
 
     def __exit__(self, *_):
         self.process.kill()
-        for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+        kill(self.processes())
         self.process.wait()
         self.process.stdout.close()
 
@@ -84,8 +90,7 @@ class Run:
         """Kills a rank, once it is there."""
         while not (found := self.processes(RANK=rank)) and self.process.poll() is None:
             pass
-        for pid in found:
-            os.kill(pid, signal.SIGKILL)
+        kill(found)
 
     def end(self):
         """Waits for the end, and returns the files that are left: of each, what is equal in equal runs."""
@@ -94,6 +99,7 @@ class Run:
         said = "".join(self.said)
         assert self.process.wait() == 0, said
         assert not self.processes(), f"still running: {self.processes()}\n{said}"
+        # torchrun leaves empty folders for logs.
         return {str(path.relative_to(self.folder)): contents(path) for path in self.folder.rglob("*") if path.is_file()}
 
 
