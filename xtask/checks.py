@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_output
 
+from faults import killed_ranks_change_nothing
 from notebooks import DETERMINISTIC, Failed, code, dep, end_with_stdin, epochs, execute, first_line, save, scratch, text, training_results
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -233,6 +234,7 @@ def main():
         check(a_cell_past_its_limit_fails_by_name, Path(scratch_folder))
         check(nothing_outlives_a_run_whose_starter_is_killed, Path(scratch_folder))
         check(two_notebooks_at_once_do_not_disturb_each_other, Path(scratch_folder))
+    check(killed_ranks_change_nothing, program)
     check(each_notebook_runs_and_its_saved_outputs_are_those_of_an_honest_run, folder / "small", program)
 
 

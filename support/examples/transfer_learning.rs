@@ -16,6 +16,7 @@
 
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::{env, fs};
 
 use support::plotting::Figure;
@@ -27,6 +28,8 @@ const IMG_SHAPE: [i64; 3] = [3, IMG_SIZE as i64, IMG_SIZE as i64];
 const SHUFFLE_BUFFER_SIZE: usize = 1000;
 const BASE_LEARNING_RATE: f64 = 0.0001;
 const FINE_TUNE_AT: usize = 100;
+const FEATURE_EXTRACTION: &str = "feature_extraction";
+const FINE_TUNING: &str = "fine_tuning";
 
 fn format_example(image: &RgbImage) -> Pixels {
     Pixels::from(image)
@@ -45,7 +48,35 @@ fn with_checkpoints<'a>(fit: Fit<'a>, phase: &str, settings: &Settings) -> Fit<'
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// Removes the checkpoints of earlier runs: processes that are started again take those that are there
+/// for their own.
+fn remove_checkpoints(settings: &Settings) -> std::io::Result<()> {
+    for phase in [FEATURE_EXTRACTION, FINE_TUNING] {
+        let entries = match fs::read_dir(settings.checkpoints.join(phase)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|it| it == "safetensors") {
+                fs::remove_file(path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let folder = match &arguments[..] {
         [] => PathBuf::from("target/transfer_learning"),
@@ -69,6 +100,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(())
     };
     say(&format!("{settings}\n{}\n", device_report()));
+    if main && settings.group.size() > 1 && settings.group.restarts() == 0 {
+        remove_checkpoints(&settings)?;
+    }
 
     // Data preprocessing
     let dataset = ImageDataset::load(&settings)?;
@@ -99,7 +133,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         &train_batches,
         with_checkpoints(
             Fit::epochs(settings.epochs).validation(&validation_batches),
-            "feature_extraction",
+            FEATURE_EXTRACTION,
             &settings,
         ),
     )?;
@@ -119,7 +153,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Fit::epochs(2 * settings.epochs)
                 .initial_epoch(settings.epochs)
                 .validation(&validation_batches),
-            "fine_tuning",
+            FINE_TUNING,
             &settings,
         ),
     )?;

@@ -148,9 +148,11 @@ impl ImageDataset {
     /// [`Error::Setting`] for an unknown name or a limit that leaves a class out, [`Error::Dataset`] for a
     /// folder or list that cannot serve, and the errors of [`Assets::fetch`].
     pub fn load(settings: &Settings) -> Result<Self> {
-        let assets = Assets::open(&settings.data_dir)?;
-        let choice = choose(settings, &assets)?;
-        Self::open(settings, choice)
+        settings.group.together(|| {
+            let assets = Assets::open(&settings.data_dir)?;
+            let choice = choose(settings, &assets)?;
+            Self::open(settings, choice)
+        })
     }
 
     /// Fetches, where needed, the images that [`ImageDataset::load`] would load; returns where

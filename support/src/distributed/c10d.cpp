@@ -9,6 +9,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/version.h>
+#include <c10/util/Logging.h>
 
 #include <cstring>
 
@@ -159,6 +160,9 @@ const char *support_torch_version() { return TORCH_VERSION; }
 Group *support_group_join(const char *host, uint16_t port, bool serves, const char *prefix, int64_t timeout,
                           Failure failure) {
   return guarded<Group *>(failure, nullptr, [&] {
+    // Failures are told by who sees them; TORCH_CPP_LOG_LEVEL has c10d tell its own view of them, too.
+    FLAGS_caffe2_log_level = c10::GLOG_FATAL;
+    c10::initLogging();
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = serves;

@@ -22,7 +22,7 @@ pub(crate) mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ use crate::{Error, Result};
 
 /// How long a rank that fails waits for the others to say why they do.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// A timeout beyond this, a year, is as good as none, and the clocks cannot count it.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How often a rank that waits for a word of the others asks for it.
 const ASK: Duration = Duration::from_millis(20);
@@ -56,7 +59,8 @@ struct Ranks {
     place: Place,
     device: Device,
     timeout: Duration,
-    engine: Mutex<Engine>,
+    /// None after an error.
+    engine: Mutex<Option<Engine>>,
 }
 
 /// What the ranks tell each other first.
@@ -76,32 +80,41 @@ impl ProcessGroup {
     /// `Distributed` when one does not come within `timeout`, the store cannot be reached or served, or the
     /// ranks do not fit together.
     pub(crate) fn connect(place: Place, device: Device, timeout: Duration) -> Result<Self> {
-        let failed = |operation: &str, reason: String| Error::Distributed {
-            rank: place.rank,
-            ranks: place.size,
-            operation: operation.to_owned(),
-            reason,
-        };
+        let timeout = timeout.min(LONGEST);
         let start = Instant::now();
-        let serves = place.rank == 0 && !place.launcher_serves;
-        let prefix = format!("transfer_learning/{}", place.restarts);
-        let engine = Engine::join(&place.host, place.port, serves, &prefix, timeout);
-        let mut engine = engine.map_err(|reason| match serves {
-            true => failed(
-                "serving the ranks' store",
-                format!("{reason}; choose another MASTER_PORT where this one is taken"),
-            ),
-            false => failed(&format!("reaching {}", place.store()), reason),
-        })?;
-        let joined = greet(&mut engine, &place, device, start + timeout);
-        joined.map_err(|reason| failed("waiting for all ranks", reason))?;
+        let joining = place.clone();
+        let join = move || {
+            let place = joining;
+            let serves = place.serves();
+            let prefix = format!("transfer_learning/{}", place.restarts);
+            let engine = Engine::join(&place.host, place.port, serves, &prefix, timeout);
+            let mut engine = engine.map_err(|reason| match serves {
+                true => place.failed(
+                    "serving the ranks' store",
+                    format!("{reason}; choose another MASTER_PORT where this one is taken"),
+                ),
+                false => place.failed(&format!("reaching {}", place.store()), reason),
+            })?;
+            greet(&mut engine, &place, device, start + timeout)
+                .map_err(|reason| place.failed("waiting for all ranks", reason))?;
+            Ok(engine)
+        };
+        let joined = within(timeout + LAST_WORDS, join).unwrap_or_else(|| {
+            let reason = format!(
+                "no answer within {} s, which TRANSFER_TIMEOUT sets; has it started there, or is this \
+                 another program's port?",
+                timeout.as_secs()
+            );
+            Err(place.failed(&format!("reaching {}", place.store()), reason))
+        });
+        let mut engine = joined?;
         let connected = engine.connect(place.rank, place.size, device, timeout);
-        connected.map_err(|reason| failed("connecting the ranks", reason))?;
+        connected.map_err(|reason| place.failed("connecting the ranks", reason))?;
         Ok(Self(Some(Arc::new(Ranks {
             place,
             device,
             timeout,
-            engine: engine.into(),
+            engine: Some(engine).into(),
         }))))
     }
 
@@ -196,8 +209,7 @@ impl ProcessGroup {
             return copy(tensor.device()).map_err(Error::torch(operation));
         };
         let own = copy(ranks.device).map_err(Error::torch(operation))?;
-        let result = call(&mut ranks.engine(), own);
-        let result = result.map_err(|reason| ranks.failed(operation, reason))?;
+        let result = ranks.call(operation, |engine| call(engine, own))?;
         result
             .f_to_device(tensor.device())
             .map_err(Error::torch(operation))
@@ -252,9 +264,10 @@ impl ProcessGroup {
         let Some(ranks) = &self.0 else {
             return Ok(None);
         };
-        // Safety: the reducer holds the group, and is dropped before it.
-        let buckets = unsafe { Buckets::new(&mut ranks.engine(), variables, sums, BUCKET) };
-        let buckets = buckets.map_err(|reason| ranks.failed(GRADIENTS, reason))?;
+        let buckets = ranks.call(GRADIENTS, |engine| {
+            // Safety: they are used only where the engine is still there.
+            unsafe { Buckets::new(engine, variables, sums, BUCKET) }
+        })?;
         Ok(Some(Reducer {
             buckets: buckets.into(),
             ranks: ranks.clone(),
@@ -285,12 +298,10 @@ impl Reducer {
         root: Option<&Tensor>,
         sums: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
-        // Nothing else uses the connections meanwhile.
-        let engine = self.ranks.engine();
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let flat = buckets.backward(root, sums);
-        drop(engine);
-        let flat = flat.map_err(|reason| self.ranks.failed(GRADIENTS, reason))?;
+        let flat = self.ranks.call(GRADIENTS, |_| {
+            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            buckets.backward(root, sums)
+        })?;
         let (length, sums) = (flat.numel() as i64, sums.numel() as i64);
         let split = || {
             let gradients = flat.f_narrow(0, 0, length - sums)?;
@@ -301,53 +312,69 @@ impl Reducer {
 }
 
 impl Ranks {
-    fn engine(&self) -> MutexGuard<'_, Engine> {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Calls the engine, which nothing else uses meanwhile. Its error is told with what the other ranks say
+    /// about theirs, as far as can be told, and no other call is possible.
+    fn call<T>(
+        &self,
+        operation: &str,
+        call: impl FnOnce(&mut Engine) -> engine::Result<T>,
+    ) -> Result<T> {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(connected) = engine.as_mut() else {
+            let reason = "an error before this one has ended the connections";
+            return Err(self.place.failed(operation, reason.into()));
+        };
+        let reason = match call(connected) {
+            Ok(result) => return Ok(result),
+            Err(reason) => reason,
+        };
+        let words = engine.take().and_then(|engine| {
+            let word = format!("{WAITED}{operation}");
+            within(2 * LAST_WORDS, self.last_words(engine, word))
+        });
+        let reason = match words {
+            Some(Ok(words)) => self.explain(&words, reason),
+            Some(Err(_)) => format!("{} is gone ({reason})", self.place.store()),
+            None => format!("{} does not answer ({reason})", self.place.store()),
+        };
+        Err(self.place.failed(operation, reason))
     }
 
     /// Tells the other ranks of this one's own error, and ends what they wait for.
     fn leave(&self, error: &Error) {
-        let mut engine = self.engine();
-        // Whoever is not reached hears that this rank is gone.
-        let _ = self.say(&mut engine, &format!("{FAILED}{error}"));
-        engine.close();
-        if self.place.rank == 0 && !self.place.launcher_serves {
-            // The word is lost with the store.
-            let _ = self.words(&mut engine);
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = engine.take() {
+            // Whoever is not reached hears that this rank is gone.
+            within(
+                2 * LAST_WORDS,
+                self.last_words(engine, format!("{FAILED}{error}")),
+            );
         }
     }
 
-    /// Returns the error of an operation that failed here because of another rank, as far as can be told
-    /// which and why.
-    fn failed(&self, operation: &str, reason: String) -> Error {
-        let mut engine = self.engine();
-        let said = self.say(&mut engine, &format!("{WAITED}{operation}"));
-        engine.close();
-        let reason = match said.and_then(|()| self.words(&mut engine)) {
-            Ok(words) => self.explain(&words, reason),
-            Err(_) => format!("{} is gone ({reason})", self.place.store()),
-        };
-        Error::Distributed {
-            rank: self.place.rank,
-            ranks: self.place.size,
-            operation: operation.to_owned(),
-            reason,
+    /// Returns what closes the connections, which ends whatever the other ranks wait for, leaves this rank's
+    /// last word, and returns those that the others leave within a moment.
+    fn last_words(
+        &self,
+        mut engine: Engine,
+        word: String,
+    ) -> impl FnOnce() -> engine::Result<BTreeMap<usize, String>> + Send + use<> {
+        let (rank, size) = (self.place.rank, self.place.size);
+        let serves = self.place.serves();
+        move || {
+            engine.close();
+            engine.set(&word_of(rank), &word)?;
+            let deadline = Instant::now() + LAST_WORDS;
+            let (words, asked) = wait_for_all(&mut engine, size, word_of, deadline);
+            asked?;
+            let heard = |rank| format!("heard/{rank}");
+            engine.set(&heard(rank), "")?;
+            if serves {
+                // The words are lost with the store.
+                wait_for_all(&mut engine, size, heard, deadline + LAST_WORDS / 2).1?;
+            }
+            Ok(words)
         }
-    }
-
-    /// Leaves this rank's last word; the first one holds.
-    fn say(&self, engine: &mut Engine, word: &str) -> engine::Result<()> {
-        let key = word_of(self.place.rank);
-        match engine.get(&key)? {
-            Some(_) => Ok(()),
-            None => engine.set(&key, word),
-        }
-    }
-
-    /// Waits a moment for the last words of all ranks, and returns those that came.
-    fn words(&self, engine: &mut Engine) -> engine::Result<BTreeMap<usize, String>> {
-        let deadline = Instant::now() + LAST_WORDS;
-        wait_for_all(engine, self.place.size, word_of, deadline)
     }
 
     fn explain(&self, words: &BTreeMap<usize, String>, reason: String) -> String {
@@ -361,7 +388,7 @@ impl Ranks {
         if !missing.is_empty() {
             let timeout = self.timeout.as_secs();
             return format!(
-                "no word from {missing}: killed, hanging, or more than {timeout} s behind, which \
+                "no word from {missing}: ended, hanging, or more than {timeout} s behind, which \
                  TRANSFER_TIMEOUT allows ({reason})"
             );
         }
@@ -382,6 +409,17 @@ const WAITED: &str = "waited: ";
 
 fn word_of(rank: usize) -> String {
     format!("word/{rank}")
+}
+
+/// Returns what `work` returns, if it does so in time: libtorch waits for a store's answer for ever.
+fn within<T: Send + 'static>(
+    time: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = mpsc::channel();
+    // Nobody listens any more after the time.
+    thread::spawn(move || drop(sender.send(work())));
+    receiver.recv_timeout(time).ok()
 }
 
 /// Waits until all ranks are here and have told what they are, and checks that they fit together.
@@ -407,12 +445,14 @@ fn greet(
     let greeting = serde_json::to_string(&greeting).map_err(|error| error.to_string())?;
     let key = |rank: usize| format!("greeting/{rank}");
     engine.set(&key(rank), &greeting)?;
-    let greetings = wait_for_all(engine, place.size, key, deadline)?;
+    let (greetings, asked) = wait_for_all(engine, place.size, key, deadline);
     let missing = missing(&greetings, place.size);
     if !missing.is_empty() {
-        return Err(format!(
-            "{missing} did not come in time, which TRANSFER_TIMEOUT sets"
-        ));
+        let waited = match asked {
+            Ok(()) => "in time, which TRANSFER_TIMEOUT sets".to_owned(),
+            Err(reason) => format!("before {} was gone ({reason})", place.store()),
+        };
+        return Err(format!("{missing} did not come {waited}"));
     }
     let greetings: Result<Vec<Greeting>, _> = greetings
         .values()
@@ -421,26 +461,28 @@ fn greet(
     fit_together(&greetings.map_err(|error| format!("another program answers: {error}"))?)
 }
 
-/// Waits until a key of every rank is set, and returns their values by rank; those that are there at the
-/// deadline.
+/// Waits until a key of every rank is set, and returns their values by rank: those that are there at the
+/// deadline, or when the store fails, and whether it did.
 fn wait_for_all(
     engine: &mut Engine,
     size: usize,
     key: impl Fn(usize) -> String,
     deadline: Instant,
-) -> engine::Result<BTreeMap<usize, String>> {
+) -> (BTreeMap<usize, String>, engine::Result<()>) {
     let mut found = BTreeMap::new();
     loop {
-        for rank in (0..size)
-            .filter(|rank| !found.contains_key(rank))
-            .collect::<Vec<_>>()
-        {
-            if let Some(value) = engine.get(&key(rank))? {
-                found.insert(rank, value);
+        for rank in 0..size {
+            if found.contains_key(&rank) {
+                continue;
+            }
+            match engine.get(&key(rank)) {
+                Ok(Some(value)) => drop(found.insert(rank, value)),
+                Ok(None) => {}
+                Err(reason) => return (found, Err(reason)),
             }
         }
         if found.len() == size || Instant::now() >= deadline {
-            return Ok(found);
+            return (found, Ok(()));
         }
         thread::sleep(ASK);
     }

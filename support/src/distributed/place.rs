@@ -86,6 +86,21 @@ impl Place {
         }))
     }
 
+    /// Returns whether this rank serves the store.
+    pub(super) fn serves(&self) -> bool {
+        self.rank == 0 && !self.launcher_serves
+    }
+
+    /// Returns the error of an operation of this rank.
+    pub(super) fn failed(&self, operation: &str, reason: String) -> Error {
+        Error::Distributed {
+            rank: self.rank,
+            ranks: self.size,
+            operation: operation.to_owned(),
+            reason,
+        }
+    }
+
     /// Returns the store's address.
     pub(super) fn store(&self) -> String {
         let server = match self.launcher_serves {

@@ -1,6 +1,8 @@
 //! Ranks that are threads of one process: they talk to each other as processes do.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::*;
@@ -133,29 +135,28 @@ fn gradients_are_summed_over_the_ranks_those_without_examples_included() {
 
 #[test]
 fn an_error_of_one_rank_ends_the_others_and_tells_them_why() {
-    let errors = on_ranks(3, |group| {
-        let together = group.together(|| {
-            if group.rank() == 1 {
-                return Err(Error::Figure("rank 1's own".into()));
-            }
-            group.barrier()
+    // Also the one that serves the store.
+    for failing in [0, 1] {
+        let errors = on_ranks(3, |group| {
+            let together = group.together(|| {
+                if group.rank() == failing {
+                    return Err(Error::Figure("its own".into()));
+                }
+                group.barrier()
+            });
+            let error = together.unwrap_err().to_string();
+            // No more is possible.
+            let later = group.barrier().unwrap_err().to_string();
+            (error, later)
         });
-        let error = together.unwrap_err().to_string();
-        // No more is possible.
-        let later = group.barrier().unwrap_err().to_string();
-        (error, later)
-    });
-    for rank in [0, 2] {
-        let expected = format!(
-            "rank {rank} of 3, all_reduce: rank 1 ended with an error: figure: rank 1's own"
-        );
-        assert_eq!(errors[rank].0, expected);
+        for (rank, (error, later)) in errors.into_iter().enumerate() {
+            let own = "figure: its own";
+            let told =
+                format!("rank {rank} of 3, all_reduce: rank {failing} ended with an error: {own}");
+            assert_eq!(error, if rank == failing { own } else { &told });
+            assert!(later.contains("all_reduce: an error before"), "{later}");
+        }
     }
-    assert_eq!(errors[1].0, "figure: rank 1's own");
-    assert!(
-        errors.iter().all(|(_, later)| later.contains("all_reduce")),
-        "{errors:?}"
-    );
 }
 
 #[test]
@@ -172,6 +173,11 @@ fn a_rank_that_does_not_take_part_is_named_after_the_timeout() {
         assert!(error.contains("no word from rank 1: "), "{error}");
         assert!(error.contains("1 s behind"), "{error}");
     }
+}
+
+#[test]
+fn a_timeout_may_be_of_any_length() {
+    on_ranks_within(Duration::MAX, 2, |group| group.barrier().unwrap());
 }
 
 #[test]
@@ -195,18 +201,22 @@ fn ranks_that_do_different_things_are_told_what() {
 #[test]
 fn a_world_that_never_completes_names_who_is_missing() {
     let port = free_port();
-    let connect = |rank| {
+    let connect = |(rank, timeout)| {
         let place = place(rank, 4, port);
-        let group = ProcessGroup::connect(place, Device::Cpu, Duration::from_secs(2));
+        let group = ProcessGroup::connect(place, Device::Cpu, timeout);
         group.unwrap_err().to_string()
     };
+    // Who serves the store gives up first, and takes it along.
     let errors = thread::scope(|scope| {
         let connect = &connect;
-        let ranks = [0, 2].map(|rank| scope.spawn(move || connect(rank)));
+        let ranks = [(0, Duration::from_secs(4)), (2, SOON)];
+        let ranks = ranks.map(|rank| scope.spawn(move || connect(rank)));
         ranks.map(|rank| rank.join().unwrap())
     });
-    for (rank, error) in [0, 2].into_iter().zip(errors) {
-        let expected = format!("rank {rank} of 4, waiting for all ranks: ranks 1, 3 did not come");
+    let waited = ["in time", "before rank 0's store"];
+    for ((rank, error), waited) in [0, 2].into_iter().zip(errors).zip(waited) {
+        let missing = "waiting for all ranks: ranks 1, 3 did not come";
+        let expected = format!("rank {rank} of 4, {missing} {waited}");
         assert!(error.starts_with(&expected), "{error}");
     }
 }
@@ -229,6 +239,63 @@ fn a_store_that_cannot_be_served_or_reached_says_where() {
     let error = connect(1, nobody);
     let expected = format!("rank 1 of 2, reaching rank 0's store at 127.0.0.1:{nobody}: ");
     assert!(error.starts_with(&expected), "{error}");
+}
+
+#[test]
+fn a_server_that_is_no_store_is_given_up() {
+    // Takes connections, and never answers.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = place(1, 2, other.local_addr().unwrap().port());
+    let group = ProcessGroup::connect(place, Device::Cpu, Duration::from_secs(1));
+    let error = group.unwrap_err().to_string();
+    assert!(error.contains("no answer within 1 s"), "{error}");
+    assert!(error.contains("another program's port"), "{error}");
+}
+
+/// Starts what stands between clients and a server, and stops to pass anything on when it is told to;
+/// returns its port.
+fn relay(server: u16, hangs: &Arc<AtomicBool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let hangs = hangs.clone();
+    let pass_on = move |mut from: &TcpStream, mut to: &TcpStream| {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            if !hangs.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+    };
+    thread::spawn(move || {
+        let client = listener.accept().unwrap().0;
+        // As a client does, until there is a server.
+        let server = std::iter::repeat_with(|| TcpStream::connect(("127.0.0.1", server)));
+        let server = server.flatten().next().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| pass_on(&client, &server));
+            pass_on(&server, &client);
+        });
+    });
+    port
+}
+
+#[test]
+fn a_store_that_hangs_is_given_up() {
+    let (port, hangs) = (free_port(), Arc::new(AtomicBool::new(false)));
+    let connect = |rank, port| {
+        ProcessGroup::connect(place(rank, 2, port), Device::Cpu, Duration::from_secs(1)).unwrap()
+    };
+    let between = relay(port, &hangs);
+    let error = thread::scope(|scope| {
+        let server = scope.spawn(|| connect(0, port));
+        let client = connect(1, between);
+        // Alive, as that of a process that was stopped.
+        let _server = server.join().unwrap();
+        hangs.store(true, Ordering::SeqCst);
+        client.barrier().unwrap_err().to_string()
+    });
+    let expected = format!("rank 0's store at 127.0.0.1:{between} does not answer");
+    assert!(error.contains(&expected), "{error}");
 }
 
 #[test]

@@ -64,12 +64,14 @@ impl Backbone {
         image_shape: [i64; 3],
         settings: &Settings,
     ) -> Result<Self> {
-        // Before anything is fetched.
-        let architecture = weights.architecture();
-        let mut network = Self::frame(architecture, weights, image_shape, settings.device)?;
-        let path = Assets::open(&settings.data_dir)?.fetch(weights.asset())?;
-        weights::read(&path)?.assign(network.variables_mut())?;
-        Ok(network)
+        settings.group.together(|| {
+            // Before anything is fetched.
+            let architecture = weights.architecture();
+            let mut network = Self::frame(architecture, weights, image_shape, settings.device)?;
+            let path = Assets::open(&settings.data_dir)?.fetch(weights.asset())?;
+            weights::read(&path)?.assign(network.variables_mut())?;
+            Ok(network)
+        })
     }
 
     /// Returns the network whose weights are in a file, which tells format, family, origin and size by

@@ -110,16 +110,25 @@ impl Batches {
     /// `Argument` when the shards cannot be dealt out.
     pub(crate) fn share(&self, name: &'static str) -> Result<Self> {
         let (shards, ranks) = (self.shards, self.group().size());
-        if !shards.is_multiple_of(ranks) || shards > self.size {
-            return Err(Error::Argument {
+        let refused = |expected: String, got: usize| {
+            let got = got.to_string();
+            Err(Error::Argument {
                 name,
-                expected: format!(
-                    "a number of shards that is a multiple of {ranks}, the number of processes, and at \
-                     most {}, the batch's images",
-                    self.size
-                ),
-                got: shards.to_string(),
-            });
+                expected,
+                got,
+            })
+        };
+        if !shards.is_multiple_of(ranks) {
+            let expected = "a number of shards that is a multiple of";
+            return refused(
+                format!("{expected} {ranks}, the number of processes"),
+                shards,
+            );
+        }
+        if shards > self.size {
+            let least = format!("batches of at least {shards} images");
+            let expected = format!("{least}, one for each shard or process");
+            return refused(expected, self.size);
         }
         let own = shards / ranks;
         let first = own * self.group().rank();

@@ -1,7 +1,7 @@
 //! What the ranks of a process group have in common before they train together.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tch::Tensor;
 
 use super::callbacks::BestEpoch;
@@ -27,19 +27,21 @@ struct State {
 /// # Errors
 /// `Distributed` tells the first difference.
 pub(super) fn agree(group: &ProcessGroup, run: &RunRecord, fit: &Fit<'_>) -> Result<()> {
-    let own = json!({
-        "run": run,
-        "epochs": fit.epochs,
-        "stored activations": fit.cache_activations,
-    });
+    let no_json = |error: serde_json::Error| group.mismatch("fit", error.to_string());
+    let mut own = serde_json::to_value(run).map_err(no_json)?;
+    own["epochs"] = fit.epochs.into();
+    own["stored activations"] = fit.cache_activations.into();
     let runs = group.gather_texts(&own.to_string())?;
     let runs: Result<Vec<Value>, _> = runs.iter().map(|run| serde_json::from_str(run)).collect();
-    let runs = runs.map_err(|error| group.mismatch("fit", error.to_string()))?;
+    let runs = runs.map_err(no_json)?;
     let mut ranks = runs.iter().enumerate().skip(1);
     let found = ranks.find_map(|(rank, run)| Some((rank, difference(&runs[0], run)?)));
     found.map_or(Ok(()), |(rank, found)| {
         let (path, first, other) = (found.path, found.now, found.then);
-        let reason = format!("{path}: {other} on rank {rank}, {first} on rank 0");
+        let reason = match path.strip_suffix(" digest") {
+            Some(what) => format!("not the same {what} on rank {rank} as on rank 0"),
+            None => format!("{path}: {other} on rank {rank}, {first} on rank 0"),
+        };
         Err(group.mismatch("fit", reason))
     })
 }
@@ -109,6 +111,8 @@ impl Sequential<Compiled> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use image::RgbImage;
     use tch::Device;
 
@@ -116,7 +120,7 @@ mod tests {
     use crate::distributed::tests::on_ranks;
     use crate::model::{Backbone, Dense, Dropout, GlobalAveragePooling2d, SetTrainable};
     use crate::pipeline::{Augmentation, Batches, Pixels};
-    use crate::settings::{Limit, Settings};
+    use crate::settings::{BrokenImages, Limit, Settings};
     use crate::training::{EarlyStopping, LearningRateFinder, Loss, RmsProp};
 
     use super::*;
@@ -148,24 +152,30 @@ mod tests {
         folder
     }
 
-    fn batches(
-        folder: &std::path::Path,
-        group: &ProcessGroup,
-        augmentation: Augmentation,
-    ) -> [Batches; 2] {
+    fn settings(folder: &Path, group: &ProcessGroup) -> Settings {
         let mut settings = Settings::from_lookup(|_| None).unwrap();
         settings.dataset = Some(folder.to_str().unwrap().into());
         settings.limit = Limit::All;
+        // Has parts of 1 and 2 of the four shards.
+        settings.batch_size = 6;
         settings.group = group.clone();
-        let dataset = ImageDataset::load(&settings).unwrap();
-        let [train, validation, _] = dataset.split([8, 1, 1]).unwrap();
+        settings
+    }
+
+    fn batches_of(settings: &Settings, augmentation: Augmentation) -> Result<[Batches; 2]> {
+        let dataset = ImageDataset::load(settings)?;
+        let [train, validation, _] = dataset.split([8, 1, 1])?;
         let format = |image: &RgbImage| Pixels::from(image).scale(1. / 127.5).offset(-1.);
-        let train = train.map(format).augment(augmentation).unwrap();
-        // A batch of 6 has parts of 1 and 2 of the four shards.
-        [
-            train.shuffle(16).batch(6).sharded(SHARDS),
-            validation.map(format).batch(6).sharded(SHARDS),
-        ]
+        let train = train.map(format).augment(augmentation)?;
+        let size = settings.batch_size;
+        Ok([
+            train.shuffle(16).batch(size).sharded(SHARDS),
+            validation.map(format).batch(size).sharded(SHARDS),
+        ])
+    }
+
+    fn batches(folder: &Path, group: &ProcessGroup, augmentation: Augmentation) -> [Batches; 2] {
+        batches_of(&settings(folder, group), augmentation).unwrap()
     }
 
     /// A model with something frozen and something random.
@@ -224,21 +234,27 @@ mod tests {
                     let history = model.fit(&train, fit).unwrap();
                     let evaluation = model.evaluate(&train).unwrap();
                     let skipped = train.skipped();
-                    (numbers(&history), evaluation, skipped)
+                    // The updates would hardly tell gradients that are too large by a factor.
+                    let squares = model.compiled.optimizer.mean_squares();
+                    let squares = squares.map(|(_, value)| value.sum(None).double_value(&[]));
+                    let squares = squares.sum::<f64>();
+                    (numbers(&history), evaluation, skipped, squares)
                 })
             };
-            let [(alone, evaluation, skipped)] = &run(1)[..] else {
+            let [(alone, evaluation, skipped, squares)] = &run(1)[..] else {
                 unreachable!();
             };
             assert_eq!(skipped.len(), 4);
             assert_eq!(alone.len(), 4 * EPOCHS);
             for ranks in [2, 4] {
                 let found = run(ranks);
-                for (numbers, of_rank, of_rank_skipped) in &found {
+                for (numbers, of_rank, of_rank_skipped, of_rank_squares) in &found {
                     let what = format!("{what} on {ranks} ranks");
                     assert_close(&what, numbers, alone);
                     assert_close(&what, &[of_rank.loss], &[evaluation.loss]);
                     assert_eq!(of_rank_skipped, skipped);
+                    let off = (of_rank_squares / squares - 1.).abs();
+                    assert!(off < 1e-3, "{what}: {of_rank_squares} for {squares}");
                     // All ranks have the same, to the bit.
                     assert_eq!((numbers, of_rank), (&found[0].0, &found[0].1));
                 }
@@ -265,19 +281,94 @@ mod tests {
     }
 
     #[test]
-    fn ranks_with_other_settings_are_told_the_first_difference() {
+    fn ranks_with_other_settings_or_images_are_told_the_first_difference() {
+        let [folder, other] = [(); 2].map(|()| images());
+        let cats = other.path().join("train/cats");
+        std::fs::rename(cats.join("0.png"), cats.join("99.png")).unwrap();
+        type Change = fn(&mut Settings, &mut f64, &Path);
+        let changes: [(Change, _); 4] = [
+            (
+                |_, rate, _| *rate = 2e-4,
+                "optimizer learning rate: 0.0002 on rank 1, 0.0001 on rank 0",
+            ),
+            (
+                |settings, _, _| settings.seed = 1,
+                "training seed: 1 on rank 1, 0 on rank 0",
+            ),
+            (
+                |settings, _, _| settings.batch_size = 4,
+                "training batch size: 4 on rank 1, 6 on rank 0",
+            ),
+            (
+                |settings, _, other| settings.dataset = Some(other.to_str().unwrap().into()),
+                "not the same training examples on rank 1 as on rank 0",
+            ),
+        ];
+        for (change, expected) in changes {
+            let errors = on_ranks(2, |group| {
+                let (mut settings, mut rate) = (settings(folder.path(), &group), 1e-4);
+                if group.rank() == 1 {
+                    change(&mut settings, &mut rate, other.path());
+                }
+                let [train, _] = batches_of(&settings, Augmentation::new()).unwrap();
+                let fit = Fit::epochs(1);
+                model(0, rate).fit(&train, fit).unwrap_err().to_string()
+            });
+            for (rank, error) in errors.iter().enumerate() {
+                assert_eq!(*error, format!("rank {rank} of 2, fit: {expected}"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_ends_one_rank_is_told_to_the_others() {
         let folder = images();
-        let errors = on_ranks(2, |group| {
-            let [train, _] = batches(folder.path(), &group, Augmentation::new());
-            let rate = if group.rank() == 1 { 2e-4 } else { 1e-4 };
-            let mut model = model(0, rate);
-            model.fit(&train, Fit::epochs(1)).unwrap_err().to_string()
-        });
-        for (rank, error) in errors.iter().enumerate() {
-            let expected = format!(
-                "rank {rank} of 2, fit: run optimizer learning rate: 0.0002 on rank 1, 0.0001 on rank 0"
-            );
-            assert_eq!(*error, expected);
+        let file = folder.path().join("train/cats/0.png");
+        type Change<'a> = &'a (dyn Fn(&mut Settings) + Sync);
+        let missing: Change<'_> = &|settings| settings.dataset = Some("/nowhere".into());
+        let stop: Change<'_> = &|settings| settings.broken = BrokenImages::Stop;
+        let no_folder: Change<'_> = &|settings| settings.checkpoints = file.clone();
+        for (failing, change, expected) in [
+            (0, missing, "dataset /nowhere: there is no such folder"),
+            (1, missing, "dataset /nowhere: there is no such folder"),
+            (1, stop, "image train/"),
+            (0, no_folder, "cannot create "),
+        ] {
+            let errors = on_ranks(2, |group| {
+                let mut settings = settings(folder.path(), &group);
+                settings.checkpoints = folder.path().join("checkpoints");
+                if group.rank() == failing {
+                    change(&mut settings);
+                }
+                let fit = || {
+                    let [train, _] = batches_of(&settings, Augmentation::new())?;
+                    let fit = Fit::epochs(1).checkpoints(&settings.checkpoints);
+                    model(0, 1e-4).fit(&train, fit)
+                };
+                fit().unwrap_err().to_string()
+            });
+            assert!(errors[failing].contains(expected), "{errors:?}");
+            let told = format!("rank {failing} ended with an error: {expected}");
+            assert!(errors[1 - failing].contains(&told), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn ranks_without_images_take_part() {
+        let folder = images();
+        let run = |ranks| {
+            on_ranks(ranks, |group| {
+                let [train, validation] = batches(folder.path(), &group, Augmentation::new());
+                let dataset = train.dataset().take(3);
+                let train = dataset.shuffle(16).batch(6).sharded(SHARDS);
+                let validation = validation.dataset().take(1).batch(6).sharded(SHARDS);
+                let fit = Fit::epochs(EPOCHS).validation(&validation);
+                numbers(&model(0, 1e-4).fit(&train, fit).unwrap())
+            })
+        };
+        let alone = run(1).remove(0);
+        for numbers in run(SHARDS) {
+            assert_close("3 images on 4 ranks", &numbers, &alone);
         }
     }
 
@@ -292,18 +383,22 @@ mod tests {
             };
             refusal(if group.rank() == 0 { 3 } else { 8 })
         });
-        for (error, got) in errors.iter().zip(["got 3", "got 8"]) {
-            assert!(
-                error.contains("a multiple of 2") && error.ends_with(got),
-                "{error}"
-            );
-        }
+        let [three, eight] = &errors[..] else {
+            unreachable!();
+        };
+        assert!(
+            three.contains("a multiple of 2") && three.ends_with("got 3"),
+            "{three}"
+        );
+        let expected =
+            "expected batches of at least 8 images, one for each shard or process, got 6";
+        assert!(eight.ends_with(expected), "{eight}");
     }
 
     #[test]
     fn a_run_of_ranks_is_resumed_to_the_bit_also_by_another_number_of_them() {
         let folder = images();
-        let run = |ranks, checkpoints: &std::path::Path, epochs, resume| {
+        let run = |ranks, checkpoints: &Path, epochs, resume| {
             let found = on_ranks(ranks, |group| {
                 let [train, validation] = batches(folder.path(), &group, Augmentation::new());
                 let mut model = model(group.rank() as u64, 1e-4);
@@ -321,9 +416,7 @@ mod tests {
         let undisturbed = run(2, &whole, EPOCHS, false);
         run(2, &parts, 1, false);
         assert_eq!(run(2, &parts, EPOCHS, true), undisturbed);
-        let saved = |folder: &std::path::Path| {
-            std::fs::read(folder.join("epoch-0003.safetensors")).unwrap()
-        };
+        let saved = |folder: &Path| std::fs::read(folder.join("epoch-0003.safetensors")).unwrap();
         // All but the seconds in the history.
         let tensors = |bytes: &[u8]| {
             let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();

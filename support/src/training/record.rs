@@ -124,7 +124,10 @@ pub(super) fn difference(now: &Value, then: &Value) -> Option<Difference> {
     };
     match (now, then) {
         (Value::Object(now), Value::Object(then)) => {
-            let mut keys = now.keys().chain(then.keys());
+            let mut keys: Vec<_> = now.keys().chain(then.keys()).collect();
+            // What changes a digest is better told by another field.
+            keys.sort_by_key(|key| key.ends_with("_digest"));
+            let mut keys = keys.into_iter();
             keys.find_map(|key| within(key, now.get(key), then.get(key)))
         }
         (Value::Array(now), Value::Array(then)) => {
@@ -280,6 +283,11 @@ mod tests {
                 json!({"a": 1, "batch_size": 32}),
                 json!({"a": 1, "batch_size": 8}),
                 ["batch size", "8", "32"],
+            ),
+            (
+                json!({"examples_digest": "x", "seed": 1}),
+                json!({"examples_digest": "y", "seed": 2}),
+                ["seed", "2", "1"],
             ),
             (
                 json!({"a": ["x", {"b": true}]}),

@@ -47,7 +47,7 @@ impl BatchLoss {
 
 impl Sequential<Compiled> {
     /// Trains one step on images `[N, 3, H, W]` with class indices `[N]`, 64-bit integers; returns loss
-    /// and accuracy before the step.
+    /// and accuracy before the step. The other processes of a group have no part in it.
     ///
     /// # Errors
     /// `Shape` when the images do not fit the model, or the labels the images; `Argument` when a label
