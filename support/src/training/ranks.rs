@@ -112,13 +112,18 @@ impl Sequential<Compiled> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::OnceLock;
 
     use image::RgbImage;
     use tch::Device;
 
     use crate::dataset::ImageDataset;
     use crate::distributed::tests::on_ranks;
-    use crate::model::{Backbone, Dense, Dropout, GlobalAveragePooling2d, SetTrainable};
+    use crate::model::tests::network;
+    use crate::model::{
+        Architecture, Backbone, Dense, Dropout, GlobalAveragePooling2d, MobileNetV2, SetTrainable,
+        Weights,
+    };
     use crate::pipeline::{Augmentation, Batches, Pixels};
     use crate::settings::{BrokenImages, Limit, Settings};
     use crate::training::{EarlyStopping, LearningRateFinder, Loss, RmsProp};
@@ -178,9 +183,37 @@ mod tests {
         batches_of(&settings(folder, group), augmentation).unwrap()
     }
 
+    /// A small network whose features tell the images apart.
+    const NETWORK: (Architecture, Weights, [i64; 3]) = (
+        Architecture::MobileNetV2(MobileNetV2 { alpha: 0.35 }),
+        MobileNetV2::KERAS,
+        [3, 32, 32],
+    );
+
+    /// The values of its variables.
+    fn values() -> &'static [Vec<f32>] {
+        static VALUES: OnceLock<Vec<Vec<f32>>> = OnceLock::new();
+        VALUES.get_or_init(|| {
+            let network = network(NETWORK);
+            let values = network
+                .variables()
+                .map(|variable| variable.value().reshape([-1]));
+            values
+                .map(|values| Vec::try_from(values).unwrap())
+                .collect()
+        })
+    }
+
     /// A model with something frozen and something random.
     fn model(seed: u64, rate: f64) -> Sequential<Compiled> {
-        let mut base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();
+        let (architecture, weights, shape) = NETWORK;
+        let mut base = Backbone::frame(architecture, weights, shape, Device::Cpu).unwrap();
+        for (variable, values) in base.variables_mut().zip(values()) {
+            let shape = variable.value().size();
+            variable
+                .assign(&Tensor::from_slice(values).view(&shape[..]))
+                .unwrap();
+        }
         base.layers_mut()[..140].set_trainable(false);
         Sequential::new(base)
             .push(GlobalAveragePooling2d)
