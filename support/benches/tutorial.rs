@@ -36,8 +36,8 @@ const PASSES: usize = 3;
 const FORWARDS: usize = 10;
 const PRODUCTS: usize = 20;
 const PRODUCT_SIZE: i64 = 1024;
-/// Batches of the fine-tuning epochs, each of which is one repetition.
-const STEPS: usize = 8;
+/// Batches of the fine-tuning epochs, each of which is one repetition: half of the tutorial's.
+const STEPS: usize = 32;
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
