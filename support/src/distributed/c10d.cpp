@@ -12,6 +12,7 @@
 #include <c10/util/Logging.h>
 
 #include <cstring>
+#include <mutex>
 
 static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 11,
               "the declarations in gloo/ are those that libtorch 2.11 was built with");
@@ -60,9 +61,17 @@ Backend &connected(Group *group) {
   return *group->backend;
 }
 
+// Starts an operation. c10d notes it in a recorder that all groups of a process share, without a lock.
+template <typename F>
+c10::intrusive_ptr<c10d::Work> start(Group *group, F operation) {
+  static std::mutex recorder;
+  const std::lock_guard<std::mutex> lock(recorder);
+  return operation(connected(group));
+}
+
 c10::intrusive_ptr<c10d::Work> start_sum(Group *group, const Tensor &tensor) {
   std::vector<Tensor> tensors{tensor};
-  return connected(group).allreduce(tensors);
+  return start(group, [&](Backend &backend) { return backend.allreduce(tensors); });
 }
 
 // Gradients of variables, of which those that a backward pass reaches first are being summed while it
@@ -229,7 +238,7 @@ int support_group_sum(Group *group, const Tensor *tensor, Failure failure) {
 int support_group_broadcast(Group *group, const Tensor *tensor, Failure failure) {
   return guarded(failure, -1, [&] {
     std::vector<Tensor> tensors{*tensor};
-    connected(group).broadcast(tensors)->wait();
+    start(group, [&](Backend &backend) { return backend.broadcast(tensors); })->wait();
     return 0;
   });
 }
@@ -241,7 +250,7 @@ Tensor *support_group_gather(Group *group, const Tensor *tensor, Failure failure
     std::vector<std::vector<Tensor>> outputs(1);
     for (int rank = 0; rank < connected(group).getSize(); ++rank)
       outputs[0].push_back(at::empty_like(*tensor));
-    connected(group).allgather(outputs, inputs)->wait();
+    start(group, [&](Backend &backend) { return backend.allgather(outputs, inputs); })->wait();
     return new Tensor(at::stack(outputs[0]));
   });
 }

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use engine::{Buckets, Engine};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 pub(crate) use place::Place;
 
@@ -546,11 +546,4 @@ fn fit_together(ranks: &[Greeting]) -> Result<(), String> {
 fn host_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
-}
-
-/// Returns a tensor of 32-bit floats on a device.
-pub(crate) fn floats(values: &[f64], device: Device) -> Result<Tensor> {
-    Tensor::f_from_slice(values)
-        .and_then(|values| values.f_to_kind(Kind::Float)?.f_to_device(device))
-        .map_err(Error::torch("sums"))
 }

@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use tch::Kind;
+
 use super::*;
 
 /// Returns a port that was free a moment ago.

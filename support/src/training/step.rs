@@ -6,7 +6,7 @@ use super::evaluation::Totals;
 use super::frozen::PrefixBatch;
 use super::rms_prop::flatten;
 use super::{Compiled, Evaluation};
-use crate::distributed::{ProcessGroup, Reducer, floats};
+use crate::distributed::{ProcessGroup, Reducer};
 use crate::model::{Sequential, TrainingStep};
 use crate::pipeline::Batches;
 use crate::{Error, Result};
@@ -102,7 +102,10 @@ impl Sequential<Compiled> {
                 let (root, sums) = loss.sums()?;
                 reducer.backward(Some(&root), &sums)?
             }
-            None => reducer.backward(None, &floats(&[0.; 3], self.base().device())?)?,
+            None => {
+                let none = Tensor::f_zeros([3], (Kind::Float, self.base().device()));
+                reducer.backward(None, &none.map_err(Error::torch("loss"))?)?
+            }
         };
         if loss.is_none() {
             let totals = Totals::read(&sums)?;
