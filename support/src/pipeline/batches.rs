@@ -138,10 +138,10 @@ impl Batches {
         })
     }
 
-    /// Returns how many of a batch's images are of a shard.
+    /// Returns how many of a batch's images are of a shard: one where there are more shards than images.
     fn part(&self, shard: usize) -> usize {
         let before = |shard| self.size * shard / self.shards;
-        before(shard + 1) - before(shard)
+        (before(shard + 1) - before(shard)).max(1)
     }
 
     /// Returns how many examples a shard has.
@@ -157,7 +157,7 @@ impl Batches {
     /// Returns the number of batches in an epoch, if every image can be read. The last may be
     /// smaller than the others.
     pub fn len(&self) -> usize {
-        let steps = |shard| self.shard_len(shard).div_ceil(self.part(shard).max(1));
+        let steps = |shard| self.shard_len(shard).div_ceil(self.part(shard));
         (0..self.shards).map(steps).max().unwrap_or(0)
     }
 

@@ -150,6 +150,10 @@ fn shards_deal_the_examples_out_and_have_equal_parts_in_every_batch() {
     all.sort_unstable();
     assert_eq!(all, (0..13).collect::<Vec<i64>>());
     assert_ne!(first, of_epoch(1));
+    // None is left out where a batch is too small for a part of each.
+    let small = batches.dataset().batch(2).sharded(4);
+    let numbers = numbers(&epoch(&small, 0));
+    assert_eq!((numbers.len(), numbers.concat().len()), (small.len(), 13));
 }
 
 #[test]
