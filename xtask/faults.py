@@ -126,7 +126,10 @@ def undisturbed(program, pictures, folder):
     with Run(program, pictures, folder) as run:
         start = time.monotonic()
         times = [time.monotonic() - start for _ in run.lines()]
-        return run.end(), times
+        left = run.end()
+        printed = sum("Epoch 4/4" in line for line in run.said)
+        assert printed == 1, f"{printed} ranks print, and not rank 0 alone"
+        return left, times
 
 
 def killed_ranks_change_nothing(program):

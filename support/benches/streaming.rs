@@ -10,13 +10,15 @@
 //! After each epoch what the system holds of the file of outputs is dropped, so that the next one reads the
 //! disk however much memory the machine has. The last line is a JSON object.
 
-use std::error::Error;
+mod program;
+
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use program::{Result, field};
 use rustix::fs::{Advice, fadvise};
 use serde_json::{Value, json};
 use support::dataset::{ImageDataset, images_in};
@@ -25,8 +27,6 @@ use support::prelude::*;
 
 const BATCH_SIZE: usize = 32;
 const SHUFFLE_BUFFER_SIZE: usize = 1000;
-
-type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 struct Arguments {
     photos: PathBuf,
@@ -39,23 +39,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    // `cargo bench` adds a flag of its own.
-    let words = std::env::args().skip(1).filter(|word| word != "--bench");
-    let words: Vec<String> = words.collect();
-    if words.is_empty() {
-        println!("nothing to measure: name a folder of images");
-        return ExitCode::SUCCESS;
-    }
-    match Arguments::parse(&words).and_then(|arguments| measure(&arguments)) {
-        Ok(figures) => {
-            println!("{figures}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("name a folder of images", |words| {
+        measure(&Arguments::parse(words)?).map(Some)
+    })
 }
 
 impl Arguments {
@@ -71,22 +57,18 @@ impl Arguments {
             frozen: 100,
             epochs: 2,
         };
-        for option in options.chunks(2) {
-            let [name, value] = option else {
-                return Err(format!("{option:?}: expected an option and its value").into());
-            };
-            match name.as_str() {
+        let known = "--examples, --memory, --side, --frozen or --epochs";
+        program::options(options, known, |name, value| {
+            match name {
                 "--examples" => arguments.examples = value.parse()?,
                 "--memory" => arguments.memory.push(value.parse()?),
                 "--side" => arguments.side = value.parse()?,
                 "--frozen" => arguments.frozen = value.parse()?,
                 "--epochs" => arguments.epochs = value.parse()?,
-                _ => {
-                    let expected = "--examples, --memory, --side, --frozen or --epochs";
-                    return Err(format!("{name}: expected {expected}").into());
-                }
+                _ => return Ok(false),
             }
-        }
+            Ok(true)
+        })?;
         Ok(arguments)
     }
 }
@@ -267,20 +249,10 @@ fn restart_peak_memory() -> Result<()> {
 
 /// Returns the most memory that was resident, in megabytes.
 fn peak_memory() -> Result<f64> {
-    Ok(field("/proc/self/status", "VmHWM:")? * 1024. / 1e6)
+    Ok(program::peak_memory()? / 1e6)
 }
 
 /// Returns the memory that is resident, in megabytes.
 fn resident_memory() -> Result<f64> {
     Ok(field("/proc/self/status", "VmRSS:")? * 1024. / 1e6)
-}
-
-/// Returns the number behind a name in one of the kernel's files.
-fn field(file: &str, name: &str) -> Result<f64> {
-    let text = fs::read_to_string(file)?;
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
-    let value = lines.next().and_then(|line| line.split_whitespace().next());
-    Ok(value
-        .ok_or_else(|| format!("{file} has no {name}"))?
-        .parse()?)
 }

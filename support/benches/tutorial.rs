@@ -10,14 +10,16 @@
 //! what is measured and lists its keys. Started by torchrun, the ranks share each piece of work, which ends
 //! when the last of them is done.
 
-use std::error::Error;
-use std::fs;
+mod program;
+
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use program::Result;
 use serde_json::{Value, json};
-use support::dataset::ImageDataset;
+use support::dataset::{Example, ImageDataset};
 use support::distributed::ProcessGroup;
 use support::prelude::*;
 use support::settings::Limit;
@@ -39,8 +41,6 @@ const PRODUCT_SIZE: i64 = 1024;
 /// Batches of the fine-tuning epochs, each of which is one repetition: half of the tutorial's.
 const STEPS: usize = 32;
 
-type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
-
 struct Arguments {
     mode: Mode,
     pictures: PathBuf,
@@ -57,33 +57,15 @@ enum Mode {
 }
 
 fn main() -> ExitCode {
-    // `cargo bench` adds a flag of its own.
-    let words = std::env::args().skip(1).filter(|word| word != "--bench");
-    let words: Vec<String> = words.collect();
-    if words.is_empty() {
-        println!("nothing to measure: `cargo xtask bench` names a mode and pictures");
-        return ExitCode::SUCCESS;
-    }
-    let measured = Arguments::parse(&words).and_then(|arguments| {
+    program::run("`cargo xtask bench` names a mode and pictures", |words| {
+        let arguments = Arguments::parse(words)?;
         let settings = arguments.settings()?;
         let figures = match arguments.mode {
             Mode::Pieces => pieces(&arguments, &settings),
             Mode::Tutorial => tutorial(&arguments, &settings),
         };
         Ok(settings.group.is_main().then_some(figures?))
-    });
-    match measured {
-        Ok(figures) => {
-            if let Some(figures) = figures {
-                println!("{figures}");
-            }
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 impl Arguments {
@@ -103,21 +85,17 @@ impl Arguments {
             limit: None,
             seed: 0,
         };
-        for option in options.chunks(2) {
-            let [name, value] = option else {
-                return Err(format!("{option:?}: expected an option and its value").into());
-            };
-            match name.as_str() {
+        let known = "--batch, --epochs, --limit or --seed";
+        program::options(options, known, |name, value| {
+            match name {
                 "--batch" => arguments.batch = value.parse()?,
                 "--epochs" => arguments.epochs = value.parse()?,
                 "--limit" => arguments.limit = Some(value.parse()?),
                 "--seed" => arguments.seed = value.parse()?,
-                _ => {
-                    let expected = "--batch, --epochs, --limit or --seed";
-                    return Err(format!("{name}: expected {expected}").into());
-                }
+                _ => return Ok(false),
             }
-        }
+            Ok(true)
+        })?;
         Ok(arguments)
     }
 
@@ -132,9 +110,14 @@ impl Arguments {
 
     /// Returns the training and the validation images.
     fn images(&self, settings: &Settings) -> Result<[Dataset<Pixels>; 2]> {
-        let [train, validation, _] = ImageDataset::load(settings)?.split([8, 1, 1])?;
-        let limit = self.limit.unwrap_or(usize::MAX);
-        let format = |images: Dataset<RgbImage>| images.take(limit).map(format_example);
+        let dataset = ImageDataset::load(settings)?;
+        let [train, validation, _] = dataset.split_examples([8, 1, 1])?;
+        let format = |examples| {
+            let (examples, classes) = (limited(examples, self.limit), dataset.classes().to_vec());
+            Dataset::new(examples, classes, settings.seed, settings.broken)
+                .among(&settings.group)
+                .map(format_example)
+        };
         Ok([
             format(train).shuffle(SHUFFLE_BUFFER_SIZE),
             format(validation),
@@ -147,6 +130,23 @@ fn format_example(image: &RgbImage) -> Pixels {
         .scale(1.0 / 127.5)
         .offset(-1.0)
         .resize(IMG_SIZE, IMG_SIZE)
+}
+
+/// Keeps the first `limit / 2` of each class by name, which are those that the peers take, in
+/// the order that they are in.
+fn limited(mut examples: Vec<Example>, limit: Option<usize>) -> Vec<Example> {
+    let Some(limit) = limit else { return examples };
+    let names: BTreeSet<(usize, String)> = examples
+        .iter()
+        .map(|example| (example.label, example.id.clone()))
+        .collect();
+    let names: Vec<_> = names.into_iter().collect();
+    let kept: BTreeSet<&(usize, String)> = names
+        .chunk_by(|one, next| one.0 == next.0)
+        .flat_map(|class| class.iter().take(limit / 2))
+        .collect();
+    examples.retain(|example| kept.contains(&(example.label, example.id.clone())));
+    examples
 }
 
 /// Measures the input pipeline, the base and fine-tuning steps, each alone.
@@ -260,7 +260,7 @@ fn tutorial(arguments: &Arguments, settings: &Settings) -> Result<Value> {
             "seconds": start.elapsed().as_secs_f64(),
             "phase_1_val_accuracy": history.val_accuracy().last(),
             "phase_2_val_accuracy": history_fine.val_accuracy().last(),
-            "peak_memory_mb": peak_memory()?,
+            "peak_memory_mb": program::peak_memory()? / (1024. * 1024.),
             "loss": whole.loss(),
             "accuracy": whole.accuracy(),
             "val_loss": whole.val_loss(),
@@ -325,14 +325,4 @@ fn median(mut values: Vec<f64>) -> f64 {
     } else {
         f64::midpoint(values[middle - 1], values[middle])
     }
-}
-
-/// Returns the most memory that this process ever held, in megabytes, as Linux counts it.
-fn peak_memory() -> Result<f64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let kilobytes = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next())
-        .ok_or("/proc/self/status has no VmHWM")?;
-    Ok(kilobytes.parse::<f64>()? / 1024.0)
 }

@@ -1,5 +1,7 @@
 //! What the ranks of a process group have in common before they train together.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Tensor;
@@ -74,11 +76,10 @@ impl Sequential<Compiled> {
             let value = group.broadcast(variable.value())?;
             variable.assign(&value)?;
         }
-        let mut mean_squares = std::collections::BTreeMap::new();
+        let mut mean_squares = BTreeMap::new();
         for name in state.mean_squares {
-            let own = self.compiled.optimizer.mean_squares();
-            let own = own.into_iter().find(|(known, _)| *known == name);
-            let value = match own {
+            let mut known = self.compiled.optimizer.mean_squares();
+            let value = match known.find(|(known, _)| *known == name) {
                 Some((_, value)) => value.shallow_clone(),
                 None => self.zeros_like(&name)?,
             };
@@ -260,11 +261,17 @@ mod tests {
                     let [train, validation] = batches(folder.path(), &group, augmentation.clone());
                     // The others' initial weights are not used.
                     let mut model = model(group.rank() as u64, 1e-4);
+                    let mut calls = 0;
                     let fit = Fit::epochs(EPOCHS).validation(&validation);
+                    let fit = fit.on_epoch_end(|_| {
+                        calls += 1;
+                        Ok(())
+                    });
                     let fit = fit.cache_activations(stored).early_stopping(
                         EarlyStopping::new().patience(2).restore_best_weights(true),
                     );
                     let history = model.fit(&train, fit).unwrap();
+                    assert_eq!(calls, if group.is_main() { EPOCHS } else { 0 });
                     let evaluation = model.evaluate(&train).unwrap();
                     let skipped = train.skipped();
                     // The updates would hardly tell gradients that are too large by a factor.
