@@ -113,6 +113,29 @@ pub fn learning_curves(curves: &Curves<'_>, start_fine_tuning: Option<usize>) ->
     Figure::new(&imageops::thumbnail(&image, MAX_WIDTH, MAX_WIDTH))
 }
 
+/// Draws one learning rate an epoch; one that is not finite leaves a gap.
+pub(super) fn learning_rate_curve(rates: &[f64]) -> Result<Figure> {
+    if rates.is_empty() {
+        return Err(Error::Figure(
+            "there is no learning rate to draw".to_owned(),
+        ));
+    }
+    let highest = rates.iter().copied().filter(|rate| rate.is_finite());
+    let highest = highest.fold(f64::MIN_POSITIVE, f64::max);
+    let panel = Panel {
+        title: "Learning Rate",
+        description: "after the epoch",
+        curves: [("Learning Rate", rates), ("", &[])],
+        values: (0.0, highest * 1.05),
+        legend: SeriesLabelPosition::UpperRight,
+        bottom: true,
+    };
+    let (width, height) = (MAX_WIDTH, MAX_WIDTH / 2);
+    let mut image = RgbImage::from_pixel(unit(width), unit(height), Rgb([255; 3]));
+    draw(&mut image, |area| panel.draw(area, rates.len(), None))?;
+    Figure::new(&imageops::thumbnail(&image, width, height))
+}
+
 struct Panel<'a> {
     title: &'static str,
     description: &'static str,
@@ -285,8 +308,14 @@ impl Ranged for Axis {
 impl ValueFormatter<f64> for Axis {
     /// Writes a tick's value without needless digits.
     fn format(tick: &f64) -> String {
-        let text = format!("{tick:.4}");
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        let short = |text: &str| text.trim_end_matches('0').trim_end_matches('.').to_owned();
+        // A learning rate's.
+        if *tick != 0. && tick.abs() < 1e-3 {
+            let text = format!("{tick:.2e}");
+            let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            return format!("{}e{exponent}", short(digits));
+        }
+        short(&format!("{tick:.4}"))
     }
 }
 
@@ -388,6 +417,8 @@ pub(super) mod tests {
         assert_eq!(ticks(0.0, 2.0, 1.0), [0.0, 1.0, 2.0]);
         let labels: Vec<String> = ticks(0.755, 1.0, 0.0).iter().map(Axis::format).collect();
         assert_eq!(labels, ["0.8", "0.85", "0.9", "0.95", "1"]);
+        let labels = [0.0, 2e-5, 1.2 * 1e-5, 5e-4, 1e-3].map(|tick| Axis::format(&tick));
+        assert_eq!(labels, ["0", "2e-5", "1.2e-5", "5e-4", "0.001"]);
         assert_eq!(ticks(0.0, 0.0, 1.0), [0.0]);
     }
 }

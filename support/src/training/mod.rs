@@ -23,6 +23,8 @@ mod schedule;
 mod state;
 mod step;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use early_stopping::{EarlyStopping, Monitor};
 pub use evaluation::Evaluation;

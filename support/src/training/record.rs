@@ -185,7 +185,7 @@ mod tests {
     use crate::model::{Backbone, Dense, Dropout, GlobalAveragePooling2d};
     use crate::pipeline::{Dataset, Pixels};
     use crate::settings::BrokenImages;
-    use crate::training::{Monitor, RmsProp};
+    use crate::training::{CosineDecay, Monitor, OneCycle, ReduceOnPlateau, RmsProp};
 
     /// What the checkpoint of a run with all kinds of parts says.
     fn record() -> RunRecord {
@@ -279,6 +279,41 @@ mod tests {
         assert_eq!(serde_json::to_value(&record).unwrap(), expected);
         let read: RunRecord = serde_json::from_value(expected).unwrap();
         assert_eq!(read, record);
+    }
+
+    #[test]
+    fn a_schedule_stands_in_a_checkpoint_with_all_that_decides_the_rate() {
+        let json = |schedule: Schedule| {
+            let epochs = schedule.depends_on_end().then_some(9);
+            let record = RunRecord {
+                schedule,
+                schedule_epochs: epochs,
+                ..record()
+            };
+            let json = serde_json::to_value(&record).unwrap();
+            let read: RunRecord = serde_json::from_value(json.clone()).unwrap();
+            assert_eq!(read, record);
+            [&json["schedule"], &json["schedule_epochs"]].map(Value::clone)
+        };
+        assert_eq!(
+            json(OneCycle::new().into()),
+            [
+                json!({"name": "one_cycle", "pct_start": 0.25, "div": 25., "div_final": 1e5}),
+                json!(9)
+            ]
+        );
+        assert_eq!(
+            json(CosineDecay::new().warmup(0.1).into()),
+            [
+                json!({"name": "cosine_decay", "warmup": 0.1, "end": 0.}),
+                json!(9)
+            ]
+        );
+        let plateau = json!({
+            "name": "reduce_on_plateau", "monitor": "val_loss", "factor": 0.1, "patience": 10,
+            "min_delta": 1e-4, "cooldown": 0, "min_lr": 0.,
+        });
+        assert_eq!(json(ReduceOnPlateau::new().into()), [plateau, Value::Null]);
     }
 
     #[test]

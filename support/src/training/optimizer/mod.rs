@@ -524,3 +524,230 @@ fn unflatten<'a>(
         part
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+    use tch::Kind;
+
+    use super::*;
+
+    /// What `tests/reference/optimizers.py` makes.
+    #[derive(Deserialize)]
+    struct Reference {
+        before: Vec<f32>,
+        gradients: Vec<Vec<f32>>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        by: String,
+        name: String,
+        options: CaseOptions,
+        rates: Option<Vec<f64>>,
+        momentums: Option<Vec<f64>>,
+        /// Steps 1, 2 and the last one.
+        after: [Vec<f32>; 3],
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct CaseOptions {
+        rate: f64,
+        momentum: Option<f64>,
+        nesterov: Option<u8>,
+        betas: Option<[f64; 2]>,
+        epsilon: Option<f64>,
+        weight_decay: Option<f64>,
+        clip_norm: Option<f64>,
+        clip_value: Option<f64>,
+        discriminative: Option<f64>,
+    }
+
+    fn optimizer(name: &str, options: &CaseOptions) -> Optimizer {
+        let rate = options.rate;
+        let betas = options.betas.unwrap_or([0.9, 0.999]);
+        let epsilon = options.epsilon.unwrap_or(1e-8);
+        let adam = Adam::new(rate).betas(betas[0], betas[1]).epsilon(epsilon);
+        let sgd = Sgd::new(rate).momentum(options.momentum.unwrap_or(0.));
+        let mut optimizer: Optimizer = match name {
+            "RMSprop" => RmsProp::new(rate).into(),
+            "SGD" if options.nesterov.is_some() => sgd.nesterov().into(),
+            "SGD" => sgd.into(),
+            "Adam" => adam.into(),
+            "AdamW" => AdamW::new(rate).epsilon(epsilon).into(),
+            _ => panic!("{name}"),
+        };
+        if let Some(decay) = options.weight_decay {
+            optimizer = optimizer.weight_decay(decay);
+        }
+        if let Some(norm) = options.clip_norm {
+            optimizer = optimizer.clip_norm(norm);
+        }
+        if let Some(value) = options.clip_value {
+            optimizer = optimizer.clip_value(value);
+        }
+        if let Some(factor) = options.discriminative {
+            optimizer = optimizer.discriminative(factor);
+        }
+        optimizer
+    }
+
+    fn variable(name: &str, values: &[f32], shape: &[i64]) -> Variable {
+        Variable::new(name.into(), Tensor::from_slice(values).view(shape))
+    }
+
+    fn all_values(variables: &[&Variable]) -> Vec<f32> {
+        Vec::try_from(flatten(&values(variables)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn twenty_steps_equal_those_of_pytorch_and_keras() {
+        let text = include_str!("../../../tests/data/optimizers.json");
+        let reference: Reference = serde_json::from_str(text).unwrap();
+        assert_eq!(reference.cases.len(), 27);
+        for case in &reference.cases {
+            let what = format!("{}'s {} of {:?}", case.by, case.name, case.options);
+            let mut optimizer = optimizer(&case.name, &case.options);
+            optimizer.check().unwrap();
+            let kernel = variable("block/kernel", &reference.before[..6], &[2, 3]);
+            let bias = variable("dense/bias", &reference.before[6..], &[2]);
+            let variables = [&kernel, &bias];
+            let mut after = Vec::new();
+            for (step, gradient) in reference.gradients.iter().enumerate() {
+                let own = optimizer.rates();
+                let rates = Rates {
+                    learning_rate: case
+                        .rates
+                        .as_ref()
+                        .map_or(own.learning_rate, |all| all[step]),
+                    momentum: case
+                        .momentums
+                        .as_ref()
+                        .map_or(own.momentum, |all| Some(all[step])),
+                };
+                let gradient = Tensor::from_slice(gradient);
+                let kept = gradient.copy();
+                optimizer.step(&variables, 1, &gradient, rates).unwrap();
+                assert_eq!(gradient, kept, "{what}: the gradient is the caller's");
+                if [0, 1, 19].contains(&step) {
+                    after.push(all_values(&variables));
+                }
+            }
+            for (after, expected) in after.iter().zip(&case.after) {
+                for (after, expected) in after.iter().zip(expected) {
+                    assert!(
+                        (after - expected).abs() < 2e-6,
+                        "{what}: {after} for {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_half_of_the_bases_layers_learns_slowest_and_the_head_fastest() {
+        let names = [
+            "a/gamma", "a/beta", "b/kernel", "c/kernel", "d/gamma", "d/beta", "e/kernel", "e/bias",
+        ];
+        let variables = names.map(|name| variable(name, &[0.], &[1]));
+        let variables: Vec<&Variable> = variables.iter().collect();
+        let of = |in_base| factors_of(&variables, in_base, 0.25);
+        assert_eq!(of(6), [0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 1., 1.]);
+        assert_eq!(of(0), [1.; 8]);
+        // Of three layers the first one.
+        assert_eq!(of(4), [0.25, 0.25, 0.5, 0.5, 1., 1., 1., 1.]);
+        // A plain step along ones shows them.
+        let mut sgd = Sgd::new(1.).discriminative(0.25);
+        let rates = sgd.rates();
+        let ones = Tensor::ones([8], (Kind::Float, tch::Device::Cpu));
+        sgd.step(&variables, 6, &ones, rates).unwrap();
+        let moved = [-0.25, -0.25, -0.25, -0.5, -0.5, -0.5, -1., -1.];
+        assert_eq!(all_values(&variables), moved);
+    }
+
+    #[test]
+    fn the_state_begins_anew_when_a_variable_without_one_is_trained() {
+        let [a, b] = ["a/kernel", "b/kernel"].map(|name| variable(name, &[1.], &[1]));
+        let mut adam = Optimizer::from(Adam::new(0.5));
+        let rates = adam.rates();
+        let gradient = Tensor::from_slice(&[1_f32, 1.]);
+        let one = gradient.narrow(0, 0, 1);
+        for _ in 0..3 {
+            adam.step(&[&a], 0, &one, rates).unwrap();
+        }
+        assert_eq!(adam.steps(), 3);
+        let before = all_values(&[&a, &b]);
+        adam.step(&[&a, &b], 0, &gradient, rates).unwrap();
+        assert_eq!(adam.steps(), 1);
+        // The first step of Adam is as long as the learning rate.
+        for (before, after) in before.iter().zip(all_values(&[&a, &b])) {
+            assert!((before - after - 0.5).abs() < 1e-6, "{before} {after}");
+        }
+        // Fewer go on with theirs.
+        adam.step(&[&b], 0, &one, rates).unwrap();
+        assert_eq!(adam.steps(), 2);
+    }
+
+    #[test]
+    fn an_optimizer_is_described_by_keras_names_in_checkpoints() {
+        let config = |optimizer: Optimizer| serde_json::to_value(optimizer.config()).unwrap();
+        // The one that users have checkpoints of.
+        assert_eq!(
+            config(RmsProp::new(1e-4).into()),
+            json!({"name": "RMSprop", "learning_rate": 1e-4, "rho": 0.9, "epsilon": 1e-7})
+        );
+        let sgd = Sgd::new(0.1).momentum(0.9).nesterov().weight_decay(0.01);
+        assert_eq!(
+            config(sgd.clip_norm(1.).clip_value(2.).discriminative(0.5)),
+            json!({
+                "name": "SGD", "learning_rate": 0.1, "momentum": 0.9, "nesterov": 1.,
+                "weight_decay": 0.01, "global_clipnorm": 1., "clipvalue": 2., "discriminative": 0.5,
+            })
+        );
+        let adam_w = json!({
+            "name": "AdamW", "learning_rate": 0.1, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8,
+            "weight_decay": 0.01,
+        });
+        assert_eq!(config(AdamW::new(0.1).into()), adam_w);
+        let read: OptimizerConfig = serde_json::from_value(adam_w).unwrap();
+        assert_eq!(read, Optimizer::from(AdamW::new(0.1)).config());
+    }
+
+    #[test]
+    fn a_hyper_parameter_out_of_bounds_is_refused_by_its_name() {
+        let refused: [(Optimizer, &str); 10] = [
+            (
+                RmsProp::new(0.).into(),
+                "RMSprop's learning rate to be a positive number",
+            ),
+            (
+                Sgd::new(f64::NAN).into(),
+                "SGD's learning rate to be a positive number",
+            ),
+            (Adam::new(f64::INFINITY).into(), "Adam's learning rate"),
+            (
+                Sgd::new(0.1).momentum(1.).into(),
+                "SGD's momentum to be at least 0 and less than 1",
+            ),
+            (Adam::new(0.1).betas(0.9, -0.1).into(), "Adam's beta 2"),
+            (AdamW::new(0.1).epsilon(0.).into(), "AdamW's epsilon"),
+            (
+                Adam::new(0.1).weight_decay(-1.),
+                "Adam's weight decay to be 0 or more",
+            ),
+            (Adam::new(0.1).clip_norm(0.), "Adam's global clipnorm"),
+            (Adam::new(0.1).clip_value(-1.), "Adam's clipvalue"),
+            (
+                Adam::new(0.1).discriminative(1.5),
+                "more than 0 and at most 1, got 1.5",
+            ),
+        ];
+        for (optimizer, expected) in refused {
+            let error = optimizer.check().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
