@@ -16,8 +16,8 @@ use crate::pipeline::Batches;
 use crate::{Error, Result};
 
 impl Sequential<Compiled> {
-    /// Trains on `batches` and returns loss and accuracy of each epoch, which it also prints as
-    /// Keras does.
+    /// Trains on `batches` and returns loss, accuracy and the other [metrics](Self::metrics) of each epoch,
+    /// which it also prints as Keras does.
     ///
     /// The same seed gives the same history on the same machine. The notebook's Stop button ends it
     /// after the current step, or within the validation, with the history so far: an epoch whose
@@ -25,7 +25,7 @@ impl Sequential<Compiled> {
     ///
     /// # Errors
     /// Before training: `Argument` when the labels do not fit the loss, there is nothing to train (no
-    /// example, no epoch, no trainable variable) or nothing to validate on, which early stopping needs;
+    /// example, no epoch, no trainable variable) or not measured what early stopping looks at;
     /// `Image` when a broken image stops the run; `Shape` when the images do not fit the model;
     /// `Checkpoint` when another run uses the folder, or when there is one to continue from and it, or
     /// the best one, is damaged or of another run; `Io` when the folder cannot be written to. All but
@@ -66,7 +66,7 @@ impl Sequential<Compiled> {
                 });
             }
         }
-        fit.check()?;
+        fit.check(&self.compiled.metrics)?;
         let batches = &batches.share(TRAINING)?;
         let validation = fit
             .validation
@@ -83,7 +83,7 @@ impl Sequential<Compiled> {
         let mut checkpoints = None;
         if fit.checkpoints.is_some() || group.size() > 1 {
             let run = RunRecord::of(self, batches, &fit)?;
-            agree(group, &run, &fit)?;
+            agree(group, &run, &fit, &self.compiled.metrics)?;
             let folder = fit.checkpoints.as_ref().filter(|_| group.is_main());
             checkpoints = folder.map(|folder| Checkpoints::open(folder, run));
         }
@@ -145,19 +145,21 @@ impl Sequential<Compiled> {
             if before.examples == 0 {
                 break;
             }
-            totals.add(&before);
-            callbacks.on_step_end(&pass.end(step, before.mean().loss, &totals), console)?;
+            let loss = before.mean().loss;
+            totals.add(before);
+            callbacks.on_step_end(&pass.end(step, loss, &totals), console)?;
         }
         if totals.examples == 0 {
             return Err(training.batches.nothing_readable().into());
         }
+        let measured = self.measured(&totals, training.batches.group())?;
         let validation = prefix.validation.as_ref().map(|validation| {
             let pass = Pass::new(epoch + 1, Phase::Validation, validation);
             self.evaluate_outputs(*cut, validation, |step, loss, totals| {
                 callbacks.on_step_end(&pass.end(step, loss, totals), console)
             })
         });
-        let log = EpochLog::new(totals.mean(), validation.transpose()?, start.elapsed());
+        let log = EpochLog::new(measured, validation.transpose()?, start.elapsed());
         let epoch = epoch + 1;
         callbacks.on_epoch_end(self, &EpochEnd { epoch, log }, console)
     }

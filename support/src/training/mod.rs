@@ -12,6 +12,7 @@ mod history;
 mod learning_rate;
 mod loss;
 mod memory;
+mod metrics;
 mod options;
 mod ranks;
 mod record;
@@ -28,6 +29,9 @@ pub use history::{EpochLog, History};
 pub(crate) use learning_rate::LAST;
 pub use learning_rate::{LearningRateFinder, LearningRates};
 pub use loss::{Loss, Objective, balanced_class_weights};
+pub(crate) use loss::{argmax, probabilities};
+pub(crate) use metrics::share;
+pub use metrics::{Metric, Scores};
 pub use options::Fit;
 pub use rms_prop::RmsProp;
 
@@ -41,6 +45,8 @@ use crate::{Error, Result};
 pub struct Compiled {
     optimizer: RmsProp,
     objective: Objective,
+    /// What is measured besides loss and accuracy.
+    metrics: Vec<Metric>,
     /// How many steps were trained before the next one, from the first epoch on; what a
     /// [`Dropout`](crate::model::Dropout) drops depends on it.
     step: u64,
@@ -50,7 +56,7 @@ pub struct Compiled {
 
 impl<C> Sequential<C> {
     /// Returns the model ready for training with an optimizer and a [`Loss`], or an [`Objective`] made of
-    /// one; accuracy is always measured. Compiling again starts with a new optimizer and keeps the weights.
+    /// one; accuracy is always measured, [other metrics](Sequential::metrics) on request. Compiling again starts with a new optimizer and keeps the weights.
     ///
     /// # Errors
     /// `Shape` names the first layer on top that does not take what the layers before it give.
@@ -69,6 +75,7 @@ impl<C> Sequential<C> {
         Ok(self.with_compiled(Compiled {
             optimizer,
             objective,
+            metrics: Vec::new(),
             step: 0,
             history: History::default(),
         }))

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{EarlyStopping, History};
+use super::{EarlyStopping, History, Metric};
 use crate::pipeline::Batches;
 use crate::{Error, Result};
 
@@ -63,7 +63,7 @@ impl<'a> Fit<'a> {
         self
     }
 
-    /// Ends the training early when the validation does not improve any more.
+    /// Ends the training early when what is monitored does not improve any more.
     #[must_use]
     pub fn early_stopping(mut self, early_stopping: EarlyStopping) -> Self {
         self.early_stopping = Some(early_stopping);
@@ -135,8 +135,8 @@ impl<'a> Fit<'a> {
         self
     }
 
-    /// Checks what does not depend on the model.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Checks what does not depend on more of the model than its `metrics`.
+    pub(super) fn check(&self, metrics: &[Metric]) -> Result<()> {
         if self.initial_epoch >= self.epochs {
             return Err(Error::Argument {
                 name: "fit, the number of epochs",
@@ -144,16 +144,8 @@ impl<'a> Fit<'a> {
                 got: self.epochs.to_string(),
             });
         }
-        let Some(early_stopping) = self.early_stopping else {
-            return Ok(());
-        };
-        if self.validation.is_none() {
-            return Err(Error::Argument {
-                name: "fit, the validation batches",
-                expected: "some, for early stopping".into(),
-                got: "none".into(),
-            });
-        }
-        early_stopping.check()
+        let validates = self.validation.is_some();
+        let rule = self.early_stopping;
+        rule.map_or(Ok(()), |rule| rule.check(metrics, validates))
     }
 }

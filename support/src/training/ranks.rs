@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::callbacks::BestEpoch;
 use super::record::{RunRecord, difference};
 use super::state::TrainedWeights;
-use super::{Compiled, Fit, History};
+use super::{Compiled, Fit, History, Metric};
 use crate::distributed::ProcessGroup;
 use crate::model::Sequential;
 use crate::{Error, Result};
@@ -28,11 +28,17 @@ struct State {
 ///
 /// # Errors
 /// `Distributed` tells the first difference.
-pub(super) fn agree(group: &ProcessGroup, run: &RunRecord, fit: &Fit<'_>) -> Result<()> {
+pub(super) fn agree(
+    group: &ProcessGroup,
+    run: &RunRecord,
+    fit: &Fit<'_>,
+    metrics: &[Metric],
+) -> Result<()> {
     let no_json = |error: serde_json::Error| group.mismatch("fit", error.to_string());
     let mut own = serde_json::to_value(run).map_err(no_json)?;
     own["epochs"] = fit.epochs.into();
     own["stored activations"] = fit.cache_activations.into();
+    own["metrics"] = metrics.iter().map(Metric::to_string).collect();
     let runs = group.gather_texts(&own.to_string())?;
     let runs: Result<Vec<Value>, _> = runs.iter().map(|run| serde_json::from_str(run)).collect();
     let runs = runs.map_err(no_json)?;
@@ -127,7 +133,7 @@ mod tests {
     };
     use crate::pipeline::{Augmentation, Batches, Pixels};
     use crate::settings::{BrokenImages, Limit, Settings};
-    use crate::training::{EarlyStopping, LearningRateFinder, Loss, RmsProp};
+    use crate::training::{EarlyStopping, Evaluation, LearningRateFinder, Loss, RmsProp};
 
     use super::*;
 
@@ -229,7 +235,8 @@ mod tests {
         epochs
             .flat_map(|epoch| {
                 let validation = [epoch.val_loss.unwrap(), epoch.val_accuracy.unwrap()];
-                [epoch.loss, epoch.accuracy].into_iter().chain(validation)
+                let measured = [epoch.loss, epoch.accuracy].into_iter().chain(validation);
+                measured.chain(epoch.metrics.values().copied())
             })
             .collect()
     }
@@ -260,7 +267,8 @@ mod tests {
                 on_ranks(ranks, |group| {
                     let [train, validation] = batches(folder.path(), &group, augmentation.clone());
                     // The others' initial weights are not used.
-                    let mut model = model(group.rank() as u64, 1e-4);
+                    let model = model(group.rank() as u64, 1e-4);
+                    let mut model = model.metrics([Metric::Auc, Metric::F1]).unwrap();
                     let mut calls = 0;
                     let fit = Fit::epochs(EPOCHS).validation(&validation);
                     let fit = fit.on_epoch_end(|_| {
@@ -285,13 +293,14 @@ mod tests {
                 unreachable!();
             };
             assert_eq!(skipped.len(), 4);
-            assert_eq!(alone.len(), 4 * EPOCHS);
+            assert_eq!(alone.len(), (4 + 4) * EPOCHS);
             for ranks in [2, 4] {
                 let found = run(ranks);
                 for (numbers, of_rank, of_rank_skipped, of_rank_squares) in &found {
                     let what = format!("{what} on {ranks} ranks");
                     assert_close(&what, numbers, alone);
-                    assert_close(&what, &[of_rank.loss], &[evaluation.loss]);
+                    let numbers_of = |of: &Evaluation| [of.loss, of.metrics["auc"]];
+                    assert_close(&what, &numbers_of(of_rank), &numbers_of(evaluation));
                     assert_eq!(of_rank_skipped, skipped);
                     let off = (of_rank_squares / squares - 1.).abs();
                     assert!(off < 1e-3, "{what}: {of_rank_squares} for {squares}");

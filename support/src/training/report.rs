@@ -110,15 +110,13 @@ fn step_time(seconds: f64) -> String {
 /// Formats an epoch as Keras does.
 fn epoch_line(log: &EpochLog, steps: usize, examples: usize, train_seconds: f64) -> String {
     let mut line = format!(
-        "{steps}/{steps} - {:.0}s {}/step - {:.0} img/s - loss: {:.4} - accuracy: {:.4}",
+        "{steps}/{steps} - {:.0}s {}/step - {:.0} img/s",
         log.seconds,
         step_time(train_seconds / steps as f64),
         examples as f64 / train_seconds,
-        log.loss,
-        log.accuracy,
     );
-    if let (Some(loss), Some(accuracy)) = (log.val_loss, log.val_accuracy) {
-        line += &format!(" - val_loss: {loss:.4} - val_accuracy: {accuracy:.4}");
+    for (name, value) in log.values() {
+        line += &format!(" - {name}: {value:.4}");
     }
     line
 }
@@ -132,7 +130,7 @@ pub(super) fn epoch_progress(
 ) -> String {
     let seconds = elapsed.as_secs_f64();
     let bar = 20 * step / steps;
-    let Evaluation { loss, accuracy } = totals.mean();
+    let Evaluation { loss, accuracy, .. } = totals.mean();
     format!(
         "{step}/{steps} [{}{}] ETA {:.0}s - {:.0} img/s - loss: {loss:.4} - accuracy: {accuracy:.4}",
         "=".repeat(bar),
@@ -161,12 +159,15 @@ mod tests {
             accuracy: 0.942,
             val_loss: Some(0.152),
             val_accuracy: Some(0.953),
+            metrics: [("auc", 0.98), ("val_auc", 0.97)]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into(),
             seconds: 9.45,
         };
         assert_eq!(
             epoch_line(&log, 63, 2000, 9.4),
             "63/63 - 9s 149ms/step - 213 img/s - loss: 0.1634 - accuracy: 0.9420 \
-             - val_loss: 0.1520 - val_accuracy: 0.9530"
+             - auc: 0.9800 - val_loss: 0.1520 - val_accuracy: 0.9530 - val_auc: 0.9700"
         );
         let times = [2.4, 0.15, 0.000_312].map(step_time);
         assert_eq!(times, ["2s", "150ms", "312us"]);

@@ -22,7 +22,7 @@ impl StopEarly {
         Err(End::EarlyStopping(format!(
             "early stopping after epoch {}: {} has not improved for {} epochs",
             self.initial_epoch + epochs.len(),
-            self.rule.monitor.name(),
+            self.rule.monitor,
             verdict.wait,
         )))
     }
