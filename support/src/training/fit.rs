@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::callbacks::{BestEpoch, Callback, Callbacks, Console, End, EpochEnd, Pass, Phase};
+use super::callbacks::{BestEpoch, Console, End, EpochEnd, Hook, Hooks, Pass, Phase};
 use super::checkpoint::Checkpoints;
 use super::evaluation::Totals;
 use super::frozen::FrozenPrefix;
@@ -40,7 +40,7 @@ impl Sequential<Compiled> {
     /// begin. Each decodes its [share](Batches::sharded) of the images only, and stores only their
     /// activations. The history and the weights are then the same on all ranks, and those of one
     /// process that trains on the same batches, up to rounding. Rank 0 alone prints, saves checkpoints and
-    /// calls `on_epoch_end`. `Distributed` is the error when another rank fails, hangs, or was asked for
+    /// calls [`on_epoch_end`](Fit::on_epoch_end) and [callbacks](super::callbacks::Callback). `Distributed` is the error when another rank fails, hangs, or was asked for
     /// something else.
     pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
         let group = batches.group();
@@ -90,13 +90,13 @@ impl Sequential<Compiled> {
         let checkpoints = checkpoints.transpose()?;
         let best = self.begin(checkpoints.as_ref(), &fit, console)?;
         let best = self.take_over(group, best)?;
-        let mut callbacks = Callbacks::of(&mut fit, batches, checkpoints, best);
-        let ended = self.train(batches, &fit, &mut callbacks, console);
+        let mut hooks = Hooks::of(&mut fit, batches, checkpoints, best);
+        let ended = self.train(batches, &fit, &mut hooks, console);
         if !matches!(ended, Err(End::Error(_))) {
             batches.share_skipped()?;
             validation.as_ref().map_or(Ok(()), Batches::share_skipped)?;
         }
-        callbacks.on_train_end(self, ended.as_ref().copied(), console)?;
+        hooks.on_train_end(self, ended.as_ref().copied(), console)?;
         match ended {
             Err(End::Error(error)) => Err(error),
             _ => Ok(self.history().clone()),
@@ -108,18 +108,18 @@ impl Sequential<Compiled> {
         &mut self,
         batches: &Batches,
         fit: &Fit<'_>,
-        callbacks: &mut Callbacks<'_>,
+        hooks: &mut Hooks<'_>,
         console: &mut Console<'_>,
     ) -> Result<(), End> {
         let first = fit.initial_epoch + self.history().epochs.len();
         if first >= fit.epochs {
             return Ok(());
         }
-        callbacks.on_train_begin(self)?;
+        hooks.on_train_begin(self)?;
         let prefix = FrozenPrefix::new(self, batches, fit, console)?;
         let reducer = self.reducer(batches.group())?;
         for epoch in first..fit.epochs {
-            self.train_epoch(epoch, &prefix, reducer.as_ref(), callbacks, console)
+            self.train_epoch(epoch, &prefix, reducer.as_ref(), hooks, console)
                 .map_err(|end| end.in_epoch(epoch + 1, self.history()))?;
         }
         Ok(())
@@ -131,12 +131,12 @@ impl Sequential<Compiled> {
         epoch: usize,
         prefix: &FrozenPrefix<'_>,
         reducer: Option<&Reducer>,
-        callbacks: &mut Callbacks<'_>,
+        hooks: &mut Hooks<'_>,
         console: &mut Console<'_>,
     ) -> Result<(), End> {
         let FrozenPrefix { cut, training, .. } = prefix;
         let pass = Pass::new(epoch + 1, Phase::Training, training);
-        callbacks.on_epoch_begin(pass.epoch, console);
+        hooks.on_epoch_begin(self, pass.epoch, console)?;
         let (start, mut totals) = (Instant::now(), Totals::default());
         self.compiled.step = (epoch as u64).wrapping_mul(pass.steps as u64);
         let mut batches = training.epoch(epoch);
@@ -147,21 +147,23 @@ impl Sequential<Compiled> {
             }
             let loss = before.mean().loss;
             totals.add(before);
-            callbacks.on_step_end(&pass.end(step, loss, &totals), console)?;
+            hooks.on_step_end(self, &pass.end(step, loss, &totals), console)?;
         }
         if totals.examples == 0 {
             return Err(training.batches.nothing_readable().into());
         }
         let measured = self.measured(&totals, training.batches.group())?;
+        hooks.on_trained(self)?;
+        let model = &*self;
         let validation = prefix.validation.as_ref().map(|validation| {
             let pass = Pass::new(epoch + 1, Phase::Validation, validation);
-            self.evaluate_outputs(*cut, validation, |step, loss, totals| {
-                callbacks.on_step_end(&pass.end(step, loss, totals), console)
+            model.evaluate_outputs(*cut, validation, |step, loss, totals| {
+                hooks.on_step_end(model, &pass.end(step, loss, totals), console)
             })
         });
         let log = EpochLog::new(measured, validation.transpose()?, start.elapsed());
         let epoch = epoch + 1;
-        callbacks.on_epoch_end(self, &EpochEnd { epoch, log }, console)
+        hooks.on_epoch_end(self, &EpochEnd { epoch, log }, console)
     }
 
     /// Begins a history or, where a run is to be continued, takes the model to its newest checkpoint;
@@ -181,6 +183,7 @@ impl Sequential<Compiled> {
         };
         let Some((checkpoints, newest)) = newest else {
             self.compiled.history = History::default();
+            self.compiled.trained = None;
             return Ok(None);
         };
         let epochs = &newest.history.epochs;

@@ -2,7 +2,7 @@
 //! [`model`](crate::model), on what from [`pipeline`](crate::pipeline); figures are drawn elsewhere.
 
 mod activations;
-mod callbacks;
+pub mod callbacks;
 mod checkpoint;
 mod early_stopping;
 mod evaluation;
@@ -23,6 +23,7 @@ mod state;
 mod step;
 mod store;
 
+pub use callbacks::WeightAverage;
 pub use early_stopping::{EarlyStopping, Monitor};
 pub use evaluation::Evaluation;
 pub use history::{EpochLog, History};
@@ -35,6 +36,7 @@ pub use metrics::{Metric, Scores};
 pub use options::Fit;
 pub use rms_prop::RmsProp;
 
+use state::TrainedWeights;
 use tch::{Kind, Tensor};
 
 use crate::model::Sequential;
@@ -50,6 +52,8 @@ pub struct Compiled {
     /// How many steps were trained before the next one, from the first epoch on; what a
     /// [`Dropout`](crate::model::Dropout) drops depends on it.
     step: u64,
+    /// The weights that training goes on from, while the model has their average.
+    trained: Option<TrainedWeights>,
     /// The epochs of the last `fit`.
     history: History,
 }
@@ -77,6 +81,7 @@ impl<C> Sequential<C> {
             objective,
             metrics: Vec::new(),
             step: 0,
+            trained: None,
             history: History::default(),
         }))
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::callbacks::{Callback, CallbackList, WeightAverage};
 use super::{EarlyStopping, History, Metric};
 use crate::pipeline::Batches;
 use crate::{Error, Result};
@@ -19,6 +20,8 @@ pub struct Fit<'a> {
     pub(super) checkpoints: Option<PathBuf>,
     pub(super) resume: bool,
     pub(super) on_epoch_end: Option<OnEpochEnd<'a>>,
+    pub(super) weight_average: Option<WeightAverage>,
+    pub(super) callbacks: CallbackList<'a>,
 }
 
 /// What is called with the history so far.
@@ -46,6 +49,8 @@ impl<'a> Fit<'a> {
             checkpoints: None,
             resume: false,
             on_epoch_end: None,
+            weight_average: None,
+            callbacks: CallbackList::default(),
         }
     }
 
@@ -135,6 +140,28 @@ impl<'a> Fit<'a> {
         self
     }
 
+    /// Validates with, and leaves the model with, a running average of the weights that are trained.
+    #[must_use]
+    pub fn weight_average(mut self, average: WeightAverage) -> Self {
+        self.weight_average = Some(average);
+        self
+    }
+
+    /// Calls what a [`Callback`] has to do around steps and epochs; several are called in the order in
+    /// which they were given.
+    ///
+    /// ```no_run
+    /// # use support::{prelude::*, training::callbacks::{CsvLog, TensorBoard}};
+    /// let fit = Fit::epochs(10)
+    ///     .callback(CsvLog::new("log.csv"))
+    ///     .callback(TensorBoard::new("logs/first"));
+    /// ```
+    #[must_use]
+    pub fn callback(mut self, callback: impl Callback + 'a) -> Self {
+        self.callbacks.push(callback);
+        self
+    }
+
     /// Checks what does not depend on more of the model than its `metrics`.
     pub(super) fn check(&self, metrics: &[Metric]) -> Result<()> {
         if self.initial_epoch >= self.epochs {
@@ -144,6 +171,8 @@ impl<'a> Fit<'a> {
                 got: self.epochs.to_string(),
             });
         }
+        let average = self.weight_average;
+        average.map_or(Ok(()), WeightAverage::check)?;
         let validates = self.validation.is_some();
         let rule = self.early_stopping;
         rule.map_or(Ok(()), |rule| rule.check(metrics, validates))

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::callbacks::{Callback, Console, End, EpochEnd, Phase, StepEnd};
+use super::callbacks::{Console, End, EpochEnd, Hook, Phase, StepEnd};
 use super::evaluation::Totals;
 use super::{Compiled, EpochLog, Evaluation};
 use crate::Result;
@@ -36,14 +36,25 @@ impl<'a> ProgressLines<'a> {
     }
 }
 
-impl Callback for ProgressLines<'_> {
-    fn on_epoch_begin(&mut self, epoch: usize, console: &mut Console<'_>) {
+impl Hook for ProgressLines<'_> {
+    fn on_epoch_begin(
+        &mut self,
+        _: &mut Sequential<Compiled>,
+        epoch: usize,
+        console: &mut Console<'_>,
+    ) -> Result<(), End> {
         let epochs = self.epochs;
         console.progress.line(&format!("Epoch {epoch}/{epochs}"));
         self.start = Instant::now();
+        Ok(())
     }
 
-    fn on_step_end(&mut self, end: &StepEnd<'_>, console: &mut Console<'_>) -> Result<(), End> {
+    fn on_step_end(
+        &mut self,
+        _: &Sequential<Compiled>,
+        end: &StepEnd<'_>,
+        console: &mut Console<'_>,
+    ) -> Result<(), End> {
         let &StepEnd { step, totals, .. } = end;
         let steps = end.pass.steps;
         match end.pass.phase {
@@ -85,10 +96,10 @@ impl Callback for ProgressLines<'_> {
         console: &mut Console<'_>,
     ) -> Result<()> {
         let progress = &mut *console.progress;
-        if let Err(End::Stopped(line) | End::EarlyStopping(line)) = ended {
+        if let Err(End::Stopped(line) | End::Early(line)) = ended {
             progress.line(line);
         }
-        if self.trained.is_some() && matches!(ended, Ok(()) | Err(End::EarlyStopping(_))) {
+        if self.trained.is_some() && matches!(ended, Ok(()) | Err(End::Early(_))) {
             report_skipped(progress, self.training, "training");
             if let Some(validation) = self.validation {
                 report_skipped(progress, validation, "validation");
