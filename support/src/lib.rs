@@ -74,8 +74,10 @@ pub mod prelude {
     pub use crate::notebook::{DisplayHandle, display};
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
     pub use crate::settings::{Limit, Settings};
+    pub use crate::training::callbacks::{CsvLog, TensorBoard};
     pub use crate::training::{
         Adam, AdamW, CosineDecay, EarlyStopping, FineTune, Fit, History, LearningRateFinder, Loss,
-        Monitor, OneCycle, OptimizerOptions, ReduceOnPlateau, RmsProp, Sgd,
+        Metric, Monitor, Objective, OneCycle, OptimizerOptions, ReduceOnPlateau, RmsProp, Sgd,
+        WeightAverage, balanced_class_weights,
     };
 }

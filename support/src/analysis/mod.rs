@@ -5,9 +5,10 @@ mod confusion;
 mod explanations;
 mod predictions;
 mod report;
+mod thresholds;
 
 pub use confusion::ConfusionMatrix;
 pub use explanations::Explanations;
 pub use predictions::{Prediction, Predictions};
-pub(crate) use predictions::{argmax, probabilities};
 pub use report::{Report, Scores};
+pub use thresholds::{Threshold, ThresholdCurve};

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use super::{ConfusionMatrix, Report};
 use crate::live::Task;
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches, Pixels};
-use crate::training::{Compiled, Loss};
+use crate::training::{Compiled, argmax, probabilities};
 use crate::{Error, Result};
 
 /// What a model makes of one example.
@@ -95,30 +95,6 @@ impl Sequential<Compiled> {
         });
         Ok(predictions.collect())
     }
-}
-
-/// Returns each class' probability for logits `[N, units]`, example by example.
-pub(crate) fn probabilities(loss: Loss, logits: &Tensor) -> Result<Vec<f64>> {
-    // In 64 bits even logits that are next to each other give different probabilities.
-    let logits = logits
-        .f_to_device(Device::Cpu)
-        .and_then(|logits| logits.f_to_kind(Kind::Double))
-        .map_err(Error::torch("logits"))?;
-    loss.probabilities(&logits)?
-        .f_reshape([-1])
-        .and_then(|all| Vec::<f64>::try_from(&all))
-        .map_err(Error::torch("probabilities"))
-}
-
-/// Returns the index of the highest value, of equal ones the first.
-pub(crate) fn argmax(values: &[f64]) -> usize {
-    (1..values.len()).fold(0, |best, index| {
-        if values[index] > values[best] {
-            index
-        } else {
-            best
-        }
-    })
 }
 
 impl Predictions {

@@ -3,21 +3,8 @@
 use std::fmt;
 
 use super::ConfusionMatrix;
-
-/// How well a class, or all classes on average, was told from the others.
-///
-/// A share of nothing is 0, as with scikit-learn's `zero_division=0`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Scores {
-    /// Share of what was predicted as the class that is of it.
-    pub precision: f64,
-    /// Share of the class' examples that were predicted as it.
-    pub recall: f64,
-    /// Harmonic mean of precision and recall.
-    pub f1: f64,
-    /// Number of the class' examples.
-    pub support: usize,
-}
+pub use crate::training::Scores;
+use crate::training::share;
 
 /// Precision, recall and F1 of each class and on average.
 ///
@@ -45,43 +32,19 @@ impl Report {
             predictions[predicted] += count;
         }
         let scores = |class: usize| {
-            let (support, predicted) = (supports[class], predictions[class]);
             let right = matrix.count(class, class);
-            Scores {
-                precision: share(right as f64, predicted as f64),
-                recall: share(right as f64, support as f64),
-                f1: share(2. * right as f64, (support + predicted) as f64),
-                support,
-            }
+            Scores::new(right, predictions[class], supports[class])
         };
         let scores: Vec<Scores> = (0..classes).map(scores).collect();
         let support: usize = supports.iter().sum();
         let right: usize = (0..classes).map(|class| matrix.count(class, class)).sum();
-        let mean = |weight: fn(&Scores) -> f64| {
-            let weights: f64 = scores.iter().map(weight).sum();
-            let mean = |value: fn(&Scores) -> f64| {
-                let sum: f64 = scores.iter().map(|s| weight(s) * value(s)).sum();
-                share(sum, weights)
-            };
-            Scores {
-                precision: mean(|scores| scores.precision),
-                recall: mean(|scores| scores.recall),
-                f1: mean(|scores| scores.f1),
-                support,
-            }
-        };
         Self {
             accuracy: share(right as f64, support as f64),
-            macro_average: mean(|_| 1.),
-            weighted_average: mean(|scores| scores.support as f64),
+            macro_average: Scores::mean(&scores, |_| 1.),
+            weighted_average: Scores::mean(&scores, |scores| scores.support as f64),
             classes: matrix.classes().iter().cloned().zip(scores).collect(),
         }
     }
-}
-
-/// Returns a share, of nothing 0.
-fn share(part: f64, whole: f64) -> f64 {
-    if whole == 0. { 0. } else { part / whole }
 }
 
 impl fmt::Display for Report {

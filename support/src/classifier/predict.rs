@@ -8,12 +8,11 @@ use tch::Device;
 
 use super::info::ModelInfo;
 use super::picture::Image;
-use crate::analysis::{argmax, probabilities};
 use crate::files::read_regular;
 use crate::model::weights::{self, Contents};
 use crate::model::{Backbone, HeadLayer, Sequential};
 use crate::pipeline::{Pixels, Workers, stack, threads};
-use crate::training::{Evaluation, History};
+use crate::training::{Evaluation, History, argmax, probabilities};
 use crate::{Error, Result, device};
 
 /// Images in a batch.
@@ -101,8 +100,8 @@ impl Classifier {
 
     /// Returns loss and accuracy on images that were not trained on, if they were measured.
     #[must_use]
-    pub fn evaluation(&self) -> Option<Evaluation> {
-        self.info.evaluation
+    pub fn evaluation(&self) -> Option<&Evaluation> {
+        self.info.evaluation.as_ref()
     }
 
     /// Returns all that the file says.

@@ -42,7 +42,7 @@ impl TrainingRecord {
     /// Tells what [`evaluate`](Sequential::evaluate) found on images that were not trained on.
     #[must_use]
     pub fn evaluation(mut self, evaluation: &Evaluation) -> Self {
-        self.evaluation = Some(*evaluation);
+        self.evaluation = Some(evaluation.clone());
         self
     }
 }
@@ -99,7 +99,7 @@ impl Sequential<Compiled> {
                 augmented: batches.is_augmented(),
             },
             history: record.history.clone(),
-            evaluation: record.evaluation,
+            evaluation: record.evaluation.clone(),
         })
     }
 

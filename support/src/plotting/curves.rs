@@ -113,33 +113,43 @@ pub fn learning_curves(curves: &Curves<'_>, start_fine_tuning: Option<usize>) ->
     Figure::new(&imageops::thumbnail(&image, MAX_WIDTH, MAX_WIDTH))
 }
 
-/// Draws one learning rate an epoch; one that is not finite leaves a gap.
-pub(super) fn learning_rate_curve(rates: &[f64]) -> Result<Figure> {
-    if rates.is_empty() {
-        return Err(Error::Figure(
-            "there is no learning rate to draw".to_owned(),
-        ));
-    }
-    let highest = rates.iter().copied().filter(|rate| rate.is_finite());
-    let highest = highest.fold(f64::MIN_POSITIVE, f64::max);
+/// Draws one panel: what was measured in training and in validation, either of which may be empty.
+pub(super) fn metric_curve(name: &str, training: &[f64], validation: &[f64]) -> Result<Figure> {
+    let finite = training.iter().chain(validation);
+    let finite = finite.copied().filter(|value| value.is_finite());
+    let low = finite.clone().fold(f64::INFINITY, f64::min);
+    let high = finite.fold(f64::NEG_INFINITY, f64::max);
+    let (low, high) = match low <= high {
+        true => (low, high),
+        false => (0., 1.),
+    };
+    let margin = match high - low {
+        0. => f64::max(low.abs() / 10., 1e-9),
+        // Half, as the difference of the largest numbers is none.
+        _ => (high / 2. - low / 2.) / 10.,
+    };
+    let label = match validation {
+        [] => name,
+        _ => "Training",
+    };
     let panel = Panel {
-        title: "Learning Rate",
-        description: "after the epoch",
-        curves: [("Learning Rate", rates), ("", &[])],
-        values: (0.0, highest * 1.05),
-        legend: SeriesLabelPosition::UpperRight,
+        title: name,
+        description: name,
+        curves: [(label, training), ("Validation", validation)],
+        values: (low - margin, high + margin),
+        legend: SeriesLabelPosition::LowerRight,
         bottom: true,
     };
-    let (width, height) = (MAX_WIDTH, MAX_WIDTH / 2);
-    let mut image = RgbImage::from_pixel(unit(width), unit(height), Rgb([255; 3]));
-    draw(&mut image, |area| panel.draw(area, rates.len(), None))?;
-    Figure::new(&imageops::thumbnail(&image, width, height))
+    let epochs = training.len().max(validation.len());
+    let mut image = RgbImage::from_pixel(unit(MAX_WIDTH), unit(MAX_WIDTH / 2), Rgb([255; 3]));
+    draw(&mut image, |area| panel.draw(area, epochs, None))?;
+    Figure::new(&imageops::thumbnail(&image, MAX_WIDTH, MAX_WIDTH / 2))
 }
 
 struct Panel<'a> {
-    title: &'static str,
-    description: &'static str,
-    curves: [(&'static str, &'a [f64]); 2],
+    title: &'a str,
+    description: &'a str,
+    curves: [(&'a str, &'a [f64]); 2],
     values: (f64, f64),
     legend: SeriesLabelPosition,
     /// It names the horizontal axis, which the panel above shares.

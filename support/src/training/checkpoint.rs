@@ -50,6 +50,8 @@ const KEPT: usize = 2;
 /// Before the slot and the variable: `optimizer/mean_square/dense/kernel`.
 const OPTIMIZER: &str = "optimizer/";
 const OPTIMIZER_STEPS: &str = "optimizer steps";
+/// Before the weights that training goes on from, where the model has their average.
+const TRAINED: &str = "trained/";
 const LOCK: &str = ".lock";
 
 impl Checkpoints {
@@ -98,7 +100,11 @@ impl Checkpoints {
             .map(|variable| (variable.name().to_owned(), variable.value()));
         let optimizer = model.compiled.optimizer.state();
         let optimizer = optimizer.map(|(name, value)| (format!("{OPTIMIZER}{name}"), value));
-        weights::write(&path, variables.chain(optimizer), metadata)?;
+        let trained = model.compiled.trained.iter();
+        let trained = trained.flat_map(|trained| trained.named(model));
+        let trained = trained.map(|(name, value)| (format!("{TRAINED}{name}"), value));
+        let tensors = variables.chain(optimizer).chain(trained);
+        weights::write(&path, tensors, metadata)?;
         self.prune(epoch, best)
     }
 
@@ -219,14 +225,21 @@ impl Newest {
                     state.insert(name, value.to_device(variable.value().device()));
                 }
             }
-            weights::assign(
-                std::mem::take(&mut self.contents),
-                model.variables_mut().collect(),
-            )?;
-            model
-                .compiled
-                .optimizer
-                .set_state(state, self.optimizer_steps);
+            let contents = std::mem::take(&mut self.contents).into_iter();
+            let (trained, contents): (Contents, Contents) =
+                contents.partition(|(name, _)| name.starts_with(TRAINED));
+            let trained = trained.into_iter();
+            let trained: Contents = trained
+                .filter_map(|(name, found)| Some((name.strip_prefix(TRAINED)?.to_owned(), found)))
+                .collect();
+            let trained = match trained.is_empty() {
+                true => None,
+                false => Some(TrainedWeights::in_file(model, trained)?),
+            };
+            weights::assign(contents, model.variables_mut().collect())?;
+            let steps = self.optimizer_steps;
+            model.compiled.optimizer.set_state(state, steps);
+            model.compiled.trained = trained;
             Ok(())
         };
         load().map_err(|reason| damaged(&self.path, reason))?;

@@ -2,7 +2,7 @@
 //! [`model`](crate::model), on what from [`pipeline`](crate::pipeline); figures are drawn elsewhere.
 
 mod activations;
-mod callbacks;
+pub mod callbacks;
 mod checkpoint;
 mod early_stopping;
 mod evaluation;
@@ -13,6 +13,7 @@ mod history;
 mod learning_rate;
 mod loss;
 mod memory;
+mod metrics;
 mod optimizer;
 mod options;
 mod ranks;
@@ -26,17 +27,22 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use callbacks::WeightAverage;
 pub use early_stopping::{EarlyStopping, Monitor};
 pub use evaluation::Evaluation;
 pub use fine_tune::FineTune;
 pub use history::{EpochLog, History};
 pub(crate) use learning_rate::LAST;
 pub use learning_rate::{LearningRateFinder, LearningRates};
-pub use loss::Loss;
+pub use loss::{Loss, Objective, balanced_class_weights};
+pub(crate) use loss::{argmax, probabilities};
+pub(crate) use metrics::share;
+pub use metrics::{Metric, Scores};
 pub use optimizer::{Adam, AdamW, Optimizer, OptimizerOptions, RmsProp, Sgd};
 pub use options::Fit;
 pub use schedule::{CosineDecay, OneCycle, ReduceOnPlateau, Schedule};
 
+use state::TrainedWeights;
 use tch::{Kind, Tensor};
 
 use crate::model::Sequential;
@@ -46,37 +52,45 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Compiled {
     optimizer: Optimizer,
-    loss: Loss,
+    objective: Objective,
+    /// What is measured besides loss and accuracy.
+    metrics: Vec<Metric>,
     /// How many steps were trained before the next one, from the first epoch on; what a
     /// [`Dropout`](crate::model::Dropout) drops depends on it.
     step: u64,
+    /// The weights that training goes on from, while the model has their average.
+    trained: Option<TrainedWeights>,
     /// The epochs of the last `fit`.
     history: History,
 }
 
 impl<C> Sequential<C> {
     /// Returns the model ready for training with an optimizer ([`RmsProp`], [`Sgd`], [`Adam`], [`AdamW`])
-    /// and a loss; accuracy is always measured. Compiling again starts with a new optimizer and keeps the
+    /// and a [`Loss`], or an [`Objective`] made of one; accuracy is always measured,
+    /// [other metrics](Sequential::metrics) on request. Compiling again starts with a new optimizer and keeps the
     /// weights. The optimizer's state begins anew, too, when variables are trained that it has none of.
     ///
     /// # Errors
     /// `Shape` names the first layer on top that does not take what the layers before it give.
-    /// `Argument` when the loss does not fit the number of outputs, the learning rate is not a
-    /// positive number or another of the optimizer's is out of its bounds, a dropout's rate is not at least 0 and less than 1, or there is no memory for
-    /// a layer.
+    /// `Argument` when the loss or its options do not fit the number of outputs, the learning rate is not a
+    /// positive number or another of the optimizer's is out of its bounds, a dropout's rate is not at least 0
+    /// and less than 1, or there is no memory for a layer.
     pub fn compile(
         self,
         optimizer: impl Into<Optimizer>,
-        loss: Loss,
+        loss: impl Into<Objective>,
     ) -> Result<Sequential<Compiled>> {
         let optimizer = optimizer.into();
         self.check_head()?;
-        loss.classes(&self.output_shape())?;
+        let objective = loss.into();
+        objective.check(&self.output_shape())?;
         optimizer.check()?;
         Ok(self.with_compiled(Compiled {
             optimizer,
-            loss,
+            objective,
+            metrics: Vec::new(),
             step: 0,
+            trained: None,
             history: History::default(),
         }))
     }
@@ -94,7 +108,7 @@ impl Sequential<Compiled> {
 impl Compiled {
     /// Returns the loss that the model was compiled with.
     pub(crate) fn loss(&self) -> Loss {
-        self.loss
+        self.objective.loss()
     }
 
     /// Returns the optimizer that the model was compiled with.
@@ -102,11 +116,16 @@ impl Compiled {
         &self.optimizer
     }
 
-    /// Returns each example's loss for its logits `[N, units]` and class index `[N]`.
+    /// Returns each example's loss for its logits `[N, units]` and labels.
     pub(crate) fn losses(&self, logits: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
+        self.objective.check_labels(logits, labels)?;
         let losses = labels
             .f_to_device(logits.device())
-            .and_then(|labels| self.loss.each(logits, &labels)?.f_to_kind(Kind::Double))
+            .and_then(|labels| {
+                self.objective
+                    .each(logits, &labels)?
+                    .f_to_kind(Kind::Double)
+            })
             .and_then(|losses| Vec::try_from(&losses));
         losses.map_err(Error::torch("loss"))
     }

@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::loss::LossOptions;
 use super::optimizer::OptimizerConfig;
-use super::{Compiled, EarlyStopping, Fit, Loss, Schedule};
+use super::{Compiled, EarlyStopping, Fit, Loss, Schedule, WeightAverage};
 use crate::Result;
 use crate::assets::hash;
 use crate::model::{HeadLayer, Sequential, Weights};
@@ -22,6 +23,9 @@ pub(super) struct RunRecord {
     /// The names of the variables that are trained.
     trainable_variables: Vec<String>,
     loss: Loss,
+    /// Absent where there are none.
+    #[serde(default, skip_serializing_if = "LossOptions::is_default")]
+    loss_options: LossOptions,
     optimizer: OptimizerConfig,
     pub(super) initial_epoch: usize,
     early_stopping: Option<EarlyStopping>,
@@ -30,6 +34,9 @@ pub(super) struct RunRecord {
     /// The number of epochs, where the schedule depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schedule_epochs: Option<usize>,
+    /// Absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight_average: Option<WeightAverage>,
     training: DataRecord,
     validation: Option<DataRecord>,
 }
@@ -89,12 +96,14 @@ impl RunRecord {
             },
             head: model.top().cloned().collect(),
             trainable_variables: names.map(|variable| variable.name().into()).collect(),
-            loss: model.compiled.loss,
+            loss: model.compiled.loss(),
+            loss_options: model.compiled.objective.options().clone(),
             optimizer: model.compiled.optimizer.config(),
             initial_epoch: fit.initial_epoch,
             early_stopping: fit.early_stopping,
             schedule: fit.schedule.clone(),
             schedule_epochs: fit.schedule.depends_on_end().then_some(fit.epochs),
+            weight_average: fit.weight_average,
             training: DataRecord::of(training)?,
             validation: fit.validation.map(DataRecord::of).transpose()?,
         })

@@ -15,8 +15,8 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use super::EpochLog;
 use super::optimizer::Rates;
+use super::{EpochLog, Metric};
 use crate::{Error, Result};
 
 /// How the learning rate goes while [`fit`](crate::model::Sequential::fit) trains.
@@ -71,12 +71,13 @@ impl Schedule {
         }
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    /// Checks it for a `fit` with or without a validation, of a model with these metrics.
+    pub(super) fn check(&self, metrics: &[Metric], validates: bool) -> Result<()> {
         match self {
             Self::Constant => Ok(()),
             Self::CosineDecay(schedule) => schedule.check(),
             Self::OneCycle(schedule) => schedule.check(),
-            Self::ReduceOnPlateau(schedule) => schedule.check(),
+            Self::ReduceOnPlateau(schedule) => schedule.check(metrics, validates),
         }
     }
 }
@@ -146,7 +147,7 @@ mod tests {
             ReduceOnPlateau::new().min_lr(f64::NAN).into(),
         ];
         for schedule in refused {
-            let error = schedule.check().unwrap_err();
+            let error = schedule.check(&[], true).unwrap_err();
             assert!(matches!(error, Error::Argument { .. }), "{error}");
         }
         let accepted: [Schedule; 4] = [
@@ -156,7 +157,7 @@ mod tests {
             ReduceOnPlateau::new().into(),
         ];
         for schedule in accepted {
-            schedule.check().unwrap();
+            schedule.check(&[], true).unwrap();
         }
     }
 }

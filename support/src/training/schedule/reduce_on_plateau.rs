@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Moment, Schedule, check};
 use crate::Result;
 use crate::training::optimizer::Rates;
-use crate::training::{EpochLog, Monitor};
+use crate::training::{EpochLog, Metric, Monitor};
 
 /// Lowers the learning rate when the validation does not improve any more, as
 /// [Keras' `ReduceLROnPlateau`](https://keras.io/api/callbacks/reduce_lr_on_plateau/) does; its defaults are
@@ -85,7 +85,9 @@ impl ReduceOnPlateau {
         self
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, metrics: &[Metric], validates: bool) -> Result<()> {
+        let name = "ReduceOnPlateau, the monitor";
+        self.monitor.check(name, metrics, validates)?;
         let factor = self.factor > 0. && self.factor < 1.;
         let fits = factor && self.min_delta.is_finite() && self.min_lr >= 0.;
         let expected = "a factor that is more than 0 and less than 1, a finite least improvement, and a \
@@ -132,11 +134,8 @@ impl From<ReduceOnPlateau> for Schedule {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::tests::{assert_close, cases};
     use super::*;
-    use crate::training::Evaluation;
 
     #[derive(Deserialize)]
     struct Case {
@@ -169,11 +168,12 @@ mod tests {
                 .cooldown(case.cooldown)
                 .min_lr(case.min_lr);
             let log = |&value: &f64| {
-                let evaluation = Evaluation {
-                    loss: value,
-                    accuracy: value,
-                };
-                EpochLog::new(evaluation, Some(evaluation), None, Duration::ZERO)
+                let value = Some(value);
+                EpochLog {
+                    val_loss: value,
+                    val_accuracy: value,
+                    ..EpochLog::default()
+                }
             };
             let epochs: Vec<EpochLog> = case.values.iter().map(log).collect();
             for (after, &expected) in (1..).zip(&case.rates) {
