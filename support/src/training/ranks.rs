@@ -146,7 +146,8 @@ pub(in crate::training) mod tests {
     use crate::pipeline::{Augmentation, Batches, Pixels};
     use crate::settings::{BrokenImages, Limit, Settings};
     use crate::training::{
-        EarlyStopping, Evaluation, LearningRateFinder, Loss, RmsProp, WeightAverage,
+        AdamW, EarlyStopping, Evaluation, LearningRateFinder, Loss, OneCycle,
+        OptimizerOptions as _, RmsProp, Sgd, WeightAverage,
     };
 
     use super::*;
@@ -330,6 +331,29 @@ pub(in crate::training) mod tests {
     }
 
     #[test]
+    fn every_rank_has_the_learning_rates_and_clips_the_gradient_of_one_process() {
+        let folder = images();
+        let run = |ranks| {
+            on_ranks(ranks, |group| {
+                let [train, validation] = batches(folder.path(), &group, Augmentation::new());
+                let model = model(group.rank() as u64, 1e-4);
+                let sgd = Sgd::new(1e-2).momentum(0.9).discriminative(0.01);
+                let model = model.compile(sgd.clip_norm(0.1), Loss::BinaryCrossentropy);
+                let fit = Fit::epochs(EPOCHS).validation(&validation);
+                let fit = fit.schedule(OneCycle::new());
+                let history = model.unwrap().fit(&train, fit).unwrap();
+                (history.learning_rate(), numbers(&history))
+            })
+        };
+        let (rates, alone) = run(1).remove(0);
+        assert_eq!(rates.len(), EPOCHS);
+        for (of_rank, numbers) in run(2) {
+            assert_eq!(of_rank, rates);
+            assert_close("clipped", &numbers, &alone);
+        }
+    }
+
+    #[test]
     fn the_learning_rate_finder_sees_the_whole_batch() {
         let folder = images();
         let run = |ranks| {
@@ -468,7 +492,11 @@ pub(in crate::training) mod tests {
         let run = |ranks, checkpoints: &Path, epochs, resume| {
             let found = on_ranks(ranks, |group| {
                 let [train, validation] = batches(folder.path(), &group, Augmentation::new());
-                let mut model = model(group.rank() as u64, 1e-4);
+                // Its steps are counted, and its state has two slots.
+                let model = model(group.rank() as u64, 1e-4);
+                let mut model = model
+                    .compile(AdamW::new(1e-4), Loss::BinaryCrossentropy)
+                    .unwrap();
                 let fit = Fit::epochs(epochs).validation(&validation);
                 let fit = fit.weight_average(WeightAverage::ema(0.5));
                 let fit = match resume {
