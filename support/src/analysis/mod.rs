@@ -9,5 +9,5 @@ mod report;
 pub use confusion::ConfusionMatrix;
 pub use explanations::Explanations;
 pub use predictions::{Prediction, Predictions};
-pub(crate) use predictions::{argmax, probabilities};
+pub(crate) use predictions::{THRESHOLD, argmax, check_threshold, predicted, probabilities};
 pub use report::{Report, Scores};

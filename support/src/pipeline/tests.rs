@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{Augmentation, Batch, Batches, Dataset, Parts, Pixels, Skipped, stack};
 use crate::Error;
-use crate::dataset::Example;
+use crate::dataset::{Example, Label};
 use crate::properties::measured;
 use crate::settings::BrokenImages;
 
@@ -225,7 +225,7 @@ fn augmented_batches_depend_on_seed_and_epoch_and_not_on_threads_or_order() {
     for example in augmented.examples() {
         let pixels = augmented.load_augmented(example, 3).unwrap().unwrap();
         let in_batch = &sorted[sorted.binary_search_by(|a| a.0.cmp(&example.id)).unwrap()];
-        assert_eq!(in_batch.1, example.label as i64);
+        assert_eq!(example.label, in_batch.1 as usize);
         assert_eq!(in_batch.2, pixels.into_values());
     }
     // Other seeds and other epochs make others of every image; epochs do so without shuffling.
@@ -490,7 +490,7 @@ fn take_and_skip_cut_in_order_and_leave_the_dataset_as_it_was() {
     assert_eq!(ids(&dataset.take(100).skip(4)), ["4.png", "5.png"]);
     assert!(dataset.skip(100).is_empty());
     assert_eq!(dataset.len(), 6);
-    let labels: Vec<usize> = dataset.skip(2).iter().map(|item| item.unwrap().1).collect();
+    let labels: Vec<Label> = dataset.skip(2).iter().map(|item| item.unwrap().1).collect();
     assert_eq!(labels, [0, 1, 0, 1]);
 }
 

@@ -4,8 +4,6 @@
 //! training can start after it. They live as long as one `fit`, during which nothing can change
 //! a frozen weight. Whether they are wanted is not decided here.
 
-use tch::Tensor;
-
 use super::frozen::PrefixBatch;
 use super::store::Store;
 use crate::model::Sequential;
@@ -15,8 +13,8 @@ use crate::{Error, Result};
 /// The outputs of one layer for all images of a dataset.
 pub(super) struct Activations {
     store: Store,
-    /// `[pictures]`
-    labels: Tensor,
+    /// Which example each row is of.
+    examples: Vec<usize>,
     /// Where each example's output is; nowhere if its image is broken, or it is another process'.
     rows: Vec<Option<i64>>,
 }
@@ -33,32 +31,28 @@ impl Activations {
         mut on_step_end: impl FnMut() -> Result<(), E>,
     ) -> Result<Self, E> {
         let frozen = model.inference(0, index)?;
-        let examples = batches.own_examples();
-        let shape = [vec![examples as i64], model.layer_shape(index)].concat();
+        let count = batches.own_examples();
+        let shape = [vec![count as i64], model.layer_shape(index)].concat();
         let mut store = Store::new(&shape, memory, batches.data_dir())?;
         // All room is taken here: before 2.38, glibc cannot use a freed tensor's memory for the next
         // one of that size once something small that stays lies behind it.
         let mut rows = vec![None; batches.examples()];
-        let mut labels: Vec<i64> = Vec::with_capacity(examples);
+        let mut examples = Vec::with_capacity(count);
         for batch in batches.unshuffled().epoch(0) {
             let Batch {
-                images,
-                labels: batch_labels,
-                indices,
-                ..
+                images, indices, ..
             } = batch?;
-            let first = labels.len() as i64;
+            let first = examples.len() as i64;
             store.write(first, &frozen(&images)?)?;
-            let batch_labels = Vec::<i64>::try_from(batch_labels);
-            labels.extend(batch_labels.map_err(Error::torch("labels"))?);
-            for (index, row) in indices.into_iter().zip(first..) {
+            for (&index, row) in indices.iter().zip(first..) {
                 rows[index] = Some(row);
             }
+            examples.extend(indices);
             on_step_end()?;
         }
         let mut stored = Self {
             store,
-            labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
+            examples,
             rows,
         };
         let (like_all_epochs, _): (Vec<_>, Vec<_>) = stored.rows(batches, 0).into_iter().unzip();
@@ -68,7 +62,7 @@ impl Activations {
 
     /// Returns the number of images.
     pub(super) fn len(&self) -> usize {
-        self.labels.numel()
+        self.examples.len()
     }
 
     /// Returns where the outputs are kept.
@@ -84,12 +78,13 @@ impl Activations {
         epoch: usize,
     ) -> impl Iterator<Item = Result<PrefixBatch>> + use<'a> {
         let (rows, parts): (Vec<_>, Vec<_>) = self.rows(batches, epoch).into_iter().unzip();
-        self.store.batches(rows).zip(parts).map(|(batch, parts)| {
+        let batches = batches.clone();
+        self.store.batches(rows).zip(parts).map(move |(batch, parts)| {
             let (rows, input) = batch?;
-            let labels = self.labels.f_index_select(0, &Tensor::from_slice(&rows));
+            let examples: Vec<usize> = rows.iter().map(|&row| self.examples[row as usize]).collect();
             Ok(PrefixBatch {
                 input,
-                labels: labels.map_err(Error::torch("labels"))?,
+                labels: batches.labels(&examples)?,
                 parts,
             })
         })
@@ -109,7 +104,7 @@ impl Activations {
 #[cfg(test)]
 mod tests {
     use image::RgbImage;
-    use tch::Device;
+    use tch::{Device, Tensor};
 
     use super::*;
     use crate::dataset::Example;

@@ -54,6 +54,17 @@ struct DataRecord {
     /// Absent from files of before there were several.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     shards: usize,
+    /// Absent where each example comes once in an epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sampler: Option<SamplerRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SamplerRecord {
+    draws: usize,
+    /// Of the weights as 64-bit floats, in the examples' order.
+    weights_digest: String,
 }
 
 fn one() -> usize {
@@ -163,6 +174,10 @@ impl DataRecord {
             seed: batches.seed(),
             shuffle_buffer: batches.shuffle_buffer(),
             shards: batches.shards(),
+            sampler: batches.sampler().map(|sampler| SamplerRecord {
+                draws: sampler.draws(),
+                weights_digest: sampler.weights_digest(),
+            }),
         })
     }
 }
