@@ -72,6 +72,7 @@ pub mod prelude {
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
     pub use crate::settings::{Limit, Settings};
     pub use crate::training::{
-        EarlyStopping, Fit, History, LearningRateFinder, Loss, Monitor, RmsProp,
+        EarlyStopping, Fit, History, LearningRateFinder, Loss, Monitor, Objective, RmsProp,
+        balanced_class_weights,
     };
 }

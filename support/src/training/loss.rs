@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, TchError, Tensor};
 
+use crate::pipeline::Batches;
 use crate::{Error, Result};
 
 /// What training minimizes.
@@ -15,6 +16,10 @@ pub enum Loss {
     /// Keras' `SparseCategoricalCrossentropy(from_logits=True)`: as many logits per example as
     /// there are classes, two or more, the class that of the largest.
     SparseCategoricalCrossentropy,
+    /// For examples of any number of classes: a logit per class, of which an example is when it is above
+    /// 0. Keras' `BinaryCrossentropy(from_logits=True)` of labels `[N, classes]`, the mean over the
+    /// classes; PyTorch's `MultiLabelSoftMarginLoss`.
+    MultiLabelBinaryCrossentropy,
 }
 
 impl Loss {
@@ -27,6 +32,9 @@ impl Loss {
         match (self, output) {
             (Self::BinaryCrossentropy, [1]) => Ok(2),
             (Self::SparseCategoricalCrossentropy, &[classes]) if classes >= 2 => {
+                Ok(classes as usize)
+            }
+            (Self::MultiLabelBinaryCrossentropy, &[classes]) if classes >= 1 => {
                 Ok(classes as usize)
             }
             _ => Err(Error::Argument {
@@ -42,11 +50,20 @@ impl Loss {
         match self {
             Self::BinaryCrossentropy => "shape [1]",
             Self::SparseCategoricalCrossentropy => "shape [number of classes, 2 or more]",
+            Self::MultiLabelBinaryCrossentropy => "shape [number of classes]",
         }
     }
 
+    /// Returns whether an example can be of several classes, and of none: its labels are then a 0 or 1
+    /// for each class, `[N, classes]` 32-bit floats, else its class' index, `[N]` 64-bit integers.
+    #[must_use]
+    pub fn is_multi_label(self) -> bool {
+        matches!(self, Self::MultiLabelBinaryCrossentropy)
+    }
+
     /// Returns each class' probability, `[N, classes]`, in the precision of the logits: `[N, 1]` with
-    /// [`BinaryCrossentropy`](Self::BinaryCrossentropy), else `[N, classes]`.
+    /// [`BinaryCrossentropy`](Self::BinaryCrossentropy), else `[N, classes]`. An example's add up to 1,
+    /// but not where it [can be of several classes](Self::is_multi_label).
     ///
     /// # Errors
     /// `Shape` for logits of another shape.
@@ -58,6 +75,7 @@ impl Loss {
                 expected: match self {
                     Self::BinaryCrossentropy => "[N, 1]".into(),
                     Self::SparseCategoricalCrossentropy => "[N, classes], two or more".into(),
+                    Self::MultiLabelBinaryCrossentropy => "[N, classes]".into(),
                 },
                 got: shape,
             });
@@ -69,62 +87,278 @@ impl Loss {
                 Tensor::f_cat(&[not, logits.f_sigmoid()?], 1)
             }
             Self::SparseCategoricalCrossentropy => logits.f_softmax(1, None),
+            Self::MultiLabelBinaryCrossentropy => logits.f_sigmoid(),
         };
         probabilities().map_err(Error::torch("probabilities"))
     }
 
-    /// Returns the mean loss, a scalar, of logits `[N, outputs]` and class indices `[N]`.
-    pub(super) fn mean(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
-        self.reduced(logits, labels, Reduction::Mean)
-    }
-
-    /// Returns the loss of each of the `N` examples.
-    pub(super) fn each(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
-        self.reduced(logits, labels, Reduction::None)?
-            .f_reshape([-1])
-    }
-
-    fn reduced(
-        self,
-        logits: &Tensor,
-        labels: &Tensor,
-        reduction: Reduction,
-    ) -> Result<Tensor, TchError> {
-        let no_weights = None::<&Tensor>;
+    /// Returns how many of the `N` examples are classified right, a scalar; of several labels, the sum of
+    /// the examples' shares of classes told right, as Keras' `binary_accuracy` counts.
+    pub(super) fn correct(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+        let above = || logits.f_gt(0.);
         match self {
-            Self::BinaryCrossentropy => {
-                let targets = labels.f_to_kind(Kind::Float)?.f_unsqueeze(1)?;
-                logits
-                    .f_binary_cross_entropy_with_logits(&targets, no_weights, no_weights, reduction)
-            }
-            Self::SparseCategoricalCrossentropy => {
-                // No label is left out, none smoothed.
-                logits.f_cross_entropy_loss(labels, no_weights, reduction, -1, 0.)
-            }
+            Self::BinaryCrossentropy => above()?
+                .f_to_kind(Kind::Int64)?
+                .f_squeeze_dim(1)?
+                .f_eq_tensor(labels)?
+                .f_sum(Kind::Int64),
+            Self::SparseCategoricalCrossentropy => logits
+                .f_argmax(1, false)?
+                .f_eq_tensor(labels)?
+                .f_sum(Kind::Int64),
+            Self::MultiLabelBinaryCrossentropy => above()?
+                .f_eq_tensor(&labels.f_gt(0.5)?)?
+                .f_mean_dim(Some(&[1][..]), false, Kind::Float)?
+                .f_sum(Kind::Float),
         }
     }
 
-    /// Returns how many of the `N` examples are classified right, a scalar.
-    pub(super) fn correct(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
-        let predicted = match self {
-            Self::BinaryCrossentropy => {
-                logits.f_gt(0.)?.f_to_kind(Kind::Int64)?.f_squeeze_dim(1)?
-            }
-            Self::SparseCategoricalCrossentropy => logits.f_argmax(1, false)?,
-        };
-        predicted.f_eq_tensor(labels)?.f_sum(Kind::Int64)
+    /// Minimizes this loss of labels that are less than certain, as [`Objective::label_smoothing`].
+    #[must_use]
+    pub fn label_smoothing(self, smoothing: f64) -> Objective {
+        Objective::from(self).label_smoothing(smoothing)
     }
+
+    /// Minimizes this loss with classes that count differently, as [`Objective::class_weights`].
+    #[must_use]
+    pub fn class_weights(self, weights: &[f64]) -> Objective {
+        Objective::from(self).class_weights(weights)
+    }
+}
+
+/// A loss and what is made of it: what [`compile`](crate::model::Sequential::compile) takes.
+///
+/// Training, validation and evaluation all measure it, so that their losses can be compared. Keras leaves
+/// class weights out of all but the training. The model's probabilities do not depend on it.
+///
+/// ```
+/// # use support::prelude::*;
+/// let objective = Loss::SparseCategoricalCrossentropy
+///     .label_smoothing(0.1)
+///     .class_weights(&[0.5, 2.0, 1.0]);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective {
+    loss: Loss,
+    options: LossOptions,
+}
+
+/// What an [`Objective`] adds to its loss, as it stands in a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct LossOptions {
+    label_smoothing: f64,
+    class_weights: Option<Vec<f64>>,
+}
+
+impl LossOptions {
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<Loss> for Objective {
+    fn from(loss: Loss) -> Self {
+        Self {
+            loss,
+            options: LossOptions::default(),
+        }
+    }
+}
+
+impl Objective {
+    /// Takes labels for less than certain, which keeps logits from growing without end: the right class
+    /// counts as `1 - smoothing`, and `smoothing`, at least 0 and less than 1, is divided among all
+    /// classes. Of one or several sigmoids, a label `y` becomes `y (1 - smoothing) + smoothing / 2`. As
+    /// Keras' and PyTorch's `label_smoothing`; [Szegedy et al. 2015](https://arxiv.org/abs/1512.00567).
+    #[must_use]
+    pub fn label_smoothing(mut self, smoothing: f64) -> Self {
+        self.options.label_smoothing = smoothing;
+        self
+    }
+
+    /// Multiplies an example's loss by its class' weight: 0 or more, one for each class in the order of
+    /// the labels. A batch's loss is the sum of these divided by the number of examples, as with Keras'
+    /// `class_weight`; PyTorch's `weight` divides by the sum of the weights.
+    /// [`balanced_class_weights`] makes up for classes of different sizes.
+    ///
+    /// Where an example can be of several classes, a class' weight multiplies its term of the loss for
+    /// the examples that are of it, as PyTorch's `pos_weight`.
+    #[must_use]
+    pub fn class_weights(mut self, weights: &[f64]) -> Self {
+        self.options.class_weights = Some(weights.to_vec());
+        self
+    }
+
+    /// Returns the loss without options.
+    #[must_use]
+    pub fn loss(&self) -> Loss {
+        self.loss
+    }
+
+    pub(super) fn options(&self) -> &LossOptions {
+        &self.options
+    }
+
+    /// Checks that it fits a model's output for one example.
+    pub(super) fn check(&self, output: &[i64]) -> Result<()> {
+        let classes = self.loss.classes(output)?;
+        let LossOptions {
+            label_smoothing: smoothing,
+            class_weights,
+        } = &self.options;
+        if !(0. ..1.).contains(smoothing) {
+            return Err(Error::Argument {
+                name: "compile, the label smoothing",
+                expected: "at least 0 and less than 1".into(),
+                got: smoothing.to_string(),
+            });
+        }
+        let Some(weights) = class_weights else {
+            return Ok(());
+        };
+        let are_weights = weights
+            .iter()
+            .all(|weight| weight.is_finite() && *weight >= 0.);
+        if are_weights && weights.len() == classes && weights.iter().any(|weight| *weight > 0.) {
+            return Ok(());
+        }
+        Err(Error::Argument {
+            name: "compile, the class weights",
+            expected: format!("{classes} numbers of 0 or more, not all of them 0"),
+            got: format!("{weights:?}"),
+        })
+    }
+
+    /// Checks that labels are such as the loss takes for logits `[N, outputs]`. libtorch would take others
+    /// for something else.
+    pub(super) fn check_labels(&self, logits: &Tensor, labels: &Tensor) -> Result<()> {
+        let (outputs, got) = (logits.size(), labels.size());
+        let is_multi_label = self.loss.is_multi_label();
+        let shape = if is_multi_label {
+            &outputs[..]
+        } else {
+            &outputs[..1]
+        };
+        if got == shape && (labels.kind() == Kind::Int64) != is_multi_label {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            operation: format!("labels, {:?}", self.loss),
+            expected: match is_multi_label {
+                true => format!("{shape:?} of 0 and 1, for each class"),
+                false => format!("{shape:?} of class indices, one for each example"),
+            },
+            got,
+        })
+    }
+
+    /// Returns each example's loss, `[N]`, of logits `[N, outputs]` and labels that
+    /// [fit](Self::check_labels). A batch's loss is their mean.
+    pub(super) fn each(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+        let LossOptions {
+            label_smoothing: smoothing,
+            class_weights,
+        } = &self.options;
+        let weights = class_weights.as_ref().map(|weights| {
+            let weights = Tensor::f_from_slice(weights)?.f_to_kind(logits.kind())?;
+            weights.f_to_device(logits.device())
+        });
+        let weights = weights.transpose()?;
+        let no_weights = None::<&Tensor>;
+        let smoothed = |labels: Tensor| {
+            let labels = labels.f_to_kind(logits.kind())?;
+            match *smoothing {
+                0. => Ok(labels),
+                smoothing => labels
+                    .f_mul_scalar(1. - smoothing)?
+                    .f_add_scalar(smoothing / 2.),
+            }
+        };
+        let each = match self.loss {
+            Loss::BinaryCrossentropy => logits
+                .f_binary_cross_entropy_with_logits(
+                    &smoothed(labels.f_unsqueeze(1)?)?,
+                    no_weights,
+                    no_weights,
+                    Reduction::None,
+                )?
+                .f_squeeze_dim(1)?,
+            // No label is left out.
+            Loss::SparseCategoricalCrossentropy => {
+                logits.f_cross_entropy_loss(labels, no_weights, Reduction::None, -1, *smoothing)?
+            }
+            Loss::MultiLabelBinaryCrossentropy => {
+                return logits
+                    .f_binary_cross_entropy_with_logits(
+                        &smoothed(labels.shallow_clone())?,
+                        no_weights,
+                        weights.as_ref(),
+                        Reduction::None,
+                    )?
+                    .f_mean_dim(Some(&[1][..]), false, logits.kind());
+            }
+        };
+        match weights {
+            Some(weights) => each.f_mul(&weights.f_index_select(0, labels)?),
+            None => Ok(each),
+        }
+    }
+}
+
+/// Returns a weight for each class that makes up for how rare it is: `n / (classes * count)` of `n`
+/// examples, `count` of which are of the class, those whose images cannot be read included. They are
+/// [scikit-learn's "balanced"](https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight.html)
+/// ones, for [`Loss::class_weights`].
+///
+/// ```no_run
+/// # use support::{prelude::*, training::balanced_class_weights};
+/// # fn compile(model: Sequential, train_batches: &Batches) -> support::Result<()> {
+/// let weights = balanced_class_weights(&train_batches)?;
+/// let loss = Loss::SparseCategoricalCrossentropy.class_weights(&weights);
+/// let model = model.compile(RmsProp::new(1e-4), loss)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// `Argument` when a class has no example, or an example no class.
+pub fn balanced_class_weights(batches: &Batches) -> Result<Vec<f64>> {
+    const NAME: &str = "balanced_class_weights, the batches";
+    batches.check_labels(NAME)?;
+    let mut counts = vec![0_usize; batches.classes().len()];
+    for example in batches.dataset().examples() {
+        counts[example.label] += 1;
+    }
+    if let Some(class) = counts.iter().position(|&count| count == 0) {
+        return Err(Error::Argument {
+            name: NAME,
+            expected: "an example of each class".into(),
+            got: format!("none of {}", batches.classes()[class]),
+        });
+    }
+    let share = batches.examples() as f64 / counts.len() as f64;
+    Ok(counts
+        .into_iter()
+        .map(|count| share / count as f64)
+        .collect())
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
-    use super::*;
+    use tch::Device;
 
-    const LOSSES: [(Loss, &str); 2] = [
+    use super::*;
+    use crate::dataset::Example;
+    use crate::pipeline::{Dataset, Pixels};
+    use crate::settings::BrokenImages;
+
+    const LOSSES: [(Loss, &str); 3] = [
         (Loss::BinaryCrossentropy, "binary"),
         (Loss::SparseCategoricalCrossentropy, "sparse"),
+        (Loss::MultiLabelBinaryCrossentropy, "multi"),
     ];
 
     /// The tensors of `tests/reference/losses.py`.
@@ -137,44 +371,132 @@ mod tests {
     #[track_caller]
     fn assert_close(actual: &Tensor, expected: &Tensor) {
         assert_eq!(actual.size(), expected.size());
-        // Relative: a probability of 1e-20 has its digits too.
-        let deviation = ((actual - expected) / expected).abs().max();
-        assert!(deviation.double_value(&[]) < 1e-5, "{deviation}");
+        // Relative: a probability of 1e-20 has its digits too. A weight can be 0.
+        let deviation = (actual - expected).abs() / expected.abs().clamp_min(1e-30);
+        let deviation = deviation.max().double_value(&[]);
+        assert!(deviation < 1e-4, "{deviation}: {actual} for {expected}");
+    }
+
+    fn numbers(tensor: &Tensor) -> Vec<f64> {
+        Vec::try_from(&tensor.to_kind(Kind::Double)).unwrap()
     }
 
     #[test]
-    fn loss_gradient_accuracy_and_probabilities_equal_keras() {
+    fn losses_and_gradients_equal_keras_and_pytorch_smoothed_and_weighted_too() {
         let reference = reference();
         for (loss, name) in LOSSES {
             let of = |part: &str| &reference[&format!("{name}/{part}")];
-            let logits = of("logits").copy().set_requires_grad(true);
-            let mean = loss.mean(&logits, of("labels")).unwrap();
-            assert_close(&mean.detach(), of("loss"));
-            let gradients = Tensor::run_backward(&[&mean], &[&logits], false, false);
-            assert_close(&gradients[0], of("gradient"));
-            let correct = loss.correct(&logits, of("labels")).unwrap();
-            let accuracy = correct.int64_value(&[]) as f64 / logits.size()[0] as f64;
-            assert!((accuracy - of("accuracy").double_value(&[])).abs() < 1e-6);
-            assert!(accuracy > 0. && accuracy < 1., "{accuracy}");
-            let probabilities = loss.probabilities(&logits.detach()).unwrap();
-            assert_close(&probabilities, of("probabilities"));
+            let smoothed = loss.label_smoothing(0.1);
+            let weights = numbers(of("weights"));
+            for (objective, prefix) in [
+                (Objective::from(loss), ""),
+                (smoothed.clone(), "smoothed "),
+                (smoothed.class_weights(&weights), "weighted "),
+            ] {
+                let expected = |part: &str| &reference[&format!("{prefix}{name}/{part}")];
+                let logits = of("logits").copy().set_requires_grad(true);
+                objective.check(&logits.size()[1..]).unwrap();
+                objective.check_labels(&logits, of("labels")).unwrap();
+                let each = objective.each(&logits, of("labels")).unwrap();
+                // As a whole: libtorch's loss of a logit of 40 is 0, and not 1e-18.
+                assert_close(&(each.detach() + 1.), &(expected("each") + 1.));
+                let mean = each.mean(None);
+                assert_close(&mean.detach(), expected("loss"));
+                let gradients = Tensor::run_backward(&[&mean], &[&logits], false, false);
+                assert_close(&gradients[0], expected("gradient"));
+            }
         }
     }
 
     #[test]
+    fn accuracy_and_probabilities_equal_keras() {
+        let reference = reference();
+        for (loss, name) in LOSSES {
+            let of = |part: &str| &reference[&format!("{name}/{part}")];
+            let logits = of("logits");
+            let correct = loss.correct(logits, of("labels")).unwrap();
+            let accuracy = correct.double_value(&[]) / logits.size()[0] as f64;
+            assert!((accuracy - of("accuracy").double_value(&[])).abs() < 1e-6);
+            assert!(accuracy > 0. && accuracy < 1., "{accuracy}");
+            let probabilities = loss.probabilities(logits).unwrap();
+            assert_close(&probabilities, of("probabilities"));
+        }
+    }
+
+    fn batches(labels: impl IntoIterator<Item = usize>, classes: usize) -> Batches {
+        let classes = (0..classes).map(|class| format!("c{class}")).collect();
+        let example = |label| Example::at_path(String::new(), label, "x".as_ref());
+        let examples = labels.into_iter().map(example).collect();
+        let dataset = Dataset::new(examples, classes, 0, BrokenImages::Stop);
+        dataset.map(|image| Pixels::from(image)).batch(2)
+    }
+
+    #[test]
+    fn balanced_class_weights_equal_scikit_learns() {
+        let reference = reference();
+        let labels = numbers(&reference["sparse/labels"]);
+        let labels = labels.into_iter().map(|label| label as usize);
+        let weights = balanced_class_weights(&batches(labels, 5)).unwrap();
+        assert_close(
+            &Tensor::from_slice(&weights).to_kind(Kind::Float),
+            &reference["balanced"],
+        );
+        let error = balanced_class_weights(&batches([0, 2, 2], 3)).unwrap_err();
+        assert!(error.to_string().ends_with("got none of c1"), "{error}");
+    }
+
+    #[test]
     fn the_number_of_outputs_tells_the_number_of_classes() {
-        let [binary, sparse] = LOSSES.map(|(loss, _)| loss);
+        let [binary, sparse, multi] = LOSSES.map(|(loss, _)| loss);
         assert_eq!(binary.classes(&[1]).unwrap(), 2);
         assert_eq!(sparse.classes(&[2]).unwrap(), 2);
         assert_eq!(sparse.classes(&[1000]).unwrap(), 1000);
+        assert_eq!(multi.classes(&[1]).unwrap(), 1);
         for (loss, output) in [
             (binary, &[2][..]),
             (binary, &[]),
             (sparse, &[1]),
             (sparse, &[3, 5, 5]),
+            (multi, &[0]),
         ] {
             let error = loss.classes(output).unwrap_err().to_string();
             assert!(error.contains(&format!("{output:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn options_that_make_no_sense_are_refused() {
+        let [binary, sparse, _] = LOSSES.map(|(loss, _)| loss);
+        for (objective, output, got) in [
+            (binary.label_smoothing(-0.1), 1, "got -0.1"),
+            (binary.label_smoothing(1.), 1, "got 1"),
+            (sparse.label_smoothing(f64::NAN), 3, "got NaN"),
+            (binary.class_weights(&[1.]), 1, "2 numbers of 0 or more"),
+            (sparse.class_weights(&[1., 2.]), 3, "got [1.0, 2.0]"),
+            (sparse.class_weights(&[1., -1., 1.]), 3, "got [1.0, -1.0"),
+            (sparse.class_weights(&[0.; 3]), 3, "not all of them 0"),
+        ] {
+            let error = objective.check(&[output]).unwrap_err().to_string();
+            assert!(error.contains(got), "{error}");
+        }
+    }
+
+    #[test]
+    fn labels_of_another_kind_than_the_loss_takes_are_refused() {
+        let [binary, sparse, multi] = LOSSES.map(|(loss, _)| loss);
+        let tensor = |shape: &[i64], kind| Tensor::zeros(shape, (kind, Device::Cpu));
+        for (loss, outputs, labels) in [
+            // libtorch would take these for probabilities.
+            (sparse, 3, tensor(&[4, 3], Kind::Float)),
+            (sparse, 3, tensor(&[5], Kind::Int64)),
+            (binary, 1, tensor(&[4, 1], Kind::Float)),
+            (multi, 4, tensor(&[4], Kind::Int64)),
+            (multi, 4, tensor(&[4, 4], Kind::Int64)),
+        ] {
+            let logits = tensor(&[4, outputs], Kind::Float);
+            let error = Objective::from(loss).check_labels(&logits, &labels);
+            let error = error.unwrap_err();
+            assert!(matches!(error, Error::Shape { .. }), "{error}");
         }
     }
 
@@ -184,8 +506,9 @@ mod tests {
             (Loss::BinaryCrossentropy, &[4, 2][..]),
             (Loss::SparseCategoricalCrossentropy, &[4, 1]),
             (Loss::SparseCategoricalCrossentropy, &[4]),
+            (Loss::MultiLabelBinaryCrossentropy, &[4]),
         ] {
-            let logits = Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu));
+            let logits = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
             let error = loss.probabilities(&logits).unwrap_err();
             assert!(matches!(error, Error::Shape { .. }), "{error}");
         }

@@ -27,7 +27,7 @@ pub use evaluation::Evaluation;
 pub use history::{EpochLog, History};
 pub(crate) use learning_rate::LAST;
 pub use learning_rate::{LearningRateFinder, LearningRates};
-pub use loss::Loss;
+pub use loss::{Loss, Objective, balanced_class_weights};
 pub use options::Fit;
 pub use rms_prop::RmsProp;
 
@@ -40,7 +40,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Compiled {
     optimizer: RmsProp,
-    loss: Loss,
+    objective: Objective,
     /// How many steps were trained before the next one, from the first epoch on; what a
     /// [`Dropout`](crate::model::Dropout) drops depends on it.
     step: u64,
@@ -49,21 +49,26 @@ pub struct Compiled {
 }
 
 impl<C> Sequential<C> {
-    /// Returns the model ready for training with an optimizer and a loss; accuracy is always
-    /// measured. Compiling again starts with a new optimizer and keeps the weights.
+    /// Returns the model ready for training with an optimizer and a [`Loss`], or an [`Objective`] made of
+    /// one; accuracy is always measured. Compiling again starts with a new optimizer and keeps the weights.
     ///
     /// # Errors
     /// `Shape` names the first layer on top that does not take what the layers before it give.
-    /// `Argument` when the loss does not fit the number of outputs, the learning rate is not a
-    /// positive number, a dropout's rate is not at least 0 and less than 1, or there is no memory for
-    /// a layer.
-    pub fn compile(self, optimizer: RmsProp, loss: Loss) -> Result<Sequential<Compiled>> {
+    /// `Argument` when the loss or its options do not fit the number of outputs, the learning rate is
+    /// not a positive number, a dropout's rate is not at least 0 and less than 1, or there is no memory
+    /// for a layer.
+    pub fn compile(
+        self,
+        optimizer: RmsProp,
+        loss: impl Into<Objective>,
+    ) -> Result<Sequential<Compiled>> {
         self.check_head()?;
-        loss.classes(&self.output_shape())?;
+        let objective = loss.into();
+        objective.check(&self.output_shape())?;
         optimizer.check()?;
         Ok(self.with_compiled(Compiled {
             optimizer,
-            loss,
+            objective,
             step: 0,
             history: History::default(),
         }))
@@ -82,7 +87,7 @@ impl Sequential<Compiled> {
 impl Compiled {
     /// Returns the loss that the model was compiled with.
     pub(crate) fn loss(&self) -> Loss {
-        self.loss
+        self.objective.loss()
     }
 
     /// Returns the optimizer that the model was compiled with.
@@ -90,11 +95,16 @@ impl Compiled {
         &self.optimizer
     }
 
-    /// Returns each example's loss for its logits `[N, units]` and class index `[N]`.
+    /// Returns each example's loss for its logits `[N, units]` and labels.
     pub(crate) fn losses(&self, logits: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
+        self.objective.check_labels(logits, labels)?;
         let losses = labels
             .f_to_device(logits.device())
-            .and_then(|labels| self.loss.each(logits, &labels)?.f_to_kind(Kind::Double))
+            .and_then(|labels| {
+                self.objective
+                    .each(logits, &labels)?
+                    .f_to_kind(Kind::Double)
+            })
             .and_then(|losses| Vec::try_from(&losses));
         losses.map_err(Error::torch("loss"))
     }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::loss::LossOptions;
 use super::rms_prop::OptimizerConfig;
 use super::{Compiled, EarlyStopping, Fit, Loss};
 use crate::Result;
@@ -22,6 +23,9 @@ pub(super) struct RunRecord {
     /// The names of the variables that are trained.
     trainable_variables: Vec<String>,
     loss: Loss,
+    /// Absent where there are none.
+    #[serde(default, skip_serializing_if = "LossOptions::is_default")]
+    loss_options: LossOptions,
     optimizer: OptimizerConfig,
     pub(super) initial_epoch: usize,
     early_stopping: Option<EarlyStopping>,
@@ -95,7 +99,8 @@ impl RunRecord {
             },
             head: model.top().cloned().collect(),
             trainable_variables: names.map(|variable| variable.name().into()).collect(),
-            loss: model.compiled.loss,
+            loss: model.compiled.loss(),
+            loss_options: model.compiled.objective.options().clone(),
             optimizer: model.compiled.optimizer.config(),
             initial_epoch: fit.initial_epoch,
             early_stopping: fit.early_stopping,

@@ -25,7 +25,7 @@ impl BatchLoss {
             Ok(Totals {
                 examples: self.examples as usize,
                 loss: self.mean.f_double_value(&[])? * self.examples as f64,
-                correct: self.correct.f_int64_value(&[])? as f64,
+                correct: self.correct.f_double_value(&[])?,
             })
         };
         read().map_err(Error::torch("loss"))
@@ -46,12 +46,14 @@ impl BatchLoss {
 }
 
 impl Sequential<Compiled> {
-    /// Trains one step on images `[N, 3, H, W]` with class indices `[N]`, 64-bit integers; returns loss
-    /// and accuracy before the step. The other processes of a group have no part in it.
+    /// Trains one step on images `[N, 3, H, W]` with class indices `[N]`, 64-bit integers, or, where an
+    /// example [can be of several classes](super::Loss::is_multi_label), a 0 or 1 for each, `[N, classes]`;
+    /// returns loss and accuracy before the step. The other processes of a group have no part in it.
     ///
     /// # Errors
     /// `Shape` when the images do not fit the model, or the labels the images; `Argument` when a label
-    /// is of no class or not an integer, or nothing is trainable. Then nothing has been changed.
+    /// is of no class, no integer, or neither 0 nor 1, or nothing is trainable. Then nothing has been
+    /// changed.
     pub fn train_on_batch(&mut self, images: &Tensor, labels: &Tensor) -> Result<Evaluation> {
         self.check_trainable("train_on_batch")?;
         self.check_labels(images, labels)?;
@@ -146,12 +148,14 @@ impl Sequential<Compiled> {
 
     /// Returns the mean loss of a batch, and how many of its examples are classified right.
     pub(super) fn batch_loss(&self, logits: &Tensor, labels: &Tensor) -> Result<BatchLoss> {
-        let loss = self.compiled.loss;
+        let objective = &self.compiled.objective;
+        objective.check_labels(logits, labels)?;
         let evaluate = || {
             let labels = labels.f_to_device(logits.device())?;
+            let each = objective.each(logits, &labels)?;
             Ok(BatchLoss {
-                mean: loss.mean(logits, &labels)?,
-                correct: loss.correct(logits, &labels)?,
+                mean: each.f_mean(each.kind())?,
+                correct: objective.loss().correct(logits, &labels)?,
                 examples: logits.size()[0],
             })
         };
@@ -177,7 +181,7 @@ impl Sequential<Compiled> {
 
     /// Checks that the batches can be evaluated.
     pub(crate) fn check(&self, batches: &Batches, name: &'static str) -> Result<()> {
-        let expected_classes = self.compiled.loss.classes(&self.output_shape())?;
+        let expected_classes = self.compiled.loss().classes(&self.output_shape())?;
         let (classes, examples) = (batches.classes().len(), batches.examples());
         if classes == expected_classes && examples > 0 {
             return batches.check_labels(name);
@@ -199,28 +203,36 @@ impl Sequential<Compiled> {
             })
         };
         let (count, got) = (images.size().first().copied().unwrap_or(0), labels.size());
-        if got != [count] || count == 0 {
+        let classes = self.compiled.loss().classes(&self.output_shape())?;
+        let is_multi_label = self.compiled.loss().is_multi_label();
+        let (shape, expected) = match is_multi_label {
+            true => (vec![count, classes as i64], format!("[N, {classes}]")),
+            false => (vec![count], "[N]".into()),
+        };
+        if got != shape || count == 0 {
             return Err(Error::Shape {
                 operation: "train_on_batch, the labels".into(),
-                expected: format!("[N] for images [N, 3, H, W], N = {count} being 1 or more"),
+                expected: format!(
+                    "{expected} for images [N, 3, H, W], N = {count} being 1 or more"
+                ),
                 got,
             });
         }
-        if labels.kind() != Kind::Int64 {
-            let kind = format!("{:?}", labels.kind());
-            return argument("class indices, 64-bit integers".into(), kind);
+        let kind = labels.kind();
+        if !is_multi_label && kind != Kind::Int64 {
+            return argument("class indices, 64-bit integers".into(), format!("{kind:?}"));
         }
-        let classes = self.compiled.loss.classes(&self.output_shape())?;
         let labels = labels
             .f_to_device(Device::Cpu)
-            .and_then(Vec::<i64>::try_from);
-        let labels = labels.map_err(Error::torch("labels"))?;
-        match labels
-            .iter()
-            .find(|&&label| !(0..classes as i64).contains(&label))
-        {
-            Some(label) => argument(format!("indices of {classes} classes"), label.to_string()),
+            .and_then(|labels| labels.f_to_kind(Kind::Double)?.f_reshape([-1]))
+            .and_then(Vec::<f64>::try_from)
+            .map_err(Error::torch("labels"))?;
+        let highest = if is_multi_label { 1 } else { classes - 1 };
+        let is_label = |label: f64| label.fract() == 0. && (0. ..=highest as f64).contains(&label);
+        match labels.iter().find(|&&label| !is_label(label)) {
             None => Ok(()),
+            Some(label) if is_multi_label => argument("0 or 1".into(), label.to_string()),
+            Some(label) => argument(format!("indices of {classes} classes"), label.to_string()),
         }
     }
 }
