@@ -138,17 +138,21 @@ impl Sequential<Compiled> {
         let mut losses = self.compiled.losses(logits, &batch.labels)?.into_iter();
         let all = probabilities(self.compiled.loss(), logits)?;
         let all = all.chunks(of.classes().len());
-        let predictions = batch.indices.into_iter().zip(all).map(|(index, probabilities)| {
-            let example = &of.dataset().examples()[index];
-            Prediction {
-                index,
-                id: example.id.clone(),
-                label: example.label.clone(),
-                predicted: predicted(self.compiled.loss(), probabilities, THRESHOLD),
-                probabilities: probabilities.to_vec(),
-                loss: losses.next().unwrap_or(f64::NAN),
-            }
-        });
+        let predictions = batch
+            .indices
+            .into_iter()
+            .zip(all)
+            .map(|(index, probabilities)| {
+                let example = &of.dataset().examples()[index];
+                Prediction {
+                    index,
+                    id: example.id.clone(),
+                    label: example.label.clone(),
+                    predicted: predicted(self.compiled.loss(), probabilities, THRESHOLD),
+                    probabilities: probabilities.to_vec(),
+                    loss: losses.next().unwrap_or(f64::NAN),
+                }
+            });
         Ok(predictions.collect())
     }
 }
@@ -291,14 +295,18 @@ impl Predictions {
     pub fn confusion_matrix(&self) -> ConfusionMatrix {
         if !self.is_multi_label() {
             let class = |label: &Label| label.class().unwrap_or_default();
-            let pairs = self.pairs().map(|(label, predicted)| (class(label), class(predicted)));
+            let pairs = self
+                .pairs()
+                .map(|(label, predicted)| (class(label), class(predicted)));
             return ConfusionMatrix::new(self.classes().to_vec(), pairs);
         }
         let sets: BTreeSet<&Label> = self.pairs().flat_map(<[_; 2]>::from).collect();
         let sets: Vec<&Label> = sets.into_iter().collect();
         let names = sets.iter().map(|set| set.names(self.classes())).collect();
         let index = |set: &Label| sets.binary_search(&set).unwrap_or_default();
-        let pairs = self.pairs().map(|(label, predicted)| (index(label), index(predicted)));
+        let pairs = self
+            .pairs()
+            .map(|(label, predicted)| (index(label), index(predicted)));
         ConfusionMatrix::new(names, pairs)
     }
 
@@ -309,7 +317,9 @@ impl Predictions {
     pub fn class_matrices(&self) -> Vec<(String, ConfusionMatrix)> {
         let matrix = |(class, name): (usize, &String)| {
             let has = |label: &Label| usize::from(label.has(class));
-            let pairs = self.pairs().map(|(label, predicted)| (has(label), has(predicted)));
+            let pairs = self
+                .pairs()
+                .map(|(label, predicted)| (has(label), has(predicted)));
             let matrix = ConfusionMatrix::new(vec![format!("not {name}"), name.clone()], pairs);
             (name.clone(), matrix)
         };

@@ -54,7 +54,9 @@ impl Report {
                 counts[class].support += 1;
                 counts[class].right += usize::from(predicted.has(class));
             }
-            predicted.classes().for_each(|class| counts[class].predicted += 1);
+            predicted
+                .classes()
+                .for_each(|class| counts[class].predicted += 1);
             exact += usize::from(label == predicted);
         }
         let scores: Vec<Scores> = counts.iter().map(Counts::scores).collect();
@@ -80,7 +82,10 @@ impl Report {
             let own = pairs.clone().map(|(label, predicted)| Counts {
                 support: label.classes().count(),
                 predicted: predicted.classes().count(),
-                right: label.classes().filter(|&class| predicted.has(class)).count(),
+                right: label
+                    .classes()
+                    .filter(|&class| predicted.has(class))
+                    .count(),
             });
             own.map(|counts| counts.scores()).collect::<Vec<_>>()
         });
@@ -186,7 +191,12 @@ mod tests {
             serde_json::from_str(include_str!("../../tests/data/multi_label.json")).unwrap();
         let case = |expected: Value, label: fn(&Value) -> Label| {
             let labels = |key: &str| -> Vec<Label> {
-                expected[key].as_array().unwrap().iter().map(label).collect()
+                expected[key]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(label)
+                    .collect()
             };
             let classes: Vec<String> = serde_json::from_value(expected["classes"].clone()).unwrap();
             let (labels, predicted) = (labels("labels"), labels("predicted"));
@@ -197,7 +207,9 @@ mod tests {
         let class = |value: &Value| Label::Class(value.as_u64().unwrap() as usize);
         let classes = |value: &Value| -> Label {
             let classes = value.as_array().unwrap().iter();
-            classes.map(|class| class.as_u64().unwrap() as usize).collect()
+            classes
+                .map(|class| class.as_u64().unwrap() as usize)
+                .collect()
         };
         let one = cases.into_iter().map(|expected| case(expected, class));
         let several = several.into_iter().map(|expected| case(expected, classes));

@@ -198,7 +198,9 @@ impl Classifier {
         let index = argmax(probabilities);
         let threshold = self.info.threshold.unwrap_or(THRESHOLD);
         let found = predicted(self.info.loss, probabilities, threshold);
-        let found = found.classes().map(|class| (self.info.classes[class].clone(), probabilities[class]));
+        let found = found
+            .classes()
+            .map(|class| (self.info.classes[class].clone(), probabilities[class]));
         let mut classes: Vec<_> = found.collect();
         classes.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         Classification {

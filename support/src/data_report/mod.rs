@@ -157,7 +157,10 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
     for (done, (place, inspected)) in (1..).zip(places.into_iter().zip(inspected)) {
         let part = &mut report.parts[place.part];
         part.images += 1;
-        place.label.classes().for_each(|class| part.counts[class] += 1);
+        place
+            .label
+            .classes()
+            .for_each(|class| part.counts[class] += 1);
         part.unlabelled += usize::from(place.label.classes().next().is_none());
         match inspected.flatten() {
             Ok(picture) => {

@@ -30,7 +30,9 @@ impl Label {
             Self::Class(class) => (Some(class), None),
             Self::Classes(classes) => (None, Some(classes.as_ref())),
         };
-        one.into_iter().chain(several.into_iter().flatten()).copied()
+        one.into_iter()
+            .chain(several.into_iter().flatten())
+            .copied()
     }
 
     /// Returns whether the class is the label, or among its classes.

@@ -134,7 +134,7 @@ impl ImageDataset {
     /// ```
     ///
     /// A model for it has an output for each class and is compiled with
-    /// [`Loss::BinaryCrossentropyPerClass`](crate::training::Loss::BinaryCrossentropyPerClass).
+    /// [`Loss::MultiLabelBinaryCrossentropy`](crate::training::Loss::MultiLabelBinaryCrossentropy).
     ///
     /// # Errors
     /// As [`from_csv`](Self::from_csv); a name that is empty is one, as in `dog;;outdoor`.
@@ -334,9 +334,14 @@ pub(super) fn separated(names: &str, separator: char) -> LabelNames {
 
 /// Sorts entries into classes and parts; where one of them has several classes, all are multi-label.
 pub(super) fn arrange(name: &str, entries: Vec<Entry>, split: bool) -> Result<Found> {
-    let classes: BTreeSet<&String> = entries.iter().flat_map(|entry| entry.label.iter()).collect();
+    let classes: BTreeSet<&String> = entries
+        .iter()
+        .flat_map(|entry| entry.label.iter())
+        .collect();
     let classes: Vec<String> = classes.into_iter().cloned().collect();
-    let multi_label = entries.iter().any(|entry| matches!(entry.label, LabelNames::Classes(_)));
+    let multi_label = entries
+        .iter()
+        .any(|entry| matches!(entry.label, LabelNames::Classes(_)));
     match classes.as_slice() {
         [] if entries.is_empty() => return Err(unfit(name, "it lists no images".into())),
         [] => return Err(unfit(name, "none of its images is of any class".into())),
@@ -348,7 +353,10 @@ pub(super) fn arrange(name: &str, entries: Vec<Entry>, split: bool) -> Result<Fo
     }
     let mut parts = [Vec::new(), Vec::new(), Vec::new()];
     for entry in entries {
-        let mut label = entry.label.iter().filter_map(|name| classes.binary_search(name).ok());
+        let mut label = entry
+            .label
+            .iter()
+            .filter_map(|name| classes.binary_search(name).ok());
         parts[entry.part].push(Example {
             id: entry.id,
             label: match multi_label {

@@ -139,7 +139,10 @@ pub(super) fn count<'a>(
     classes: usize,
 ) -> Vec<usize> {
     let mut counts = vec![0; classes];
-    for class in examples.into_iter().flat_map(|example| example.label.classes()) {
+    for class in examples
+        .into_iter()
+        .flat_map(|example| example.label.classes())
+    {
         counts[class] += 1;
     }
     counts

@@ -240,9 +240,8 @@ fn unfit(name: &str, reason: String) -> Error {
 /// The error of a class folder in which there is no image.
 fn empty(name: &str, root: &str, folder: &str) -> Error {
     let suffixes = SUFFIXES.join(", ");
-    let reason = format!(
-        "the class folder {root}{folder} is empty: it has no file that ends in {suffixes}"
-    );
+    let reason =
+        format!("the class folder {root}{folder} is empty: it has no file that ends in {suffixes}");
     unfit(name, reason)
 }
 
@@ -345,7 +344,9 @@ impl Tree {
             let folders = self.folders_in(root).into_iter().map(|folder| (folder, 0));
             let mut sizes = BTreeMap::from_iter(folders);
             for ((id, source), number) in self.pictures.iter().zip(0..) {
-                let below = id.strip_prefix(root).and_then(|below| below.split_once('/'));
+                let below = id
+                    .strip_prefix(root)
+                    .and_then(|below| below.split_once('/'));
                 let Some((folder, _)) = below else { continue };
                 *sizes.entry(folder).or_default() += 1;
                 let of_none = folder.chars().eq([separator]);

@@ -194,7 +194,9 @@ impl Dataset<Pixels> {
     ) -> Result<Option<Pixels>> {
         let pixels = self.load(example)?;
         let augmented = |pixels| match &self.augmentation {
-            Some(augmentation) => augmentation.apply(pixels, self.seed, &key(example, before), epoch),
+            Some(augmentation) => {
+                augmentation.apply(pixels, self.seed, &key(example, before), epoch)
+            }
             None => Ok(pixels),
         };
         pixels.map(augmented).transpose()
@@ -244,7 +246,10 @@ impl<T> Dataset<T> {
         let indices = indices.filter(|&index| index < self.len());
         let sampler = self.sampler.as_ref();
         Self {
-            examples: indices.clone().map(|index| self.examples[index].clone()).collect(),
+            examples: indices
+                .clone()
+                .map(|index| self.examples[index].clone())
+                .collect(),
             sampler: sampler.map(|sampler| sampler.only(indices)),
             ..self.clone()
         }
@@ -255,7 +260,11 @@ impl<T> Dataset<T> {
         let classes = self.classes.len();
         let refused = |expected: String, Example { id, label, .. }: &Example| {
             let got = format!("{label} for {id}");
-            Err(Error::Argument { name, expected, got })
+            Err(Error::Argument {
+                name,
+                expected,
+                got,
+            })
         };
         let mut examples = self.examples.iter();
         let unknown = |example: &&Example| example.label.classes().any(|class| class >= classes);

@@ -39,7 +39,11 @@ impl Dataset<Pixels> {
     pub fn sample_weighted(&self, weights: &[f64], draws: usize) -> Result<Self> {
         let refused = |expected: String, got: String| {
             let name = "sample_weighted";
-            Err(Error::Argument { name, expected, got })
+            Err(Error::Argument {
+                name,
+                expected,
+                got,
+            })
         };
         let (len, total) = (self.len(), weights.iter().sum::<f64>());
         if weights.len() != len {

@@ -72,7 +72,11 @@ impl Titled {
                 });
                 predicted.collect::<Vec<_>>().join(", ")
             }
-            label => format!("{} {}", label.names(classes), percent(prediction.confidence())),
+            label => format!(
+                "{} {}",
+                label.names(classes),
+                percent(prediction.confidence())
+            ),
         };
         let label = prediction.label.names(classes);
         Self {

@@ -79,15 +79,21 @@ impl Activations {
     ) -> impl Iterator<Item = Result<PrefixBatch>> + use<'a> {
         let (rows, parts): (Vec<_>, Vec<_>) = self.rows(batches, epoch).into_iter().unzip();
         let batches = batches.clone();
-        self.store.batches(rows).zip(parts).map(move |(batch, parts)| {
-            let (rows, input) = batch?;
-            let examples: Vec<usize> = rows.iter().map(|&row| self.examples[row as usize]).collect();
-            Ok(PrefixBatch {
-                input,
-                labels: batches.labels(&examples)?,
-                parts,
+        self.store
+            .batches(rows)
+            .zip(parts)
+            .map(move |(batch, parts)| {
+                let (rows, input) = batch?;
+                let examples: Vec<usize> = rows
+                    .iter()
+                    .map(|&row| self.examples[row as usize])
+                    .collect();
+                Ok(PrefixBatch {
+                    input,
+                    labels: batches.labels(&examples)?,
+                    parts,
+                })
             })
-        })
     }
 
     /// Returns the rows of each batch of an epoch.
