@@ -374,3 +374,123 @@ impl fmt::Display for Predictions {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::dataset::Example;
+    use crate::pipeline::Dataset;
+    use crate::settings::BrokenImages;
+
+    /// A case of `tests/reference/multi_label.py`.
+    #[derive(Deserialize)]
+    struct Case {
+        classes: Vec<String>,
+        probabilities: Vec<Vec<f64>>,
+        labels: Vec<Vec<usize>>,
+        matrices: Vec<[[usize; 2]; 2]>,
+        binary_accuracy: f64,
+    }
+
+    fn cases() -> Vec<(Predictions, Case)> {
+        let file = include_str!("../../tests/data/multi_label.json");
+        let cases: Vec<Case> = serde_json::from_str(file).unwrap();
+        let predictions = |case: Case| {
+            let labels = case
+                .labels
+                .iter()
+                .map(|classes| Label::from_iter(classes.clone()));
+            let example = |label| Example::at_path(String::new(), label, "x".as_ref());
+            let examples: Vec<Example> = labels.map(example).collect();
+            let all = examples.iter().zip(&case.probabilities).enumerate();
+            let predictions = all.map(|(index, (example, probabilities))| Prediction {
+                index,
+                id: String::new(),
+                label: example.label.clone(),
+                predicted: above(probabilities, THRESHOLD),
+                probabilities: probabilities.clone(),
+                loss: 0.,
+            });
+            let predictions = predictions.collect();
+            let dataset = Dataset::new(examples, case.classes.clone(), 0, BrokenImages::Stop);
+            let batches = dataset.map(|image| Pixels::from(image)).batch(4);
+            (
+                Predictions {
+                    batches,
+                    predictions,
+                },
+                case,
+            )
+        };
+        cases.into_iter().map(predictions).collect()
+    }
+
+    #[test]
+    fn of_several_labels_accuracy_and_matrices_are_those_of_keras_and_scikit_learn() {
+        for (predictions, case) in cases() {
+            assert!((predictions.accuracy() - case.binary_accuracy).abs() < 1e-12);
+            let matrices = predictions.class_matrices();
+            assert_eq!(matrices.len(), case.classes.len());
+            for ((name, matrix), expected) in matrices.iter().zip(case.matrices) {
+                assert_eq!(matrix.classes(), [format!("not {name}"), name.clone()]);
+                let counts = [0, 1].map(|label| [0, 1].map(|class| matrix.count(label, class)));
+                assert_eq!(counts, expected, "{name}");
+            }
+            let wrong = predictions.wrong().len();
+            let right = (predictions.report().accuracy * predictions.len() as f64).round();
+            assert_eq!(predictions.len() - wrong, right as usize);
+        }
+    }
+
+    #[test]
+    fn a_confusion_matrix_of_several_labels_is_of_the_sets_of_classes() {
+        let (predictions, _) = cases().remove(1);
+        let matrix = predictions.confusion_matrix();
+        // Labels are cat, dog; dog; none; cat. What is predicted is bird, cat; cat; none; cat.
+        assert_eq!(
+            matrix.classes(),
+            ["none", "bird, cat", "cat", "cat, dog", "dog"]
+        );
+        assert_eq!(
+            Vec::from_iter(matrix.counts()),
+            [(0, 0, 1), (2, 2, 1), (3, 1, 1), (4, 2, 1)]
+        );
+        let expected = ("cat, dog".to_owned(), "bird, cat".to_owned(), 1);
+        assert_eq!(predictions.most_confused(1), [expected]);
+        let confidences = predictions.examples().iter().map(Prediction::confidence);
+        let expected = [0.8, 0.6, 0.7, 0.6];
+        assert!(
+            confidences
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-12)
+        );
+    }
+
+    #[test]
+    fn a_lower_threshold_predicts_more_classes() {
+        let (predictions, _) = cases().remove(1);
+        assert_eq!(
+            predictions.at_threshold(0.5).unwrap().examples(),
+            predictions.examples()
+        );
+        let lower = predictions.at_threshold(0.35).unwrap();
+        assert_eq!(lower.examples()[1].predicted, Label::from_iter([1, 2]));
+        let none = predictions.at_threshold(1.).unwrap();
+        assert!(
+            none.examples()
+                .iter()
+                .all(|one| one.predicted.classes().count() == 0)
+        );
+        assert!(predictions.at_threshold(f64::NAN).is_err());
+        let dataset = Dataset::new(Vec::new(), vec!["a".into()], 0, BrokenImages::Stop);
+        let batches = dataset.map(|image| Pixels::from(image)).batch(4);
+        let one_each = Predictions {
+            batches,
+            predictions: Vec::new(),
+        };
+        let error = one_each.at_threshold(0.5).unwrap_err().to_string();
+        assert!(error.contains("several labels per image"), "{error}");
+    }
+}

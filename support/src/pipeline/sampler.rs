@@ -139,3 +139,193 @@ pub(super) fn repeats(drawn: &[usize]) -> Vec<usize> {
     };
     drawn.iter().map(count).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use image::RgbImage;
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::dataset::{Example, Label};
+    use crate::pipeline::Augmentation;
+    use crate::settings::BrokenImages;
+
+    /// The values of `tests/reference/sampler.py`.
+    #[derive(Deserialize)]
+    struct Reference {
+        weights: Vec<f64>,
+        draws: usize,
+        counts: Vec<f64>,
+        chi_squared: f64,
+        labels: Vec<usize>,
+        balanced: Vec<f64>,
+    }
+
+    fn reference() -> Reference {
+        serde_json::from_str(include_str!("../../tests/data/sampler.json")).unwrap()
+    }
+
+    fn dataset<L: Into<Label>>(labels: impl IntoIterator<Item = L>) -> Dataset<Pixels> {
+        let example = |(at, label)| Example::at_path(format!("{at}.png"), label, "x".as_ref());
+        let examples = (0..).zip(labels).map(example).collect();
+        let classes = ["a", "b", "c"].map(str::to_owned).to_vec();
+        Dataset::new(examples, classes, 7, BrokenImages::Skip).map(|image| Pixels::from(image))
+    }
+
+    /// The examples of an epoch of all shards.
+    fn drawn(dataset: &Dataset<Pixels>, shards: usize, epoch: usize) -> Vec<usize> {
+        let order = dataset.batch(8).sharded(shards).order(epoch);
+        order
+            .into_iter()
+            .flat_map(|(_, examples)| examples)
+            .collect()
+    }
+
+    #[test]
+    fn examples_are_drawn_as_often_as_pytorch_draws_them() {
+        let Reference {
+            weights,
+            draws,
+            counts,
+            chi_squared,
+            ..
+        } = reference();
+        let sampled = dataset(vec![0; weights.len()])
+            .sample_weighted(&weights, draws)
+            .unwrap();
+        let first = drawn(&sampled, 1, 0);
+        assert_eq!(first.len(), draws);
+        let mut ours = vec![0.; weights.len()];
+        first.iter().for_each(|&example| ours[example] += 1.);
+        let pairs = ours.iter().zip(&counts).zip(&weights);
+        let statistic: f64 = pairs
+            .map(|((ours, theirs), weight)| match *weight {
+                0. => ours + theirs,
+                _ => (ours - theirs).powi(2) / (ours + theirs),
+            })
+            .sum();
+        assert!(
+            statistic < chi_squared,
+            "{statistic}: {ours:?} for {counts:?}"
+        );
+        assert_eq!(first, drawn(&sampled, 1, 0));
+        assert_ne!(first, drawn(&sampled, 1, 1));
+    }
+
+    #[test]
+    fn balanced_weights_are_scikit_learns_and_go_by_the_rarest_of_several_classes() {
+        let Reference {
+            labels, balanced, ..
+        } = reference();
+        let weights = |dataset: &Dataset<Pixels>| {
+            let sampled = dataset.sample_balanced().unwrap();
+            let sampler = sampled.sampler().unwrap().clone();
+            assert_eq!(sampler.draws, dataset.len());
+            sampler.weights
+        };
+        let ours = weights(&dataset(labels));
+        let factor = balanced[0] / ours[0];
+        for (ours, theirs) in ours.iter().zip(balanced) {
+            assert!((ours * factor - theirs).abs() < 1e-12);
+        }
+        // Three are of a, of which one is of b as well; two are of none.
+        let several = [vec![0], vec![0, 1], vec![], vec![], vec![0]];
+        let several = dataset(several.map(Label::from_iter));
+        assert_eq!(weights(&several)[..], [0.5, 1., 0.5, 0.5, 0.5]);
+        assert!(dataset([0, 3]).sample_balanced().is_err());
+    }
+
+    #[test]
+    fn each_shard_draws_its_part_from_its_own_examples() {
+        let sampled = dataset([0; 10]).sample_weighted(&[1.; 10], 31).unwrap();
+        for (shard, examples) in sampled.batch(8).sharded(3).order(0) {
+            assert_eq!(examples.len(), [11, 10, 10][shard]);
+            assert!(examples.iter().all(|example| example % 3 == shard));
+        }
+        assert_eq!(sampled.batch(8).len(), 4);
+        let mut only_even = [1.; 10];
+        only_even
+            .iter_mut()
+            .skip(1)
+            .step_by(2)
+            .for_each(|weight| *weight = 0.);
+        let even = dataset([0; 10]).sample_weighted(&only_even, 8).unwrap();
+        assert_eq!(
+            drawn(&even, 2, 0).len(),
+            4,
+            "the shard of odd ones has none to draw"
+        );
+    }
+
+    #[test]
+    fn an_image_that_is_drawn_again_is_augmented_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.png");
+        RgbImage::from_fn(8, 8, |x, y| image::Rgb([(x * 30) as u8, (y * 30) as u8, 9]))
+            .save(&path)
+            .unwrap();
+        let examples = vec![Example::at_path("x.png".into(), 0, &path)];
+        let sampled = Dataset::new(examples, vec!["a".into()], 7, BrokenImages::Stop)
+            .map(|image| Pixels::from(image))
+            .augment(Augmentation::new().color_jitter(0.5, 0.5, 0.5))
+            .unwrap()
+            .sample_weighted(&[1.], 5)
+            .unwrap();
+        let [batch] = sampled
+            .batch(8)
+            .epoch(0)
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
+        let batch = batch.unwrap();
+        assert_eq!(batch.indices, [0; 5]);
+        let values = |at| Vec::<f32>::try_from(batch.images.get(at).reshape(-1)).unwrap();
+        let images = (0..5).map(|at| values(at).into_iter().map(f32::to_bits).collect::<Vec<_>>());
+        assert_eq!(images.collect::<BTreeSet<_>>().len(), 5);
+    }
+
+    #[test]
+    fn what_is_evaluated_has_each_example_once() {
+        let sampled = dataset([0; 6])
+            .sample_weighted(&[9., 1., 1., 1., 1., 1.], 50)
+            .unwrap();
+        let batches = sampled.batch(4);
+        assert_eq!(batches.len(), 13);
+        for once in [batches.unaugmented(), batches.unshuffled()] {
+            assert_eq!(
+                (once.len(), once.order(0)),
+                (2, vec![(0, (0..6).collect())])
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_dataset_keeps_its_weights() {
+        let sampled = dataset([0; 6])
+            .sample_weighted(&[0., 0., 1., 0., 1., 1.], 50)
+            .unwrap();
+        let left = sampled.skip(1).take(3);
+        assert_eq!(drawn(&left, 1, 0), [1; 3], "the third example of six");
+    }
+
+    #[test]
+    fn weights_that_make_no_sense_are_refused() {
+        let dataset = dataset([0; 3]);
+        for (weights, draws, got) in [
+            (&[1., 1.][..], 3, "got 2"),
+            (&[1., -1., 1.], 3, "got -1"),
+            (&[1., f64::NAN, 1.], 3, "got NaN"),
+            (&[0.; 3], 3, "got a sum of 0"),
+            (&[f64::MAX; 3], 3, "got a sum of inf"),
+            (&[1.; 3], 0, "got 0"),
+        ] {
+            let error = dataset
+                .sample_weighted(weights, draws)
+                .map(drop)
+                .unwrap_err();
+            assert!(error.to_string().ends_with(got), "{error}");
+        }
+    }
+}

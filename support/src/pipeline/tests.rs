@@ -91,6 +91,37 @@ fn a_batch_is_nchw_with_its_labels_and_indices() {
 }
 
 #[test]
+fn of_several_labels_a_batch_has_a_row_of_zeros_and_ones_for_each_image() {
+    let folder = Folder::new(3);
+    let mut examples = folder.dataset(BrokenImages::Stop).examples().to_vec();
+    let labels = [vec![1, 0], vec![], vec![1]].map(Label::from_iter);
+    for (example, label) in examples.iter_mut().zip(labels) {
+        example.label = label;
+    }
+    let batches = |examples: &[Example]| {
+        let classes = vec!["even".to_owned(), "odd".to_owned()];
+        Dataset::new(examples.to_vec(), classes, 7, BrokenImages::Stop)
+            .map(|image| Pixels::from(image))
+            .batch(32)
+    };
+    let (_, labels) = batches(&examples).first().unwrap();
+    let expected = Tensor::from_slice2(&[[1f32, 1.], [0., 0.], [0., 1.]]);
+    assert_eq!((labels.kind(), &labels), (Kind::Float, &expected));
+    // Labels of two kinds, and one of no class.
+    for (label, got) in [
+        (Label::Class(1), "got 1"),
+        (Label::from_iter([0, 2]), "got {0, 2}"),
+    ] {
+        examples[1].label = label;
+        let batches = batches(&examples);
+        let error = batches.first().unwrap_err().to_string();
+        assert!(error.ends_with(got), "{error}");
+        let error = batches.check_labels("here").unwrap_err().to_string();
+        assert!(error.contains(got), "{error}");
+    }
+}
+
+#[test]
 fn an_epoch_has_every_example_once_and_a_smaller_last_batch() {
     let folder = Folder::new(20);
     let batches = folder.pixels().batch(8);

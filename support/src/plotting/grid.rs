@@ -371,6 +371,27 @@ mod tests {
     }
 
     #[test]
+    fn of_several_labels_a_title_has_all_that_are_predicted_and_all_that_are_right() {
+        let classes = ["cat", "dog", "outdoor"].map(str::to_owned);
+        let title = |label: &[usize], predicted: &[usize]| {
+            let [label, predicted] = [label, predicted].map(|of| Label::from_iter(of.to_vec()));
+            let prediction = Prediction {
+                index: 0,
+                id: String::new(),
+                label,
+                predicted,
+                probabilities: vec![0.75, 0.25, 0.625],
+                loss: 0.,
+            };
+            let titled = Titled::predicted(RgbImage::new(3, 3), &prediction, &classes);
+            (titled.title, titled.marked)
+        };
+        let [both, none] = ["cat 75%, outdoor 62%\nlabel: cat", "none 25%\nlabel: none"];
+        assert_eq!(title(&[0], &[0, 2]), (both.into(), true));
+        assert_eq!(title(&[], &[]), (none.into(), false));
+    }
+
+    #[test]
     fn nine_examples_stand_three_by_three() {
         let shown = middles(&grid(&pictures(9, 300, 200)).unwrap());
         let expected: Vec<_> = (0..9).map(|i| [i * 10, 200, 100]).collect();

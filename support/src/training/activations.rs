@@ -113,7 +113,7 @@ mod tests {
     use tch::{Device, Tensor};
 
     use super::*;
-    use crate::dataset::Example;
+    use crate::dataset::{Example, Label};
     use crate::model::Backbone;
     use crate::pipeline::{Dataset, Pixels};
     use crate::settings::BrokenImages;
@@ -154,6 +154,48 @@ mod tests {
             let difference = outputs.get(row) - frozen(&image).unwrap().get(0);
             let largest = difference.abs().max().double_value(&[]);
             assert!(largest < 1e-4, "example {example}: {largest}");
+        }
+    }
+
+    #[test]
+    fn an_example_that_is_drawn_often_is_stored_once_with_all_its_labels() {
+        let folder = tempfile::tempdir().unwrap();
+        let example = |(at, classes): (usize, Vec<usize>)| {
+            let path = folder.path().join(format!("{at}.png"));
+            let color = image::Rgb([60 * at as u8; 3]);
+            RgbImage::from_pixel(32, 32, color).save(&path).unwrap();
+            Example::at_path(format!("{at}.png"), Label::from_iter(classes), &path)
+        };
+        let examples = [vec![0], vec![1, 2], vec![], vec![2]]
+            .into_iter()
+            .enumerate();
+        let examples: Vec<Example> = examples.map(example).collect();
+        let classes = ["ants", "bees", "cats"].map(str::to_owned).to_vec();
+        let sampled = Dataset::new(examples, classes, 0, BrokenImages::Stop)
+            .map(|image| Pixels::from(image).scale(1. / 255.))
+            .sample_weighted(&[1., 1., 1., 0.], 9)
+            .unwrap()
+            .batch(4);
+        let model = Sequential::new(Backbone::untrained([3, 32, 32], Device::Cpu).unwrap());
+        let frozen = model.inference(0, 5).unwrap();
+        // In memory and in a file.
+        for memory in [1 << 30, 0] {
+            let on_step_end = || Ok::<(), Error>(());
+            let stored = Activations::compute(&model, 5, &sampled, memory, on_step_end).unwrap();
+            assert_eq!(
+                (stored.len(), stored.store().file().is_some()),
+                (4, memory == 0)
+            );
+            let mut steps = 0;
+            for (stored, batch) in stored.batches(&sampled, 3).zip(sampled.epoch(3)) {
+                let (stored, batch) = (stored.unwrap(), batch.unwrap());
+                assert_eq!(stored.labels, batch.labels);
+                assert_eq!(stored.labels.size()[1], 3);
+                let difference = stored.input - frozen(&batch.images).unwrap();
+                assert!(difference.abs().max().double_value(&[]) < 1e-4);
+                steps += 1;
+            }
+            assert_eq!(steps, 3);
         }
     }
 }

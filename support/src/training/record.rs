@@ -295,6 +295,30 @@ mod tests {
     }
 
     #[test]
+    fn how_examples_are_drawn_is_a_part_of_the_run() {
+        let dataset = |weights: [f64; 2]| {
+            let example = |label: usize| Example::at_path(label.to_string(), label, "x".as_ref());
+            let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
+            let examples = [0, 1].map(example).to_vec();
+            Dataset::new(examples, classes, 7, BrokenImages::Stop)
+                .map(|_: &RgbImage| Pixels::from(&RgbImage::new(2, 1)))
+                .sample_weighted(&weights, 5)
+                .unwrap()
+        };
+        let record = |weights| DataRecord::of(&dataset(weights).batch(2)).unwrap();
+        let json = serde_json::to_value(record([1., 3.])).unwrap();
+        // Python: sha256(struct.pack("<2d", 1, 3)).hexdigest()
+        let digest = "df05c72cdcfe99ccd882da2c3bc3baa09f168f62109ccac2298e4a99a086828f";
+        assert_eq!(
+            json["sampler"],
+            json!({"draws": 5, "weights_digest": digest})
+        );
+        let read: DataRecord = serde_json::from_value(json).unwrap();
+        assert_eq!(read, record([1., 3.]));
+        assert_ne!(read, record([1., 2.]));
+    }
+
+    #[test]
     fn the_first_difference_between_two_runs_is_told_by_its_path() {
         let difference = |now, then| difference(&now, &then);
         assert_eq!(difference(json!({"a": [1, 2]}), json!({"a": [1, 2]})), None);
