@@ -107,7 +107,9 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
     for (path, found) in paths.iter().zip(classifier.predict_all(&paths)) {
         let line = match found {
             Ok(found) if json => object(path, &classifier, &found),
-            Ok(found) if multi_label => format!("{:1$}  {found}", path.display().to_string(), widths.0),
+            Ok(found) if multi_label => {
+                format!("{:1$}  {found}", path.display().to_string(), widths.0)
+            }
             Ok(found) => {
                 let (path, percent) = (path.display().to_string(), 100. * found.probability);
                 format!(
@@ -139,7 +141,11 @@ fn object(path: &Path, classifier: &Classifier, found: &Classification) -> Strin
         "probabilities": probabilities.collect::<Map<_, _>>(),
     });
     if classifier.info().loss.is_multi_label() {
-        let names: Vec<&str> = found.classes.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = found
+            .classes
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         object["classes"] = json!(names);
     }
     object.to_string()

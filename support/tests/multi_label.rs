@@ -1,14 +1,13 @@
 //! Several labels per image from beginning to end: images of coloured squares, any number of them in one,
-//! are learned, saved, loaded and told. The network has weights from a formula.
+//! are learned, saved, loaded and told. Needs the default weights.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
+mod small_set;
 
-use common::{keras_file, shapes};
 use image::{Rgb, RgbImage};
 use support::classifier::{Classifier, TrainingRecord};
 use support::dataset::{ImageDataset, Label};
-use support::model::{Backbone, Dense, GlobalAveragePooling2d, MobileNetV2, Sequential};
+use support::model::{Dense, GlobalAveragePooling2d, MobileNetV2, Sequential};
 use support::pipeline::{Batches, Dataset};
 use support::settings::{Limit, Settings};
 use support::training::{Compiled, Fit, Loss, RmsProp};
@@ -51,23 +50,21 @@ fn batches(dataset: &Dataset<RgbImage>) -> Batches {
         .batch(8)
 }
 
-fn model(units: usize, loss: Loss) -> Result<Sequential<Compiled>> {
-    let folder = tempfile::tempdir().unwrap();
-    let file = keras_file(&folder, &shapes("model_file.safetensors", "shapes"));
-    let size = i64::from(SIZE);
-    let mut base = Backbone::from_file(file, [3, size, size], Device::Cpu).unwrap();
+fn model(loss: Loss) -> Result<Sequential<Compiled>> {
+    let mut base = small_set::base(Device::Cpu);
     base.set_trainable(false);
     Sequential::new(base)
         .push(GlobalAveragePooling2d)
-        .push(Dense::new(1280, units).seed(1))
+        .push(Dense::new(1280, 3).seed(1))
         .compile(RmsProp::new(1e-3), loss)
 }
 
 #[test]
+#[ignore = "needs weights"]
 fn several_labels_per_image_are_learned_saved_and_told() {
     let [train, validation, _] = dataset(160);
     let (train, validation) = (batches(&train), batches(&validation));
-    let mut model = model(3, Loss::MultiLabelBinaryCrossentropy).unwrap();
+    let mut model = model(Loss::MultiLabelBinaryCrossentropy).unwrap();
     let sampled = train.dataset().sample_balanced().unwrap().batch(8);
     model
         .fit(&sampled, Fit::epochs(40).validation(&validation))
@@ -135,6 +132,7 @@ fn several_labels_per_image_are_learned_saved_and_told() {
 }
 
 #[test]
+#[ignore = "needs weights"]
 fn a_loss_for_another_number_of_labels_per_image_is_refused() {
     let [several, ..] = dataset(16);
     let several = batches(&several);
@@ -155,7 +153,7 @@ fn a_loss_for_another_number_of_labels_per_image_is_refused() {
             "one class each",
         ),
     ] {
-        let mut model = model(3, loss).unwrap();
+        let mut model = model(loss).unwrap();
         let error = model.fit(&data, Fit::epochs(1)).unwrap_err();
         assert!(matches!(error, Error::Argument { .. }), "{error}");
         assert!(
