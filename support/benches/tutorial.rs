@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use program::Result;
 use serde_json::{Value, json};
-use support::dataset::{Example, ImageDataset};
+use support::dataset::{Example, ImageDataset, Label};
 use support::distributed::ProcessGroup;
 use support::prelude::*;
 use support::settings::Limit;
@@ -136,16 +136,16 @@ fn format_example(image: &RgbImage) -> Pixels {
 /// the order that they are in.
 fn limited(mut examples: Vec<Example>, limit: Option<usize>) -> Vec<Example> {
     let Some(limit) = limit else { return examples };
-    let names: BTreeSet<(usize, String)> = examples
+    let names: BTreeSet<(Label, String)> = examples
         .iter()
-        .map(|example| (example.label, example.id.clone()))
+        .map(|example| (example.label.clone(), example.id.clone()))
         .collect();
     let names: Vec<_> = names.into_iter().collect();
-    let kept: BTreeSet<&(usize, String)> = names
+    let kept: BTreeSet<&(Label, String)> = names
         .chunk_by(|one, next| one.0 == next.0)
         .flat_map(|class| class.iter().take(limit / 2))
         .collect();
-    examples.retain(|example| kept.contains(&(example.label, example.id.clone())));
+    examples.retain(|example| kept.contains(&(example.label.clone(), example.id.clone())));
     examples
 }
 

@@ -18,7 +18,9 @@ use support::prelude::*;
 const USAGE: &str = "usage: classify [--json] MODEL PICTURE|FOLDER...
 
 Prints which class the model takes each image for, and how sure it is: a table, or with --json
-one object a line with path, class, probability and the probabilities of all classes. MODEL is a
+one object a line with path, class, probability and the probabilities of all classes. A model of
+several labels per image prints all classes that it takes an image for; their names are `classes`
+in its JSON, and `class` is the most probable one in any case. MODEL is a
 file that a notebook's `model.save` wrote. A folder stands for the images in it and below.
 The exit code is 1 if an image or the model cannot be read, 2 for other arguments than these.";
 
@@ -100,10 +102,14 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
         width(&mut paths.iter().map(|path| path.display().to_string())),
         width(&mut classifier.classes().iter().cloned()),
     );
+    let multi_label = classifier.info().loss.is_multi_label();
     let mut out = io::stdout().lock();
     for (path, found) in paths.iter().zip(classifier.predict_all(&paths)) {
         let line = match found {
             Ok(found) if json => object(path, &classifier, &found),
+            Ok(found) if multi_label => {
+                format!("{:1$}  {found}", path.display().to_string(), widths.0)
+            }
             Ok(found) => {
                 let (path, percent) = (path.display().to_string(), 100. * found.probability);
                 format!(
@@ -128,11 +134,19 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
 fn object(path: &Path, classifier: &Classifier, found: &Classification) -> String {
     let classes = classifier.classes().iter().cloned();
     let probabilities = classes.zip(found.probabilities.iter().map(|&value| json!(value)));
-    json!({
+    let mut object = json!({
         "path": path.display().to_string(),
         "class": found.class,
         "probability": found.probability,
         "probabilities": probabilities.collect::<Map<_, _>>(),
-    })
-    .to_string()
+    });
+    if classifier.info().loss.is_multi_label() {
+        let names: Vec<&str> = found
+            .classes
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        object["classes"] = json!(names);
+    }
+    object.to_string()
 }

@@ -7,11 +7,13 @@
 //! | choose dataset, epochs, device, seed | [`Settings::from_env`](settings::Settings::from_env) |
 //! | load and split the images | [`ImageDataset::load`](dataset::ImageDataset::load), [`split`](dataset::ImageDataset::split) |
 //! | or those of a list | [`from_paths`](dataset::ImageDataset::from_paths), [`from_csv`](dataset::ImageDataset::from_csv), [`from_images`](dataset::ImageDataset::from_images) |
+//! | with several labels per image | [`from_csv_multi_label`](dataset::ImageDataset::from_csv_multi_label), [`from_folder_multi_label`](dataset::ImageDataset::from_folder_multi_label), [`Loss::MultiLabelBinaryCrossentropy`](training::Loss::MultiLabelBinaryCrossentropy) |
 //! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
 //! | check them | [`data_report`](data_report::data_report) |
 //! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |
 //! | flip and rotate | [`Augmentation`](pipeline::Augmentation), [`Dataset::augment`](pipeline::Dataset::augment), [`show_augmented`](pipeline::Dataset::show_augmented) |
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
+//! | or draw rare classes more often | [`sample_balanced`](pipeline::Dataset::sample_balanced), [`sample_weighted`](pipeline::Dataset::sample_weighted) |
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other networks and weights: [`Backbone::pretrained`](model::Backbone::pretrained) |
 //! | freeze | [`set_trainable`](model::Backbone::set_trainable), [`layers_mut`](model::Backbone::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |

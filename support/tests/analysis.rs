@@ -60,14 +60,15 @@ fn predictions_add_up_to_the_evaluation_and_are_those_of_each_image() {
     for example in predictions.examples() {
         assert_eq!(train.dataset().examples()[example.index].id, example.id);
         let (label, logit) = by_index[&example.index];
-        assert_eq!(example.label as i64, label);
+        assert_eq!(example.label, label as usize);
         assert_eq!(example.predicted == 1, logit > 0., "{example:?}");
         let dog = 1. / (1. + f64::from(-logit).exp());
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-4, "{a} for {b}");
         close(example.probabilities[0], 1. - dog);
         close(example.probabilities[1], dog);
         close(example.confidence(), dog.max(1. - dog));
-        close(example.loss, -example.probabilities[example.label].ln());
+        let of_label = example.probabilities[example.label.class().unwrap()];
+        close(example.loss, -of_label.ln());
     }
 
     let worst = predictions.highest_loss(5);
@@ -120,7 +121,7 @@ fn examples_that_are_there_twice_are_predicted_and_explained_twice() {
     let indices: Vec<usize> = found.iter().map(|example| example.index).collect();
     assert_eq!(indices, (0..examples.len() + 2).collect::<Vec<_>>());
     for (copy, original) in found[examples.len()..].iter().zip(found) {
-        assert_eq!((&copy.id, copy.label), (&original.id, original.label));
+        assert_eq!((&copy.id, &copy.label), (&original.id, &original.label));
         assert!((copy.loss - original.loss).abs() < 1e-4);
     }
     let explanations = model.explain(&predictions.highest_loss(99)).unwrap();
@@ -250,7 +251,8 @@ fn of_three_classes_the_most_probable_is_predicted() {
         assert!((probabilities.iter().sum::<f64>() - 1.).abs() < 1e-9);
         let highest = probabilities.iter().copied().fold(0., f64::max);
         assert_eq!(example.confidence(), highest);
-        assert!((example.loss + probabilities[example.label].ln()).abs() < 1e-4);
+        let label = example.label.class().unwrap();
+        assert!((example.loss + probabilities[label].ln()).abs() < 1e-4);
     }
     assert_eq!(predictions.confusion_matrix().classes().len(), 3);
 }

@@ -184,6 +184,37 @@ fn classes_of_very_different_sizes_are_warned_of() {
 }
 
 #[test]
+fn of_several_labels_an_image_counts_for_each_of_its_classes_and_once_in_all() {
+    let labels = [
+        vec!["cats", "outdoor"],
+        vec!["cats"],
+        vec![],
+        vec!["outdoor"],
+        vec![],
+    ];
+    let images = labels
+        .into_iter()
+        .zip(0..)
+        .map(|(label, n)| (picture(n, 64), label));
+    let mut settings = Settings::from_env().unwrap();
+    settings.limit = Limit::All;
+    let dataset = ImageDataset::from_images(images, &settings).unwrap();
+    let [all, ..] = dataset.split([1, 0, 0]).unwrap();
+    let report = data_report(&[("train", &all)]).unwrap();
+    let part = &report.parts()[0];
+    assert_eq!(
+        (part.images, &part.counts[..], part.unlabelled),
+        (5, &[2, 2][..], 2)
+    );
+    let text = report.to_string();
+    let rows = ["cats", "outdoor", "of no class", "all"].map(|row| {
+        let line = text.lines().find(|line| line.starts_with(row)).unwrap();
+        line.split_whitespace().last().unwrap().to_owned()
+    });
+    assert_eq!(rows, ["2", "2", "2", "5"]);
+}
+
+#[test]
 #[ignore = "needs photos"]
 fn of_real_photos_those_are_found_that_are_there_twice() {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");

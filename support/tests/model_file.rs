@@ -227,7 +227,7 @@ fn a_classifier_predicts_what_the_model_predicts() {
     for example in expected.examples() {
         let path = root.join(example.id.strip_prefix("train/").unwrap_or(&example.id));
         let found = classifier.predict(&path).unwrap();
-        assert_eq!(found.index, example.predicted);
+        assert_eq!(example.predicted, found.index);
         let (found, expected) = (&found.probabilities, &example.probabilities);
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-6, "{found} for {expected}");

@@ -339,7 +339,7 @@ fn a_checkpoint_is_not_of_a_run_that_would_go_on_otherwise() {
     let field = "validation examples 6 where this one has 3";
     refused(model(140, 1e-3), &train, &few, rule, field);
     let mut others = held_out.examples().to_vec();
-    others[0].label = 1 - others[0].label;
+    others[0].label = usize::from(others[0].label == 0).into();
     let classes = held_out.classes().to_vec();
     let others = Dataset::new(others, classes, 3, BrokenImages::Stop);
     let relabelled = others.map(format).batch(3);

@@ -5,14 +5,14 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::{Prediction, Predictions};
 use crate::live::Task;
 use crate::model::{Backbone, Operation, Sequential, TrainingStep};
-use crate::training::Compiled;
+use crate::training::{Compiled, Loss, argmax};
 use crate::{Error, Result};
 
 /// Values above this quantile of a map are cut off: at some borders padding makes features so large that
 /// all the rest would look small.
 const CLIP_QUANTILE: f64 = 0.97;
 
-/// How much each part of each image speaks for the predicted class: [Grad-CAM][grad-cam] in the form
+/// How much each part of each image speaks for the most probable class: [Grad-CAM][grad-cam] in the form
 /// of [LayerCAM][layer-cam], which weights each position of a feature by its own gradient. That allows
 /// for a layer whose positions are half as far apart as those of the base's last one, 10x10 for images
 /// of 160x160: the last such layer is taken.
@@ -76,11 +76,12 @@ impl Sequential<Compiled> {
         // Nothing in the base is random.
         let no_step = TrainingStep::default();
         let logits = self.logits(&self.run(layer, &features, last_of_base, no_step)?)?;
-        let predicted = predictions.iter().map(|p| p.predicted as i64);
+        let predicted = predictions.iter().map(|p| argmax(&p.probabilities) as i64);
         let predicted = Tensor::from_slice(&predicted.collect::<Vec<_>>());
+        let one_logit = self.compiled.loss() == Loss::BinaryCrossentropy;
         let maps = || -> Result<Tensor, TchError> {
             let predicted = predicted.f_to_device(logits.device())?.f_unsqueeze(1)?;
-            let scores = if logits.size()[1] == 1 {
+            let scores = if one_logit {
                 // The one logit is class 1's, and against class 0.
                 logits.f_mul(&predicted.f_mul_scalar(2)?.f_sub_scalar(1)?)?
             } else {

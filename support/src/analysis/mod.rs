@@ -10,5 +10,6 @@ mod thresholds;
 pub use confusion::ConfusionMatrix;
 pub use explanations::Explanations;
 pub use predictions::{Prediction, Predictions};
+pub(crate) use predictions::{THRESHOLD, check_threshold, predicted};
 pub use report::{Report, Scores};
 pub use thresholds::{Threshold, ThresholdCurve};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::ConfusionMatrix;
+use crate::dataset::Label;
 pub use crate::training::Scores;
 use crate::training::share;
 
@@ -15,44 +15,85 @@ use crate::training::share;
 pub struct Report {
     /// Each class by name, in the order of the labels.
     pub classes: Vec<(String, Scores)>,
-    /// Share of all examples that were predicted right.
+    /// Share of all examples that were predicted right; of several labels per image, exactly so.
     pub accuracy: f64,
+    /// Over all answers together, whatever their class. With one label per image all three are the accuracy.
+    pub micro_average: Scores,
     /// The mean over the classes.
     pub macro_average: Scores,
     /// The mean over the classes, each counted as often as it has examples.
     pub weighted_average: Scores,
+    /// The mean over the examples, each with the shares of its own labels; where there are several per image.
+    pub samples_average: Option<Scores>,
 }
 
 impl Report {
-    pub(super) fn new(matrix: &ConfusionMatrix) -> Self {
-        let classes = matrix.classes().len();
-        let (mut supports, mut predictions) = (vec![0; classes], vec![0; classes]);
-        for (label, predicted, count) in matrix.counts() {
-            supports[label] += count;
-            predictions[predicted] += count;
+    /// Scores (label, predicted) pairs.
+    pub(super) fn new<'a>(
+        classes: &[String],
+        pairs: impl Iterator<Item = (&'a Label, &'a Label)> + Clone,
+        multi_label: bool,
+    ) -> Self {
+        let mut counts = vec![Counts::default(); classes.len()];
+        let mut exact = 0;
+        for (label, predicted) in pairs.clone() {
+            for class in label.classes() {
+                counts[class].support += 1;
+                counts[class].right += usize::from(predicted.has(class));
+            }
+            predicted
+                .classes()
+                .for_each(|class| counts[class].predicted += 1);
+            exact += usize::from(label == predicted);
         }
-        let scores = |class: usize| {
-            let right = matrix.count(class, class);
-            Scores::new(right, predictions[class], supports[class])
-        };
-        let scores: Vec<Scores> = (0..classes).map(scores).collect();
-        let support: usize = supports.iter().sum();
-        let right: usize = (0..classes).map(|class| matrix.count(class, class)).sum();
+        let scores: Vec<Scores> = counts.iter().map(Counts::scores).collect();
+        let all = counts.iter().fold(Counts::default(), |all, class| Counts {
+            support: all.support + class.support,
+            predicted: all.predicted + class.predicted,
+            right: all.right + class.right,
+        });
+        let samples = multi_label.then(|| {
+            let own = pairs.clone().map(|(label, predicted)| Counts {
+                support: label.classes().count(),
+                predicted: predicted.classes().count(),
+                right: label
+                    .classes()
+                    .filter(|&class| predicted.has(class))
+                    .count(),
+            });
+            own.map(|counts| counts.scores()).collect::<Vec<_>>()
+        });
         Self {
-            accuracy: share(right as f64, support as f64),
+            accuracy: share(exact as f64, pairs.count() as f64),
+            micro_average: all.scores(),
             macro_average: Scores::mean(&scores, |_| 1.),
             weighted_average: Scores::mean(&scores, |scores| scores.support as f64),
-            classes: matrix.classes().iter().cloned().zip(scores).collect(),
+            samples_average: samples.map(|samples| Scores::mean(&samples, |_| 1.)),
+            classes: classes.iter().cloned().zip(scores).collect(),
         }
+    }
+}
+
+/// How often a class, or any of them, was the label, was predicted, and was both.
+#[derive(Clone, Default)]
+struct Counts {
+    support: usize,
+    predicted: usize,
+    right: usize,
+}
+
+impl Counts {
+    fn scores(&self) -> Scores {
+        Scores::new(self.right, self.predicted, self.support)
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const AVERAGES: [&str; 2] = ["macro avg", "weighted avg"];
+        const LONGEST: &str = "weighted avg";
         let digits = f.precision().unwrap_or(2);
         let names = self.classes.iter().map(|(name, _)| name.chars().count());
-        let width = names.max().unwrap_or(0).max(AVERAGES[1].len()).max(digits);
+        let width = names.max().unwrap_or(0).max(LONGEST.len()).max(digits);
         let row = |f: &mut fmt::Formatter<'_>, name: &str, scores: &Scores| {
             let Scores {
                 precision,
@@ -73,14 +114,23 @@ impl fmt::Display for Report {
         for (name, scores) in &self.classes {
             row(f, name, scores)?;
         }
-        let (accuracy, support) = (self.accuracy, self.macro_average.support);
-        write!(
-            f,
-            "\n\n{:>width$}  {:>9} {:>9} {accuracy:>9.digits$} {support:>9}",
-            "accuracy", "", ""
-        )?;
-        row(f, AVERAGES[0], &self.macro_average)?;
-        row(f, AVERAGES[1], &self.weighted_average)
+        writeln!(f)?;
+        if self.samples_average.is_some() {
+            row(f, "micro avg", &self.micro_average)?;
+        } else {
+            let (accuracy, support) = (self.accuracy, self.macro_average.support);
+            write!(
+                f,
+                "\n{:>width$}  {:>9} {:>9} {accuracy:>9.digits$} {support:>9}",
+                "accuracy", "", ""
+            )?;
+        }
+        row(f, "macro avg", &self.macro_average)?;
+        row(f, LONGEST, &self.weighted_average)?;
+        match &self.samples_average {
+            Some(scores) => row(f, "samples avg", scores),
+            None => Ok(()),
+        }
     }
 }
 
@@ -88,8 +138,45 @@ impl fmt::Display for Report {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::confusion::tests::{Case, cases};
     use super::*;
+
+    /// A case of `tests/reference/classification.py` or `multi_label.py`.
+    struct Case {
+        report: Report,
+        expected: Value,
+    }
+
+    fn cases() -> Vec<Case> {
+        let cases: Vec<Value> =
+            serde_json::from_str(include_str!("../../tests/data/classification.json")).unwrap();
+        let several: Vec<Value> =
+            serde_json::from_str(include_str!("../../tests/data/multi_label.json")).unwrap();
+        let case = |expected: Value, label: fn(&Value) -> Label| {
+            let labels = |key: &str| -> Vec<Label> {
+                expected[key]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(label)
+                    .collect()
+            };
+            let classes: Vec<String> = serde_json::from_value(expected["classes"].clone()).unwrap();
+            let (labels, predicted) = (labels("labels"), labels("predicted"));
+            let multi_label = labels[0].is_multi_label();
+            let report = Report::new(&classes, labels.iter().zip(&predicted), multi_label);
+            Case { report, expected }
+        };
+        let class = |value: &Value| Label::Class(value.as_u64().unwrap() as usize);
+        let classes = |value: &Value| -> Label {
+            let classes = value.as_array().unwrap().iter();
+            classes
+                .map(|class| class.as_u64().unwrap() as usize)
+                .collect()
+        };
+        let one = cases.into_iter().map(|expected| case(expected, class));
+        let several = several.into_iter().map(|expected| case(expected, classes));
+        one.chain(several).collect()
+    }
 
     #[track_caller]
     fn assert_scores(actual: &Scores, expected: &Value) {
@@ -106,10 +193,14 @@ mod tests {
 
     #[test]
     fn scores_are_those_of_scikit_learn() {
-        for Case { matrix, expected } in cases() {
-            let (report, expected) = (Report::new(&matrix), &expected["report"]);
+        for Case { report, expected } in cases() {
+            let expected = &expected["report"];
             for (name, scores) in &report.classes {
                 assert_scores(scores, &expected[name]);
+            }
+            if let Some(samples) = &report.samples_average {
+                assert_scores(samples, &expected["samples avg"]);
+                assert_scores(&report.micro_average, &expected["micro avg"]);
             }
             let accuracy = expected["accuracy"].as_f64().unwrap();
             assert!((report.accuracy - accuracy).abs() < 1e-12);
@@ -120,8 +211,7 @@ mod tests {
 
     #[test]
     fn its_text_is_scikit_learns() {
-        for Case { matrix, expected } in cases() {
-            let report = Report::new(&matrix);
+        for Case { report, expected } in cases() {
             assert_eq!(report.to_string(), expected["text"].as_str().unwrap());
             let digits = expected["text of 4 digits"].as_str().unwrap();
             assert_eq!(format!("{report:.4}"), digits);
@@ -130,8 +220,7 @@ mod tests {
 
     #[test]
     fn without_an_example_all_is_zero() {
-        let matrix = ConfusionMatrix::new(vec!["a".into(), "b".into()], []);
-        let report = Report::new(&matrix);
+        let report = Report::new(&["a".into(), "b".into()], [].into_iter(), false);
         assert_eq!(report.accuracy, 0.);
         assert_eq!(report.weighted_average, Scores::default());
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use crate::analysis::check_threshold;
 use crate::model::weights::Metadata;
 use crate::model::{Architecture, HeadLayer, Weights, output_shape};
 use crate::pipeline::Pixels;
@@ -33,6 +34,10 @@ pub struct ModelInfo {
     pub head: Vec<HeadLayer>,
     /// What was minimized; it tells how logits become [probabilities](Loss::probabilities).
     pub loss: Loss,
+    /// Of several labels per image: the probability above which an image is taken for one of a class, .5
+    /// where the file does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
     /// How the model was trained.
     pub training: TrainingSettings,
     /// The epochs of all phases of training.
@@ -150,6 +155,12 @@ impl ModelInfo {
             return Err(format!(
                 "expected the names of the {classes} classes that the head tells apart, got {named}"
             ));
+        }
+        if let Some(threshold) = self.threshold {
+            check_threshold("threshold", threshold).map_err(|error| error.to_string())?;
+            if !self.loss.is_multi_label() {
+                return Err("it has a threshold, and one label per image".into());
+            }
         }
         let mut seen = BTreeSet::new();
         match self.classes.iter().find(|class| !seen.insert(*class)) {

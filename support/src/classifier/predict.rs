@@ -8,6 +8,7 @@ use tch::Device;
 
 use super::info::ModelInfo;
 use super::picture::Image;
+use crate::analysis::{THRESHOLD, predicted};
 use crate::files::read_regular;
 use crate::model::weights::{self, Contents};
 use crate::model::{Backbone, HeadLayer, Sequential};
@@ -30,7 +31,8 @@ pub struct Classifier {
     info: ModelInfo,
 }
 
-/// What a classifier makes of an image. Shows as `cats, 99.2 %`.
+/// What a classifier makes of an image. Shows as `cats, 99.2 %`, and where an image can be of several classes
+/// as `cat 99.2 %, outdoor 80.1 %` or `none`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
     /// The most probable class.
@@ -39,7 +41,11 @@ pub struct Classification {
     pub index: usize,
     /// Its probability.
     pub probability: f64,
-    /// The probability of each class, in the order of [`Classifier::classes`]; they add up to 1.
+    /// What the image is taken for, each class with its probability: the most probable one; where an image
+    /// can be of several, those above the [threshold](ModelInfo::threshold), the most probable one first.
+    pub classes: Vec<(String, f64)>,
+    /// The probability of each class, in the order of [`Classifier::classes`]; they add up to 1, unless an
+    /// image can be of several classes.
     pub probabilities: Vec<f64>,
     /// The network's output: one number that speaks for the second class and against the first, or one
     /// for each class, as the [loss](ModelInfo::loss) says.
@@ -48,7 +54,16 @@ pub struct Classification {
 
 impl fmt::Display for Classification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {:.1} %", self.class, 100. * self.probability)
+        match self.classes.as_slice() {
+            [] => f.write_str("none"),
+            [(class, probability)] => write!(f, "{class}, {:.1} %", 100. * probability),
+            several => {
+                let class = |(class, probability): &(String, f64)| {
+                    format!("{class} {:.1} %", 100. * probability)
+                };
+                f.write_str(&several.iter().map(class).collect::<Vec<_>>().join(", "))
+            }
+        }
     }
 }
 
@@ -181,7 +196,15 @@ impl Classifier {
 
     fn classification(&self, probabilities: &[f64], logits: &[f32]) -> Classification {
         let index = argmax(probabilities);
+        let threshold = self.info.threshold.unwrap_or(THRESHOLD);
+        let found = predicted(self.info.loss, probabilities, threshold);
+        let found = found
+            .classes()
+            .map(|class| (self.info.classes[class].clone(), probabilities[class]));
+        let mut classes: Vec<_> = found.collect();
+        classes.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         Classification {
+            classes,
             class: self.info.classes[index].clone(),
             index,
             probability: probabilities[index],

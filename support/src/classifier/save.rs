@@ -19,6 +19,7 @@ pub struct TrainingRecord {
     batches: Batches,
     history: History,
     evaluation: Option<Evaluation>,
+    threshold: Option<f64>,
 }
 
 impl TrainingRecord {
@@ -29,6 +30,7 @@ impl TrainingRecord {
             batches: train_batches.clone(),
             history: History::default(),
             evaluation: None,
+            threshold: None,
         }
     }
 
@@ -45,6 +47,14 @@ impl TrainingRecord {
         self.evaluation = Some(evaluation.clone());
         self
     }
+
+    /// Tells the probability above which an image is taken for one of a class, where it can be of several;
+    /// .5 unless told.
+    #[must_use]
+    pub fn threshold(mut self, threshold: f64) -> Self {
+        self.threshold = Some(threshold);
+        self
+    }
 }
 
 impl Sequential<Compiled> {
@@ -58,7 +68,7 @@ impl Sequential<Compiled> {
     /// takes images otherwise than the file can tell: not square, or made by a function given to `map`
     /// that does not what [`Weights::format`](crate::model::Weights::format) does; `Image` when that
     /// function panics. `ModelFile` when the file could not be loaded again: two classes of one name,
-    /// layers that do not fit each other, images of more than 4096 pixels to a side.
+    /// layers that do not fit each other, a threshold that is no probability or for one label per image, images of more than 4096 pixels to a side.
     pub fn save(&self, path: impl AsRef<Path>, record: &TrainingRecord) -> Result<()> {
         let path = path.as_ref();
         let info = self.info(record)?;
@@ -88,6 +98,7 @@ impl Sequential<Compiled> {
             },
             head: self.top().cloned().collect(),
             loss: self.compiled.loss(),
+            threshold: record.threshold,
             training: TrainingSettings {
                 optimizer: Optimizer {
                     name: name.into(),

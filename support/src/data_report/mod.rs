@@ -9,7 +9,7 @@ use std::fmt;
 use image::RgbImage;
 
 use crate::assets::hash;
-use crate::dataset::{Example, Raw};
+use crate::dataset::{Example, Label, Raw};
 use crate::live::Task;
 use crate::pipeline::{Dataset, Skipped, Workers, is_turned, read, threads};
 use crate::text::{LISTED, thousands};
@@ -45,8 +45,12 @@ pub struct DataReport {
 pub struct Part {
     /// What it was called.
     pub name: String,
-    /// The number of images of each class, unreadable ones included.
+    /// The number of images, unreadable ones included.
+    pub images: usize,
+    /// How many of them are of each class; with several labels per image, one counts for each of its own.
     pub counts: Vec<usize>,
+    /// How many of them are of no class.
+    pub unlabelled: usize,
     /// The images that cannot be read.
     pub unreadable: Vec<Skipped>,
 }
@@ -84,8 +88,8 @@ pub struct Place {
     pub index: usize,
     /// The example's id.
     pub id: String,
-    /// Its class, an index into [`DataReport::classes`].
-    pub label: usize,
+    /// Its class, or classes, as indices into [`DataReport::classes`].
+    pub label: Label,
 }
 
 /// Reads every image of the parts of a split, each under a name, and reports what they are like.
@@ -125,7 +129,7 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
             part,
             index,
             id: example.id.clone(),
-            label: example.label,
+            label: example.label.clone(),
         }));
     }
     let (order, threads) = ((0..all.len()).collect(), threads());
@@ -144,13 +148,20 @@ pub fn data_report(parts: &[(&str, &Dataset<RgbImage>)]) -> Result<DataReport> {
     };
     report.parts.extend(parts.iter().map(|(name, _)| Part {
         name: (*name).into(),
+        images: 0,
         counts: vec![0; classes.len()],
+        unlabelled: 0,
         unreadable: Vec::new(),
     }));
     let mut readable = Vec::new();
     for (done, (place, inspected)) in (1..).zip(places.into_iter().zip(inspected)) {
         let part = &mut report.parts[place.part];
-        part.counts[place.label] += 1;
+        part.images += 1;
+        place
+            .label
+            .classes()
+            .for_each(|class| part.counts[class] += 1);
+        part.unlabelled += usize::from(place.label.classes().next().is_none());
         match inspected.flatten() {
             Ok(picture) => {
                 let (width, height) = picture.size;
@@ -366,11 +377,15 @@ fn sizes(sorted: &[u32]) -> Option<Sizes> {
 
 impl fmt::Display for DataReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sums = self.parts.iter().map(|part| part.counts.iter().sum());
+        let images = self.parts.iter().map(|part| part.images);
+        let unlabelled: Vec<usize> = self.parts.iter().map(|part| part.unlabelled).collect();
         let mut rows: Vec<(&str, Vec<usize>)> = Vec::new();
         for (label, class) in self.classes.iter().enumerate().take(LISTED) {
             let counts = self.parts.iter().map(|part| part.counts[label]);
             rows.push((class, counts.collect()));
+        }
+        if unlabelled.iter().any(|&count| count > 0) {
+            rows.push(("of no class", unlabelled));
         }
         let more = format!("all {} classes", thousands(self.classes.len()));
         rows.push((
@@ -379,7 +394,7 @@ impl fmt::Display for DataReport {
             } else {
                 "all"
             },
-            sums.collect(),
+            images.collect(),
         ));
         let unreadable = self.parts.iter().map(|part| part.unreadable.len());
         rows.push(("unreadable", unreadable.collect()));

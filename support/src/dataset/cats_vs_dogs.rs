@@ -27,7 +27,7 @@ pub(super) fn read(path: &Path) -> Result<Found> {
             };
             examples.push(Example {
                 id: name.clone(),
-                label,
+                label: label.into(),
                 source,
                 copy: 0,
             });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use image::{ImageReader, RgbImage};
 
-use super::{Example, Examples, Found, Stored};
+use super::{Example, Examples, Found, Label, Stored};
 use crate::{Error, Result};
 
 /// The side of an image in pixels.
@@ -100,7 +100,7 @@ pub(super) fn read(folder: &Path, classes: &[&str]) -> Result<Found> {
     let pictures = Arc::new(Images(pixels));
     let example = |(index, (id, label))| Example {
         id,
-        label,
+        label: Label::Class(label),
         source: Stored::Cifar10 {
             pictures: pictures.clone(),
             index,

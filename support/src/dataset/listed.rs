@@ -8,7 +8,7 @@ use std::sync::Arc;
 use image::RgbImage;
 
 use super::tree::{PARTS, part_of};
-use super::{Example, Examples, Found, ImageDataset, Stored};
+use super::{Example, Examples, Found, ImageDataset, Label, LabelNames, Stored};
 use crate::files::open_regular;
 use crate::settings::Settings;
 use crate::{Error, Result};
@@ -17,19 +17,30 @@ use crate::{Error, Result};
 const LARGEST_CSV: u64 = 64 << 20;
 
 /// An entry of a list.
-struct Entry {
+pub(super) struct Entry {
     /// Its number in the list, for errors.
-    number: u64,
-    id: String,
-    label: String,
-    stored: Stored,
+    pub(super) number: u64,
+    pub(super) id: String,
+    pub(super) label: LabelNames,
+    pub(super) stored: Stored,
     /// Training, validation or test.
-    part: usize,
+    pub(super) part: usize,
+}
+
+/// Where a CSV file has the labels.
+enum LabelColumns {
+    /// The class in the column `label`.
+    Class,
+    /// The classes in the column `label` or `labels`, with this between them.
+    Separated(char),
+    /// In a column for each class, 0 or 1.
+    Indicators,
 }
 
 impl ImageDataset {
-    /// Makes a dataset of image files, each with the name of its class. Class names are sorted; an
-    /// example's id is its path as given, from which the split is derived.
+    /// Makes a dataset of image files, each with the name of its class, or with an array or a vector of
+    /// the names of its classes. Class names are sorted; an example's id is its path as given, from which
+    /// the split is derived.
     ///
     /// ```
     /// use support::prelude::*;
@@ -51,7 +62,7 @@ impl ImageDataset {
     /// that was there before with another label, and says if there are less than two classes;
     /// [`Error::Setting`] for a limit that leaves a class out.
     pub fn from_paths(
-        examples: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<String>)>,
+        examples: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<LabelNames>)>,
         settings: &Settings,
     ) -> Result<Self> {
         let entry = |(number, (path, label))| {
@@ -100,13 +111,59 @@ impl ImageDataset {
     /// column, with the line, path and label of what is wrong; else as
     /// [`from_paths`](Self::from_paths).
     pub fn from_csv(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
-        let path = path.as_ref();
-        let name = path.display().to_string();
-        Self::given(read_csv(path)?, name, settings)
+        Self::of_csv(path.as_ref(), &LabelColumns::Class, settings)
     }
 
-    /// Makes a dataset of images in memory, each with the name of its class. Class names are sorted;
-    /// an example's id is its number, the first being 0, from which the split is derived.
+    /// Makes a dataset of the image files that a CSV file lists, each with any number of classes, also
+    /// none: as [`from_csv`](Self::from_csv), but that the column `labels` (or `label`) holds the names of
+    /// the classes, with a separator between them, as fastai's `label_delim`. Images of no class have
+    /// nothing there.
+    ///
+    /// ```
+    /// use support::prelude::*;
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # std::env::set_current_dir(&folder).unwrap();
+    /// # for path in ["max.jpg", "mia.jpg", "moon.jpg"] {
+    /// #     RgbImage::new(8, 8).save(path).unwrap();
+    /// # }
+    /// std::fs::write("pets.csv", "path,labels\nmax.jpg,dog;outdoor\nmia.jpg,cat\nmoon.jpg,\n").unwrap();
+    /// let dataset = ImageDataset::from_csv_multi_label("pets.csv", ';', &Settings::from_env()?)?;
+    /// assert_eq!(dataset.classes(), ["cat", "dog", "outdoor"]);
+    /// # Ok::<(), support::Error>(())
+    /// ```
+    ///
+    /// A model for it has an output for each class and is compiled with
+    /// [`Loss::MultiLabelBinaryCrossentropy`](crate::training::Loss::MultiLabelBinaryCrossentropy).
+    ///
+    /// # Errors
+    /// As [`from_csv`](Self::from_csv); a name that is empty is one, as in `dog;;outdoor`.
+    pub fn from_csv_multi_label(
+        path: impl AsRef<Path>,
+        separator: char,
+        settings: &Settings,
+    ) -> Result<Self> {
+        Self::of_csv(path.as_ref(), &LabelColumns::Separated(separator), settings)
+    }
+
+    /// Makes a dataset as [`from_csv_multi_label`](Self::from_csv_multi_label) does, of a CSV file with a
+    /// column for each class: every column but `path` and `split`, with 1 for images of the class and 0
+    /// for others.
+    ///
+    /// # Errors
+    /// As [`from_csv`](Self::from_csv); another value than 0 and 1 is one.
+    pub fn from_csv_indicators(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
+        Self::of_csv(path.as_ref(), &LabelColumns::Indicators, settings)
+    }
+
+    fn of_csv(path: &Path, labels: &LabelColumns, settings: &Settings) -> Result<Self> {
+        let name = path.display().to_string();
+        Self::given(read_labelled(path, labels)?, name, settings)
+    }
+
+    /// Makes a dataset of images in memory, each with the name of its class, or with an array or a vector
+    /// of the names of its classes. Class names are sorted; an example's id is its number, the first being
+    /// 0, from which the split is derived.
     ///
     /// ```
     /// use support::{image::Rgb, prelude::*};
@@ -124,7 +181,7 @@ impl ImageDataset {
     /// pixels, and says if there are less than two classes; [`Error::Setting`] for a limit that leaves a
     /// class out.
     pub fn from_images(
-        examples: impl IntoIterator<Item = (RgbImage, impl Into<String>)>,
+        examples: impl IntoIterator<Item = (RgbImage, impl Into<LabelNames>)>,
         settings: &Settings,
     ) -> Result<Self> {
         let entry = |(number, (image, label)): (u64, (_, _))| Entry {
@@ -139,14 +196,18 @@ impl ImageDataset {
         Self::given(found(name, "entry", entries, false)?, name.into(), settings)
     }
 
-    fn given(found: Found, name: String, settings: &Settings) -> Result<Self> {
+    pub(super) fn given(found: Found, name: String, settings: &Settings) -> Result<Self> {
         let note = found.about();
         Self::of(found, name, note, None, settings)
     }
 }
 
-/// Lists the images of a CSV file.
+/// Lists the images of a CSV file, of one class each.
 pub(super) fn read_csv(path: &Path) -> Result<Found> {
+    read_labelled(path, &LabelColumns::Class)
+}
+
+fn read_labelled(path: &Path, labels: &LabelColumns) -> Result<Found> {
     let name = path.display().to_string();
     let refused = |reason: String| unfit(&name, reason);
     let (file, size) = open_regular(path)?;
@@ -165,20 +226,49 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
     let missing = || {
         let got: Vec<&str> = header.iter().collect();
         let got = crate::text::listed(&got);
+        let label = match labels {
+            LabelColumns::Class => "label",
+            LabelColumns::Separated(_) => "labels",
+            LabelColumns::Indicators => "one for each class",
+        };
         refused(format!(
-            "expected a first line with the columns path and label, and commas between them, got {got}"
+            "expected a first line with the columns path and {label}, and commas between them, got {got}"
         ))
     };
     let at_path = column("path").ok_or_else(missing)?;
-    let at_label = column("label").ok_or_else(missing)?;
     let at_split = column("split");
+    let at_labels: Vec<usize> = match labels {
+        LabelColumns::Class => column("label").into_iter().collect(),
+        LabelColumns::Separated(_) => column("labels").or(column("label")).into_iter().collect(),
+        LabelColumns::Indicators => {
+            let others = (0..header.len()).filter(|&at| at != at_path && Some(at) != at_split);
+            others.collect()
+        }
+    };
+    let &first_label = at_labels.first().ok_or_else(missing)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut entries = Vec::new();
     for record in reader.into_records() {
         let record = record.map_err(damaged)?;
         let number = record.position().map_or(0, csv::Position::line);
         let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
-        let (id, label) = (field(at_path), field(at_label));
+        let id = field(at_path);
+        let label = match labels {
+            LabelColumns::Class => LabelNames::Class(field(first_label)),
+            LabelColumns::Separated(separator) => separated(&field(first_label), *separator),
+            LabelColumns::Indicators => {
+                let is_of = |&at: &usize| match record.get(at).unwrap_or_default() {
+                    "0" => Ok(None),
+                    "1" => Ok(Some(header[at].to_owned())),
+                    other => Err(refused(format!(
+                        "line {number}: {id}: expected 0 or 1 in the column {}, got {other:?}",
+                        &header[at]
+                    ))),
+                };
+                let names = at_labels.iter().map(is_of).filter_map(Result::transpose);
+                LabelNames::Classes(names.collect::<Result<_>>()?)
+            }
+        };
         let part = match at_split.map(field) {
             None => 0,
             Some(split) => part_of(&split).ok_or_else(|| {
@@ -203,7 +293,7 @@ impl Entry {
     /// Says what is wrong with it, if anything is.
     fn fault(&self) -> Option<String> {
         match &self.stored {
-            _ if self.label.is_empty() => Some("the label is empty".into()),
+            _ if self.label.iter().any(String::is_empty) => Some("the label is empty".into()),
             Stored::Memory(image) if image.is_empty() => Some("the image has no pixels".into()),
             Stored::File(path) if !fs::metadata(path).is_ok_and(|file| file.is_file()) => {
                 Some(format!("there is no such file as {}", path.display()))
@@ -213,7 +303,7 @@ impl Entry {
     }
 }
 
-/// Checks a list, and sorts it into classes and parts. `unit` is what its entries are counted in.
+/// Checks a list, and sorts it into classes and parts, as [`arrange`] does. `unit` is what its entries are counted in.
 fn found(name: &str, unit: &str, entries: Vec<Entry>, split: bool) -> Result<Found> {
     let mut before: HashMap<&str, &Entry> = HashMap::with_capacity(entries.len());
     for entry in &entries {
@@ -233,10 +323,28 @@ fn found(name: &str, unit: &str, entries: Vec<Entry>, split: bool) -> Result<Fou
             ));
         }
     }
-    let classes: BTreeSet<&str> = entries.iter().map(|entry| entry.label.as_str()).collect();
-    let classes: Vec<String> = classes.into_iter().map(str::to_owned).collect();
+    arrange(name, entries, split)
+}
+
+/// Splits a list of names as a person writes it: nothing is none.
+pub(super) fn separated(names: &str, separator: char) -> LabelNames {
+    let names = names.split(separator).filter(|_| !names.is_empty());
+    LabelNames::Classes(names.map(|name| name.trim().to_owned()).collect())
+}
+
+/// Sorts entries into classes and parts; where one of them has several classes, all are multi-label.
+pub(super) fn arrange(name: &str, entries: Vec<Entry>, split: bool) -> Result<Found> {
+    let classes: BTreeSet<&String> = entries
+        .iter()
+        .flat_map(|entry| entry.label.iter())
+        .collect();
+    let classes: Vec<String> = classes.into_iter().cloned().collect();
+    let multi_label = entries
+        .iter()
+        .any(|entry| matches!(entry.label, LabelNames::Classes(_)));
     match classes.as_slice() {
-        [] => return Err(unfit(name, "it lists no images".into())),
+        [] if entries.is_empty() => return Err(unfit(name, "it lists no images".into())),
+        [] => return Err(unfit(name, "none of its images is of any class".into())),
         [only] => {
             let reason = format!("there is one class only, {only}; at least two are needed");
             return Err(unfit(name, reason));
@@ -245,14 +353,22 @@ fn found(name: &str, unit: &str, entries: Vec<Entry>, split: bool) -> Result<Fou
     }
     let mut parts = [Vec::new(), Vec::new(), Vec::new()];
     for entry in entries {
+        let mut label = entry
+            .label
+            .iter()
+            .filter_map(|name| classes.binary_search(name).ok());
         parts[entry.part].push(Example {
             id: entry.id,
-            label: classes.binary_search(&entry.label).unwrap_or_default(),
+            label: match multi_label {
+                true => label.collect(),
+                false => Label::Class(label.next().unwrap_or_default()),
+            },
             source: entry.stored,
             copy: 0,
         });
     }
-    let trained: BTreeSet<usize> = parts[0].iter().map(|example| example.label).collect();
+    let trained = parts[0].iter().flat_map(|example| example.label.classes());
+    let trained: BTreeSet<usize> = trained.collect();
     let missing = (0..classes.len()).find(|label| !trained.contains(label));
     if let Some(label) = missing {
         let class = &classes[label];

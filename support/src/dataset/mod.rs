@@ -3,6 +3,7 @@
 
 mod cats_vs_dogs;
 mod cifar10;
+mod label;
 mod listed;
 mod source;
 mod split;
@@ -24,8 +25,10 @@ use crate::settings::{BrokenImages, Limit, Settings};
 use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
+pub use label::{Label, LabelNames};
 pub use source::DATASETS;
 use source::{Choice, choose};
+pub(crate) use split::Strata;
 pub use tree::images_in;
 
 /// The most examples that a run on the CPU uses unless it is told otherwise, over all parts: ten
@@ -38,8 +41,8 @@ pub struct Example {
     /// The image's path within its dataset, with `/` between its parts: the same on every
     /// machine, and what the split is derived from.
     pub id: String,
-    /// The index of its class in [`ImageDataset::classes`].
-    pub label: usize,
+    /// Its class, or classes, as indices into [`ImageDataset::classes`].
+    pub label: Label,
     source: Stored,
     /// Which of its dataset's examples of that id this is, the first being 0: what is random about
     /// it is random for each copy.
@@ -71,10 +74,10 @@ pub enum Raw {
 
 impl Example {
     #[cfg(test)]
-    pub(crate) fn at_path(id: String, label: usize, path: &Path) -> Self {
+    pub(crate) fn at_path(id: String, label: impl Into<Label>, path: &Path) -> Self {
         Self {
             id,
-            label,
+            label: label.into(),
             source: Stored::File(path.into()),
             copy: 0,
         }
@@ -242,7 +245,7 @@ impl ImageDataset {
         &self.group
     }
 
-    /// Returns the class names; a label is an index into them.
+    /// Returns the class names; a label is an index into them, or several.
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
@@ -272,8 +275,8 @@ impl ImageDataset {
     ///
     /// A set with a split of its own keeps it, whatever the weights; a part that it lacks is
     /// empty. Else each class is cut by the weights in an order derived from the seed and each
-    /// example's id, so that the split is the same on every machine. In every part the examples
-    /// are in that order too, classes mixed.
+    /// example's id, so that the split is the same on every machine. An image of several classes is cut
+    /// with those of its rarest one. In every part the examples are in that order too, classes mixed.
     ///
     /// # Errors
     /// [`Error::Argument`] where all weights are 0.
@@ -289,7 +292,12 @@ impl Found {
     /// Says what a user's own images are.
     fn about(&self) -> String {
         let (pictures, classes) = (thousands(self.examples.len()), self.classes.len());
-        format!("{pictures} images of your own in {classes} classes.")
+        let mut examples = self.examples.parts().iter().flatten();
+        let each = match examples.any(|example| example.label.is_multi_label()) {
+            true => ", each in any number of them",
+            false => "",
+        };
+        format!("{pictures} images of your own in {classes} classes{each}.")
     }
 }
 

@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Example;
+use super::{Example, Label};
 use crate::{Error, Result};
 
 /// Sorts by sha256 of seed and id.
@@ -15,6 +15,40 @@ pub(super) fn rank(mut examples: Vec<Example>, seed: u64) -> Vec<Example> {
             .finalize()
     });
     examples
+}
+
+/// The groups of examples that are shared out each for itself: the classes. An example of several classes
+/// is with those of the rarest of them, as chance alone shares out the frequent ones well enough; those of
+/// no class are a group of their own.
+pub(crate) struct Strata {
+    /// How many examples there are of each class.
+    sizes: Vec<usize>,
+}
+
+impl Strata {
+    pub(crate) fn of<'a>(examples: impl IntoIterator<Item = &'a Example>, classes: usize) -> Self {
+        let sizes = count(examples, classes);
+        Self { sizes }
+    }
+
+    fn number(&self) -> usize {
+        self.sizes.len() + 1
+    }
+
+    /// Returns an example's group by its label.
+    pub(crate) fn index(&self, label: &Label) -> usize {
+        let rarest = label.classes().min_by_key(|&class| self.sizes[class]);
+        rarest.unwrap_or(self.sizes.len())
+    }
+
+    /// Returns the number of examples of each group.
+    pub(crate) fn count(&self, examples: &[Example]) -> Vec<usize> {
+        let mut counts = vec![0; self.number()];
+        for example in examples {
+            counts[self.index(&example.label)] += 1;
+        }
+        counts
+    }
 }
 
 /// Cuts ranked examples into training, validation and test by weight, each class for itself: every
@@ -34,13 +68,15 @@ pub(super) fn cut(
             got: "[0, 0, 0]".into(),
         });
     }
-    let sizes = count(ranked, classes);
-    let mut seen = vec![0; classes];
+    let strata = Strata::of(ranked, classes);
+    let sizes = strata.count(ranked);
+    let mut seen = vec![0; strata.number()];
     let mut parts = [Vec::new(), Vec::new(), Vec::new()];
     let mut before: Option<(&Example, usize)> = None;
     for example in ranked {
-        let (size, at) = (sizes[example.label] as u128, seen[example.label]);
-        seen[example.label] += 1;
+        let stratum = strata.index(&example.label);
+        let (size, at) = (sizes[stratum] as u128, seen[stratum]);
+        seen[stratum] += 1;
         let ends_after = |weight: u128| at < (size * weight).div_ceil(total);
         let part = if let Some((_, part)) = before.filter(|(before, _)| before.id == example.id) {
             part
@@ -60,7 +96,8 @@ pub(super) fn cut(
 /// Keeps the first `limit` examples, shared among the parts and classes in proportion to their
 /// sizes. A class of the first part (training) keeps at least one example where `limit` allows.
 pub(super) fn limit(parts: &mut [Vec<Example>], classes: usize, limit: usize) {
-    let sizes: Vec<usize> = parts.iter().flat_map(|part| count(part, classes)).collect();
+    let strata = Strata::of(parts.iter().flatten(), classes);
+    let sizes: Vec<usize> = parts.iter().flat_map(|part| strata.count(part)).collect();
     let total: usize = sizes.iter().sum();
     if limit >= total {
         return;
@@ -76,18 +113,19 @@ pub(super) fn limit(parts: &mut [Vec<Example>], classes: usize, limit: usize) {
     {
         quotas[at] += 1;
     }
-    for empty in (0..classes).filter(|&at| sizes[at] > 0) {
+    let of_training = strata.number();
+    for empty in (0..of_training).filter(|&at| sizes[at] > 0) {
         let largest = (0..quotas.len())
             .max_by_key(|&at| quotas[at])
             .unwrap_or(empty);
-        if quotas[empty] == 0 && (quotas[largest] > 1 || largest >= classes) {
+        if quotas[empty] == 0 && (quotas[largest] > 1 || largest >= of_training) {
             quotas[largest] -= 1;
             quotas[empty] = 1;
         }
     }
-    for (part, quotas) in parts.iter_mut().zip(quotas.chunks_mut(classes)) {
+    for (part, quotas) in parts.iter_mut().zip(quotas.chunks_mut(strata.number())) {
         part.retain(|example| {
-            let quota = &mut quotas[example.label];
+            let quota = &mut quotas[strata.index(&example.label)];
             let kept = *quota > 0;
             *quota = quota.saturating_sub(1);
             kept
@@ -96,10 +134,16 @@ pub(super) fn limit(parts: &mut [Vec<Example>], classes: usize, limit: usize) {
 }
 
 /// The number of examples of each class.
-pub(super) fn count(examples: &[Example], classes: usize) -> Vec<usize> {
+pub(super) fn count<'a>(
+    examples: impl IntoIterator<Item = &'a Example>,
+    classes: usize,
+) -> Vec<usize> {
     let mut counts = vec![0; classes];
-    for example in examples {
-        counts[example.label] += 1;
+    for class in examples
+        .into_iter()
+        .flat_map(|example| example.label.classes())
+    {
+        counts[class] += 1;
     }
     counts
 }
@@ -159,7 +203,7 @@ mod tests {
         let first: BTreeSet<_> = parts[0]
             .iter()
             .take(16)
-            .map(|example| example.label)
+            .map(|example| &example.label)
             .collect();
         assert_eq!(first.len(), 2);
     }
@@ -168,6 +212,31 @@ mod tests {
     fn a_class_of_one_example_is_trained_on() {
         let parts = cut(&rank(examples(&[1, 40]), 0), 2, [8, 1, 1]).unwrap();
         assert_eq!(count(&parts[0], 2), [1, 32]);
+    }
+
+    #[test]
+    fn examples_of_several_classes_are_shared_out_with_those_of_their_rarest_class() {
+        // All are of class 0, a tenth of class 1 too, and a fifth of none.
+        let example = |at: usize| {
+            let classes: &[usize] = match at {
+                0..20 => &[0, 1],
+                20..160 => &[0],
+                _ => &[],
+            };
+            let label = Label::from_iter(classes.iter().copied());
+            Example::at_path(format!("{at}.jpg"), label, "".as_ref())
+        };
+        let ranked = rank((0..200).map(example).collect(), 0);
+        let mut parts = cut(&ranked, 2, [8, 1, 1]).unwrap();
+        let counts = |parts: &[Vec<Example>]| -> Vec<_> {
+            let of_part = |part: &Vec<Example>| (part.len(), count(part, 2));
+            parts.iter().map(of_part).collect()
+        };
+        let expected = [(160, vec![128, 16]), (20, vec![16, 2]), (20, vec![16, 2])];
+        assert_eq!(counts(&parts), expected);
+        limit(&mut parts, 2, 100);
+        let expected = [(80, vec![64, 8]), (10, vec![8, 1]), (10, vec![8, 1])];
+        assert_eq!(counts(&parts), expected);
     }
 
     #[test]

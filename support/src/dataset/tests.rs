@@ -51,6 +51,10 @@ fn refusal(paths: &[&str]) -> String {
     }
 }
 
+fn id_and_class(example: &Example) -> (&str, usize) {
+    (&example.id, example.label.class().unwrap())
+}
+
 fn ids<'a>(parts: impl IntoIterator<Item = &'a Vec<Example>>) -> BTreeSet<&'a str> {
     parts
         .into_iter()
@@ -86,7 +90,7 @@ fn class_folders_become_classes_in_sorted_order() {
     );
     for example in &parts[0] {
         assert!(
-            example.id.starts_with(&set.classes()[example.label]),
+            example.id.starts_with(&example.label.names(set.classes())),
             "{example:?}"
         );
     }
@@ -359,7 +363,7 @@ fn a_csv_file_lists_images_beside_it_with_their_labels() {
         assert_eq!(set.classes(), ["cats", "my \"dogs\""]);
         assert_eq!(set.name(), path.display().to_string());
         let [all, ..] = set.split_examples([1, 0, 0]).unwrap();
-        let mut all: Vec<_> = all.iter().map(|one| (one.id.as_str(), one.label)).collect();
+        let mut all: Vec<_> = all.iter().map(id_and_class).collect();
         all.sort_unstable();
         assert_eq!(
             all,
@@ -443,6 +447,146 @@ fn a_csv_file_that_cannot_serve_is_refused_with_line_path_and_label() {
     );
     let missing = load(Path::new("none.csv")).unwrap_err();
     assert!(matches!(missing, Error::Io { .. }), "{missing:?}");
+}
+
+/// The classes of each example by its id, in the order of the ids.
+fn classes_by_id(set: &ImageDataset) -> Vec<(String, String)> {
+    let parts = set.split_examples([1, 0, 0]).unwrap();
+    let examples = parts.iter().flatten();
+    let named = examples.map(|one| (one.id.clone(), one.label.names(set.classes())));
+    let mut all: Vec<_> = named.collect();
+    all.sort_unstable();
+    all
+}
+
+#[track_caller]
+fn assert_classes(set: &ImageDataset, expected: &[(&str, &str)]) {
+    let all = classes_by_id(set);
+    let all: Vec<_> = all
+        .iter()
+        .map(|(id, names)| (id.as_str(), names.as_str()))
+        .collect();
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn a_csv_file_gives_an_image_any_number_of_classes() {
+    let settings = settings(None, Limit::Default);
+    let separated = |text: &str| {
+        let (root, path) = list(text);
+        (
+            root,
+            ImageDataset::from_csv_multi_label(path, ';', &settings),
+        )
+    };
+    let expected = [
+        ("a/1.jpg", "dogs, outdoor"),
+        ("a/2, second.jpg", "none"),
+        ("b/3.jpg", "dogs"),
+    ];
+    for column in ["labels", "label"] {
+        let text = format!(
+            "path,{column}\na/1.jpg,outdoor; dogs;dogs\n\"a/2, second.jpg\",\nb/3.jpg,dogs\n"
+        );
+        let (_root, set) = separated(&text);
+        let set = set.unwrap();
+        assert_eq!(set.classes(), ["dogs", "outdoor"]);
+        assert_classes(&set, &expected);
+        let shown = set.to_string();
+        assert!(shown.contains("dogs 2, outdoor 1"), "{shown}");
+        assert!(
+            shown.contains("3 images of your own in 2 classes, each in any number"),
+            "{shown}"
+        );
+        // The same file is of one class each where that is not asked for.
+        if column == "label" {
+            let single = separated(&text).0;
+            assert!(
+                load(&single.path().join("list.csv")).is_err(),
+                "an empty label"
+            );
+        }
+    }
+    let (_root, path) = list(
+        "path,outdoor,split,dogs\na/1.jpg,1,train,1\n\"a/2, second.jpg\",0,test,0\nb/3.jpg,0,train,1\n",
+    );
+    let set = ImageDataset::from_csv_indicators(&path, &settings).unwrap();
+    assert_classes(&set, &expected);
+    let parts = set.split_examples([1, 0, 0]).unwrap();
+    assert_eq!(parts.map(|part| part.len()), [2, 0, 1]);
+
+    let refusal = |set: Result<ImageDataset>| set.unwrap_err().to_string();
+    let (_root, set) = separated("path,labels\na/1.jpg,dogs;;cats\n");
+    let error = refusal(set);
+    assert!(
+        error.ends_with("line 2: a/1.jpg (, cats, dogs): the label is empty"),
+        "{error}"
+    );
+    let (_root, set) = separated("path,classes\na/1.jpg,dogs\n");
+    let error = refusal(set);
+    assert!(error.contains("the columns path and labels"), "{error}");
+    let (_root, set) = separated("path,labels\na/1.jpg,\n");
+    let error = refusal(set);
+    assert!(
+        error.ends_with("none of its images is of any class"),
+        "{error}"
+    );
+    let (_root, path) = list("path,dogs,cats\na/1.jpg,1,yes\n");
+    let error = refusal(ImageDataset::from_csv_indicators(&path, &settings));
+    let expected = "line 2: a/1.jpg: expected 0 or 1 in the column cats, got \"yes\"";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
+fn names_of_folders_can_be_those_of_several_classes() {
+    let settings = settings(None, Limit::Default);
+    let open = |paths: &[&str]| {
+        let root = folder(paths);
+        let set = ImageDataset::from_folder_multi_label(root.path(), '+', &settings);
+        (root, set)
+    };
+    let (root, set) = open(&[
+        "cat/1.jpg",
+        "dog+outdoor/1.jpg",
+        "+/deep/1.jpg",
+        "beside.jpg",
+    ]);
+    let set = set.unwrap();
+    assert_eq!(set.classes(), ["cat", "dog", "outdoor"]);
+    let expected = [
+        ("+/deep/1.jpg", "none"),
+        ("cat/1.jpg", "cat"),
+        ("dog+outdoor/1.jpg", "dog, outdoor"),
+    ];
+    assert_classes(&set, &expected);
+    // Unless it is asked for, each folder is a class.
+    assert_eq!(
+        load(root.path()).unwrap().classes(),
+        ["+", "cat", "dog+outdoor"]
+    );
+
+    let (_root, set) = open(&["train/cat+dog/1.jpg", "train/cat/2.jpg", "test/dog/3.jpg"]);
+    let parts = set.unwrap().split_examples([1, 0, 0]).unwrap();
+    assert_eq!(parts.map(|part| part.len()), [2, 0, 1]);
+
+    for (paths, reason) in [
+        (
+            &["train/cat/1.jpg", "train/dog/1.jpg", "test/owl/3.jpg"][..],
+            "no image of owl",
+        ),
+        (
+            &["cat++dog/1.jpg", "cat/1.jpg"],
+            "cat++dog/1.jpg: the name of a class",
+        ),
+        (
+            &["cat/1.jpg", "dog+outdoor/"],
+            "the class folder dog+outdoor is empty",
+        ),
+        (&["cat/1.jpg", "+/1.jpg"], "there is one class only, cat"),
+    ] {
+        let error = open(paths).1.unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 #[test]
@@ -621,10 +765,7 @@ fn the_full_set_leaves_out_what_tfds_leaves_out() {
     let [all] = found.examples.parts() else {
         panic!("it has no split")
     };
-    let all: Vec<_> = all
-        .iter()
-        .map(|example| (example.id.as_str(), example.label))
-        .collect();
+    let all: Vec<_> = all.iter().map(id_and_class).collect();
     assert_eq!(
         all,
         [("PetImages/Cat/0.jpg", 0), ("PetImages/Dog/0.jpg", 1)]

@@ -1,7 +1,7 @@
 //! Class folders, on disk or in a zip: `{class}/…/picture`, or the same below `train/` and
 //! `validation/` and/or `test/`, which is then the split.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::iter::successors;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Example, Examples, Found, Stored};
+use super::listed::{Entry, arrange, separated};
+use super::{Example, Examples, Found, ImageDataset, Label, Stored};
 use crate::assets::archive::{Zip, image_of_split};
+use crate::settings::Settings;
 use crate::text::{listed, thousands};
 use crate::{Error, Result};
 
@@ -41,11 +43,51 @@ pub(super) struct Tree {
 
 /// Lists a folder, recursively as torchvision's `ImageFolder` does; symbolic links are followed.
 pub(super) fn read_folder(root: &Path) -> Result<Found> {
-    let name = root.display().to_string();
+    tree(root)?.classify(&root.display().to_string())
+}
+
+fn tree(root: &Path) -> Result<Tree> {
     if !root.is_dir() {
+        let name = root.display().to_string();
         return Err(unfit(&name, format!("there is no such folder; {LAYOUT}")));
     }
-    walk(root, MOST_FOLDERS)?.classify(&name)
+    walk(root, MOST_FOLDERS)
+}
+
+impl ImageDataset {
+    /// Makes a dataset of a folder's images, each with any number of classes, also none. The folder is as
+    /// for [`load`](Self::load), but that the names of its folders are split at the separator: with `+`,
+    /// what is in `cat+outdoor/` is of both classes, what is in `cat/` of one, and what is in `+/` of none.
+    /// An image lies in one folder only; an equal name in another is another image.
+    ///
+    /// ```
+    /// use support::prelude::*;
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # for path in ["pets/cat/mia.jpg", "pets/dog+outdoor/max.jpg", "pets/+/moon.jpg"] {
+    /// #     let path = folder.path().join(path);
+    /// #     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    /// #     RgbImage::new(8, 8).save(path).unwrap();
+    /// # }
+    /// # std::env::set_current_dir(&folder).unwrap();
+    /// let dataset = ImageDataset::from_folder_multi_label("pets", '+', &Settings::from_env()?)?;
+    /// assert_eq!(dataset.classes(), ["cat", "dog", "outdoor"]);
+    /// # Ok::<(), support::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] for a folder that cannot serve, [`Error::Setting`] for a limit that leaves a class
+    /// out.
+    pub fn from_folder_multi_label(
+        path: impl AsRef<Path>,
+        separator: char,
+        settings: &Settings,
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let found = tree(path)?.classify_multi_label(&name, separator)?;
+        Self::given(found, name, settings)
+    }
 }
 
 /// Returns the paths of the images in a folder and in those below it, sorted: what counts as one is
@@ -195,9 +237,18 @@ fn unfit(name: &str, reason: String) -> Error {
     }
 }
 
+/// The error of a class folder in which there is no image.
+fn empty(name: &str, root: &str, folder: &str) -> Error {
+    let suffixes = SUFFIXES.join(", ");
+    let reason =
+        format!("the class folder {root}{folder} is empty: it has no file that ends in {suffixes}");
+    unfit(name, reason)
+}
+
 impl Tree {
-    /// Finds the layout, the classes and each image's place in them.
-    fn classify(self, name: &str) -> Result<Found> {
+    /// Finds the folders that hold class folders, as `""` or `"train/"`, each with its part of the split,
+    /// training first; several where there is a split.
+    fn roots(&self, name: &str) -> Result<Vec<(String, usize)>> {
         let top = self.folders_in("");
         let folders = PARTS.iter().filter(|(folder, _)| top.contains(folder));
         let mut roots: Vec<(String, usize)> = folders
@@ -211,7 +262,12 @@ impl Tree {
             let reason = format!("{one} and {other} are two names of one part: keep one of them");
             return Err(unfit(name, reason));
         }
+        Ok(roots)
+    }
 
+    /// Finds the layout, the classes and each image's place in them.
+    fn classify(self, name: &str) -> Result<Found> {
+        let roots = self.roots(name)?;
         let (first, _) = &roots[0];
         let classes = self.folders_in(first);
         match classes.as_slice() {
@@ -257,7 +313,7 @@ impl Tree {
                 let (id, source) = (id.clone(), source.clone());
                 parts[roots[root].1].push(Example {
                     id,
-                    label,
+                    label: Label::Class(label),
                     source,
                     copy: 0,
                 });
@@ -266,22 +322,52 @@ impl Tree {
         for (at, (root, _)) in roots.iter().enumerate() {
             for (label, class) in classes.iter().enumerate() {
                 if !filled.contains(&(at, label)) {
-                    let suffixes = SUFFIXES.join(", ");
-                    let reason = format!(
-                        "the class folder {root}{class} is empty: it has no file that ends in {suffixes}"
-                    );
-                    return Err(unfit(name, reason));
+                    return Err(empty(name, root, class));
                 }
             }
         }
         let classes = classes.into_iter().map(str::to_owned).collect();
         let [training, validation, test] = parts;
-        let examples = if split {
+        let examples = if roots.len() > 1 {
             Examples::Split([training, validation, test])
         } else {
             Examples::Whole([training])
         };
         Ok(Found { classes, examples })
+    }
+
+    /// Does the same for folders whose names are those of any number of classes.
+    fn classify_multi_label(self, name: &str, separator: char) -> Result<Found> {
+        let roots = self.roots(name)?;
+        let mut entries = Vec::new();
+        for (root, part) in &roots {
+            let folders = self.folders_in(root).into_iter().map(|folder| (folder, 0));
+            let mut sizes = BTreeMap::from_iter(folders);
+            for ((id, source), number) in self.pictures.iter().zip(0..) {
+                let below = id
+                    .strip_prefix(root)
+                    .and_then(|below| below.split_once('/'));
+                let Some((folder, _)) = below else { continue };
+                *sizes.entry(folder).or_default() += 1;
+                let of_none = folder.chars().eq([separator]);
+                entries.push(Entry {
+                    number,
+                    id: id.clone(),
+                    label: separated(if of_none { "" } else { folder }, separator),
+                    stored: source.clone(),
+                    part: *part,
+                });
+            }
+            if let Some((folder, _)) = sizes.iter().find(|(_, size)| **size == 0) {
+                return Err(empty(name, root, folder));
+            }
+        }
+        let unnamed = |entry: &&Entry| entry.label.iter().any(String::is_empty);
+        if let Some(Entry { id, .. }) = entries.iter().find(unnamed) {
+            let reason = format!("{id}: the name of a class in its folder's name is empty");
+            return Err(unfit(name, reason));
+        }
+        arrange(name, entries, roots.len() > 1)
     }
 
     /// The names of the folders directly below `root`, which is empty or ends in `/`; sorted.

@@ -17,8 +17,10 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use tch::{Device, Kind, Tensor};
 
+use super::sampler::{Sampler, repeats};
 use super::{Augmentation, Dataset, Pixels, Skipped};
 use crate::assets::hash_all;
+use crate::dataset::Label;
 use crate::distributed::ProcessGroup;
 use crate::text::listed;
 use crate::{Error, Result};
@@ -46,7 +48,8 @@ pub struct Batch {
     /// The images, `[batch, 3, height, width]`, 32-bit floats on the CPU, channels last in
     /// memory.
     pub images: Tensor,
-    /// The classes, `[batch]`, 64-bit integers on the CPU.
+    /// The classes on the CPU: `[batch]`, 64-bit integers, or where there are several labels per image
+    /// `[batch, classes]`, 32-bit floats, 1 for the classes that an image is of and 0 for the others.
     pub labels: Tensor,
     /// Which examples these are: indices into [`Dataset::examples`] of [`Batches::dataset`].
     pub indices: Vec<usize>,
@@ -149,6 +152,13 @@ impl Batches {
         (self.dataset.len() + self.shards - 1 - shard) / self.shards
     }
 
+    /// Returns how many examples of a shard are in an epoch.
+    fn shard_draws(&self, shard: usize) -> usize {
+        let sampler = self.dataset.sampler();
+        let sampled = sampler.map(|sampler| sampler.draws_of(shard, self.shards));
+        sampled.unwrap_or_else(|| self.shard_len(shard))
+    }
+
     /// Returns the dataset that the batches are of.
     pub fn dataset(&self) -> &Dataset<Pixels> {
         &self.dataset
@@ -157,7 +167,7 @@ impl Batches {
     /// Returns the number of batches in an epoch, if every image can be read. The last may be
     /// smaller than the others.
     pub fn len(&self) -> usize {
-        let steps = |shard| self.shard_len(shard).div_ceil(self.part(shard));
+        let steps = |shard| self.shard_draws(shard).div_ceil(self.part(shard));
         (0..self.shards).map(steps).max().unwrap_or(0)
     }
 
@@ -193,7 +203,7 @@ impl Batches {
     }
 
     /// Returns the first batch of the first epoch: images `[batch, 3, height, width]` and
-    /// labels `[batch]`.
+    /// labels `[batch]`, or `[batch, classes]` where there are several per image.
     ///
     /// # Errors
     /// Those of [`BatchIter`], and [`Error::Dataset`] if there is no example.
@@ -218,9 +228,14 @@ impl Batches {
         let threads = threads.div_ceil(self.own.len().max(1));
         let start = |(shard, order): (usize, Vec<usize>)| {
             let dataset = self.dataset.clone();
-            let load = move |index| load(&dataset, index, epoch);
+            let repeats = dataset.sampler().map(|_| repeats(&order));
+            let places = (0..order.len()).collect();
+            let load = move |place: usize| {
+                let before = repeats.as_ref().map_or(0, |repeats| repeats[place]);
+                load(&dataset, order[place], before, epoch)
+            };
             let ahead = self.part(shard).saturating_mul(BATCHES_AHEAD);
-            (shard, Workers::start(load, order, threads, ahead))
+            (shard, Workers::start(load, places, threads, ahead))
         };
         BatchIter {
             workers: self.order(epoch).into_iter().map(start).collect(),
@@ -229,16 +244,18 @@ impl Batches {
         }
     }
 
-    /// Returns each shard's examples in an epoch's order, as indices into those of the dataset.
+    /// Returns each shard's examples in an epoch's order, as indices into those of the dataset: where they
+    /// are drawn, some several times.
     pub(crate) fn order(&self, epoch: usize) -> Vec<(usize, Vec<usize>)> {
         let order = |shard: usize| {
-            let order = shuffled(
-                self.shard_len(shard),
-                self.dataset.shuffle_buffer(),
-                self.dataset.seed(),
-                // No training has so many epochs.
-                epoch as u64 + ((shard as u64) << 32),
-            );
+            // No training has so many epochs.
+            let stream = epoch as u64 + ((shard as u64) << 32);
+            let seed = self.dataset.seed();
+            if let Some(sampler) = self.dataset.sampler() {
+                return (shard, sampler.draw(shard, self.shards, seed, stream));
+            }
+            let buffer = self.dataset.shuffle_buffer();
+            let order = shuffled(self.shard_len(shard), buffer, seed, stream);
             let examples = order.into_iter().map(|at| shard + at * self.shards);
             (shard, examples.collect())
         };
@@ -263,9 +280,9 @@ impl Batches {
         std::iter::from_fn(batch).collect()
     }
 
-    /// Returns the same batches in the order before any shuffling.
+    /// Returns the same batches in the order before any shuffling, each example once.
     pub(crate) fn unshuffled(&self) -> Self {
-        self.of(self.dataset.shuffle(1))
+        self.of(self.dataset.sampled(None).shuffle(1))
     }
 
     /// Returns whether the images change from epoch to epoch.
@@ -273,13 +290,13 @@ impl Batches {
         self.dataset.is_augmented()
     }
 
-    /// Returns the same batches of the images as they are without augmentation.
+    /// Returns the same batches of the images as they are without augmentation, each once.
     pub(crate) fn unaugmented(&self) -> Self {
         self.of(self.dataset.unaugmented())
     }
 
     /// Returns batches of the examples at these indices, in this order before any shuffling.
-    pub(crate) fn only(&self, indices: impl Iterator<Item = usize>) -> Self {
+    pub(crate) fn only(&self, indices: impl Iterator<Item = usize> + Clone) -> Self {
         self.of(self.dataset.only(indices))
     }
 
@@ -316,6 +333,11 @@ impl Batches {
         self.dataset.augmentation()
     }
 
+    /// Returns how the examples are drawn, if they are.
+    pub(crate) fn sampler(&self) -> Option<&Sampler> {
+        self.dataset.sampler()
+    }
+
     /// Returns from how many examples each next one is drawn.
     pub(crate) fn shuffle_buffer(&self) -> usize {
         self.dataset.shuffle_buffer()
@@ -325,6 +347,48 @@ impl Batches {
     pub(crate) fn examples_digest(&self) -> String {
         let examples = self.dataset.examples().iter();
         hash_all(examples.map(|example| format!("{:?} {}\n", example.id, example.label)))
+    }
+
+    /// Returns whether there are several labels per image.
+    pub(crate) fn is_multi_label(&self) -> bool {
+        self.dataset.is_multi_label()
+    }
+
+    /// Returns the labels of the examples at these indices, as a [`Batch`] has them.
+    ///
+    /// # Errors
+    /// `Argument` where the labels are not of one kind, or one of several per image has no class.
+    pub(crate) fn labels(&self, indices: &[usize]) -> Result<Tensor> {
+        let classes = self.classes().len();
+        let unfit = |label: &Label| Error::Argument {
+            name: "batch, the labels",
+            expected: format!("labels of one kind that are indices of {classes} classes"),
+            got: label.to_string(),
+        };
+        let examples = self.dataset.examples();
+        let mut labels = indices.iter().map(|&index| &examples[index].label);
+        if !self.is_multi_label() {
+            let class = |label: &Label| label.class().ok_or_else(|| unfit(label));
+            let labels = labels.map(|label| class(label).map(|class| class as i64));
+            let labels = Tensor::f_from_slice(&labels.collect::<Result<Vec<_>>>()?);
+            return labels.map_err(Error::torch("labels"));
+        }
+        if let Some(label) = labels.clone().find(|label| !label.is_multi_label()) {
+            return Err(unfit(label));
+        }
+        let mut values = vec![0f32; indices.len() * classes];
+        for row in 0..indices.len() {
+            let Some(label) = labels.next() else { break };
+            for class in label.classes() {
+                if class >= classes {
+                    return Err(unfit(label));
+                }
+                values[row * classes + class] = 1.;
+            }
+        }
+        Tensor::f_from_slice(&values)
+            .and_then(|labels| labels.f_reshape([indices.len() as i64, classes as i64]))
+            .map_err(Error::torch("labels"))
     }
 
     /// Lets every process know which images the others could not read.
@@ -345,6 +409,20 @@ impl Batches {
         });
         let count = self.examples();
         self.error(format!("none of {count} images can be read{example}"))
+    }
+
+    /// Makes a batch of images of one size.
+    fn batch(&self, pictures: Vec<Image>, parts: Parts) -> Result<Batch> {
+        let (indices, pixels): (Vec<_>, Vec<_>) = pictures
+            .into_iter()
+            .map(|Image { index, pixels }| (index, pixels))
+            .unzip();
+        Ok(Batch {
+            images: stack(pixels)?,
+            labels: self.labels(&indices)?,
+            indices,
+            parts,
+        })
     }
 
     fn error(&self, reason: String) -> Error {
@@ -431,7 +509,7 @@ impl Iterator for BatchIter {
     fn next(&mut self) -> Option<Self::Item> {
         let batch = match self.collect() {
             Ok((pictures, _)) if pictures.is_empty() => return None,
-            Ok((pictures, parts)) => batch(pictures, parts),
+            Ok((pictures, parts)) => self.batches.batch(pictures, parts),
             Err(error) => Err(error),
         };
         if batch.is_err() {
@@ -445,7 +523,6 @@ impl Iterator for BatchIter {
 /// A formatted image on its way into a batch.
 struct Image {
     index: usize,
-    label: i64,
     pixels: Pixels,
 }
 
@@ -455,23 +532,6 @@ impl Image {
         let (width, height) = self.pixels.dimensions();
         [3, height.into(), width.into()]
     }
-}
-
-/// Makes a batch of images of one size.
-fn batch(pictures: Vec<Image>, parts: Parts) -> Result<Batch> {
-    let (mut labels, mut indices) = (Vec::new(), Vec::new());
-    let mut pixels = Vec::with_capacity(pictures.len());
-    for picture in pictures {
-        pixels.push(picture.pixels);
-        labels.push(picture.label);
-        indices.push(picture.index);
-    }
-    Ok(Batch {
-        images: stack(pixels)?,
-        labels: Tensor::f_from_slice(&labels).map_err(Error::torch("batch"))?,
-        indices,
-        parts,
-    })
 }
 
 /// Puts images of one size into one tensor `[N, 3, height, width]`. Its memory is in N, H, W, C
@@ -593,17 +653,12 @@ impl<T> Drop for Workers<T> {
     }
 }
 
-fn load(dataset: &Dataset<Pixels>, index: usize, epoch: usize) -> Loaded {
+fn load(dataset: &Dataset<Pixels>, index: usize, before: usize, epoch: usize) -> Loaded {
     let example = &dataset.examples()[index];
-    let Some(pixels) = dataset.load_augmented(example, epoch)? else {
+    let Some(pixels) = dataset.load_drawn(example, before, epoch)? else {
         return Ok(None);
     };
-    let label = example.label as i64;
-    Ok(Some(Image {
-        index,
-        label,
-        pixels,
-    }))
+    Ok(Some(Image { index, pixels }))
 }
 
 /// Returns `0..len` in the order of `tf.data`'s `shuffle`: each next index is drawn from a

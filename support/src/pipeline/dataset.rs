@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use image::RgbImage;
 
-use super::{Augmentation, Batches, Pixels, decode};
-use crate::dataset::{Example, ImageDataset, Raw};
+use super::{Augmentation, Batches, Pixels, Sampler, decode};
+use crate::dataset::{Example, ImageDataset, Label, Raw};
 use crate::distributed::ProcessGroup;
 use crate::settings::BrokenImages;
 use crate::text::{listed, thousands};
@@ -31,6 +31,7 @@ pub struct Dataset<T> {
     augmentation: Option<Arc<Augmentation>>,
     seed: u64,
     shuffle_buffer: usize,
+    sampler: Option<Sampler>,
     broken: BrokenImages,
     skipped: SkippedList,
     data_dir: Arc<Path>,
@@ -83,7 +84,7 @@ impl fmt::Display for SkippedSummary<'_> {
 }
 
 impl Dataset<RgbImage> {
-    /// Makes a dataset of `examples`, whose labels are indices into `classes`. One that is there
+    /// Makes a dataset of `examples`, whose labels are indices into `classes` and all of one kind. One that is there
     /// several times counts as often, and every copy is augmented by itself.
     ///
     /// `seed` decides the order after [`Dataset::shuffle`], `broken` what becomes of an image
@@ -107,6 +108,7 @@ impl Dataset<RgbImage> {
             augmentation: None,
             seed,
             shuffle_buffer: 1,
+            sampler: None,
             broken,
             skipped: SkippedList::default(),
             data_dir: env::temp_dir().into(),
@@ -124,6 +126,7 @@ impl Dataset<RgbImage> {
             augmentation: self.augmentation.clone(),
             seed: self.seed,
             shuffle_buffer: self.shuffle_buffer,
+            sampler: self.sampler.clone(),
             broken: self.broken,
             skipped: self.skipped.clone(),
             data_dir: self.data_dir.clone(),
@@ -157,19 +160,43 @@ impl Dataset<Pixels> {
         self.augmentation.is_some()
     }
 
-    /// Returns a dataset of the images as `map` makes them.
+    /// Returns a dataset of the images as `map` makes them, each once.
     pub(super) fn unaugmented(&self) -> Self {
         Self {
             augmentation: None,
+            ..self.sampled(None)
+        }
+    }
+
+    /// Returns a dataset whose examples are drawn so, or come each once.
+    pub(super) fn sampled(&self, sampler: Option<Sampler>) -> Self {
+        Self {
+            sampler,
             ..self.clone()
         }
     }
 
+    pub(super) fn sampler(&self) -> Option<&Sampler> {
+        self.sampler.as_ref()
+    }
+
     /// Makes an example's pixels as they are in an epoch; `None` if its image was skipped.
     pub(crate) fn load_augmented(&self, example: &Example, epoch: usize) -> Result<Option<Pixels>> {
+        self.load_drawn(example, 0, epoch)
+    }
+
+    /// Does the same for an example that was drawn so many times before in the epoch.
+    pub(super) fn load_drawn(
+        &self,
+        example: &Example,
+        before: usize,
+        epoch: usize,
+    ) -> Result<Option<Pixels>> {
         let pixels = self.load(example)?;
         let augmented = |pixels| match &self.augmentation {
-            Some(augmentation) => augmentation.apply(pixels, self.seed, &key(example), epoch),
+            Some(augmentation) => {
+                augmentation.apply(pixels, self.seed, &key(example, before), epoch)
+            }
             None => Ok(pixels),
         };
         pixels.map(augmented).transpose()
@@ -206,43 +233,56 @@ impl<T> Dataset<T> {
 
     /// Returns a dataset of the first `count` examples, in the order before any shuffling.
     pub fn take(&self, count: usize) -> Self {
-        Self {
-            examples: self.examples[..count.min(self.len())].into(),
-            ..self.clone()
-        }
+        self.only(0..count.min(self.len()))
     }
 
     /// Returns a dataset without the first `count` examples, in the order before any shuffling.
     pub fn skip(&self, count: usize) -> Self {
-        Self {
-            examples: self.examples[count.min(self.len())..].into(),
-            ..self.clone()
-        }
+        self.only(count.min(self.len())..self.len())
     }
 
     /// Returns a dataset of the examples at these indices, in this order before any shuffling.
-    pub(super) fn only(&self, indices: impl Iterator<Item = usize>) -> Self {
-        let examples = indices.filter_map(|index| self.examples.get(index).cloned());
+    pub(super) fn only(&self, indices: impl Iterator<Item = usize> + Clone) -> Self {
+        let indices = indices.filter(|&index| index < self.len());
+        let sampler = self.sampler.as_ref();
         Self {
-            examples: examples.collect(),
+            examples: indices
+                .clone()
+                .map(|index| self.examples[index].clone())
+                .collect(),
+            sampler: sampler.map(|sampler| sampler.only(indices)),
             ..self.clone()
         }
     }
 
-    /// Checks that every label has a class.
+    /// Checks that every label has a class, and all are of one kind.
     pub(crate) fn check_labels(&self, name: &'static str) -> Result<()> {
         let classes = self.classes.len();
-        let unknown = self
-            .examples
-            .iter()
-            .find(|example| example.label >= classes);
-        unknown.map_or(Ok(()), |example| {
+        let refused = |expected: String, Example { id, label, .. }: &Example| {
+            let got = format!("{label} for {id}");
             Err(Error::Argument {
                 name,
-                expected: format!("labels that are indices of {classes} classes"),
-                got: format!("{} for {}", example.label, example.id),
+                expected,
+                got,
             })
-        })
+        };
+        let mut examples = self.examples.iter();
+        let unknown = |example: &&Example| example.label.classes().any(|class| class >= classes);
+        if let Some(example) = examples.clone().find(unknown) {
+            let expected = format!("labels that are indices of {classes} classes");
+            return refused(expected, example);
+        }
+        let multi_label = self.is_multi_label();
+        match examples.find(|example| example.label.is_multi_label() != multi_label) {
+            Some(example) => refused("labels of one kind".into(), example),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns whether the examples are of any number of classes each: several labels per image.
+    pub fn is_multi_label(&self) -> bool {
+        let first = self.examples.first();
+        first.is_some_and(|example| example.label.is_multi_label())
     }
 
     /// Returns the names of the classes, which labels are indices into.
@@ -260,10 +300,10 @@ impl<T> Dataset<T> {
     ///
     /// An image that cannot be read is left out and noted, or is an [`Error::Image`], as the
     /// settings say.
-    pub fn iter(&self) -> impl Iterator<Item = Result<(T, usize)>> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = Result<(T, Label)>> + '_ {
         self.examples.iter().filter_map(|example| {
             self.load(example)
-                .map(|made| made.map(|made| (made, example.label)))
+                .map(|made| made.map(|made| (made, example.label.clone())))
                 .transpose()
         })
     }
@@ -351,6 +391,7 @@ impl<T> Clone for Dataset<T> {
             augmentation: self.augmentation.clone(),
             seed: self.seed,
             shuffle_buffer: self.shuffle_buffer,
+            sampler: self.sampler.clone(),
             broken: self.broken,
             skipped: self.skipped.clone(),
             data_dir: self.data_dir.clone(),
@@ -389,11 +430,14 @@ impl ImageDataset {
 }
 
 /// What an example's augmentation is derived from, besides seed and epoch: the id, which gives the
-/// same images in whatever order or choice of examples, and of further copies which one it is.
-fn key(example: &Example) -> Cow<'_, str> {
-    match example.copy {
-        0 => Cow::Borrowed(&example.id),
-        copy => Cow::Owned(format!("{}\0{copy}", example.id)),
+/// same images in whatever order or choice of examples, of further copies which one it is, and where it
+/// was drawn `before` in the epoch, how often.
+fn key(example: &Example, before: usize) -> Cow<'_, str> {
+    let id = &example.id;
+    match (example.copy, before) {
+        (0, 0) => Cow::Borrowed(id),
+        (copy, 0) => Cow::Owned(format!("{id}\0{copy}")),
+        (copy, before) => Cow::Owned(format!("{id}\0{copy}\0{before}")),
     }
 }
 

@@ -11,6 +11,7 @@ mod decode;
 mod noise;
 mod orientation;
 mod pixels;
+mod sampler;
 mod webp;
 
 #[cfg(test)]
@@ -27,3 +28,4 @@ pub(crate) use decode::decode_within;
 pub(crate) use decode::is_turned;
 pub(crate) use noise::noise;
 pub use pixels::Pixels;
+pub(crate) use sampler::Sampler;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{Augmentation, Batch, Batches, Dataset, Parts, Pixels, Skipped, stack};
 use crate::Error;
-use crate::dataset::Example;
+use crate::dataset::{Example, Label};
 use crate::properties::measured;
 use crate::settings::BrokenImages;
 
@@ -88,6 +88,37 @@ fn a_batch_is_nchw_with_its_labels_and_indices() {
     assert_eq!(batch.labels, Tensor::from_slice(&[0_i64, 1, 0]));
     let second: Vec<f32> = Vec::try_from(batch.images.get(1).flatten(0, -1)).unwrap();
     assert_eq!(second, [[1.0; 4], [100.0; 4], [200.0; 4]].concat());
+}
+
+#[test]
+fn of_several_labels_a_batch_has_a_row_of_zeros_and_ones_for_each_image() {
+    let folder = Folder::new(3);
+    let mut examples = folder.dataset(BrokenImages::Stop).examples().to_vec();
+    let labels = [vec![1, 0], vec![], vec![1]].map(Label::from_iter);
+    for (example, label) in examples.iter_mut().zip(labels) {
+        example.label = label;
+    }
+    let batches = |examples: &[Example]| {
+        let classes = vec!["even".to_owned(), "odd".to_owned()];
+        Dataset::new(examples.to_vec(), classes, 7, BrokenImages::Stop)
+            .map(|image| Pixels::from(image))
+            .batch(32)
+    };
+    let (_, labels) = batches(&examples).first().unwrap();
+    let expected = Tensor::from_slice2(&[[1f32, 1.], [0., 0.], [0., 1.]]);
+    assert_eq!((labels.kind(), &labels), (Kind::Float, &expected));
+    // Labels of two kinds, and one of no class.
+    for (label, got) in [
+        (Label::Class(1), "got 1"),
+        (Label::from_iter([0, 2]), "got {0, 2}"),
+    ] {
+        examples[1].label = label;
+        let batches = batches(&examples);
+        let error = batches.first().unwrap_err().to_string();
+        assert!(error.ends_with(got), "{error}");
+        let error = batches.check_labels("here").unwrap_err().to_string();
+        assert!(error.contains(got), "{error}");
+    }
 }
 
 #[test]
@@ -225,7 +256,7 @@ fn augmented_batches_depend_on_seed_and_epoch_and_not_on_threads_or_order() {
     for example in augmented.examples() {
         let pixels = augmented.load_augmented(example, 3).unwrap().unwrap();
         let in_batch = &sorted[sorted.binary_search_by(|a| a.0.cmp(&example.id)).unwrap()];
-        assert_eq!(in_batch.1, example.label as i64);
+        assert_eq!(example.label, in_batch.1 as usize);
         assert_eq!(in_batch.2, pixels.into_values());
     }
     // Other seeds and other epochs make others of every image; epochs do so without shuffling.
@@ -490,7 +521,7 @@ fn take_and_skip_cut_in_order_and_leave_the_dataset_as_it_was() {
     assert_eq!(ids(&dataset.take(100).skip(4)), ["4.png", "5.png"]);
     assert!(dataset.skip(100).is_empty());
     assert_eq!(dataset.len(), 6);
-    let labels: Vec<usize> = dataset.skip(2).iter().map(|item| item.unwrap().1).collect();
+    let labels: Vec<Label> = dataset.skip(2).iter().map(|item| item.unwrap().1).collect();
     assert_eq!(labels, [0, 1, 0, 1]);
 }
 

@@ -8,6 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{FONT, Figure, MAX_WIDTH, draw, shortened};
 use crate::analysis::{Prediction, Predictions};
+use crate::dataset::Label;
 use crate::pipeline::{Dataset, Pixels};
 use crate::{Error, Result};
 
@@ -61,19 +62,34 @@ impl Titled {
         prediction: &Prediction,
         classes: &[String],
     ) -> Self {
-        let name = |class: usize| classes.get(class).map_or("", String::as_str);
-        let (predicted, label) = (name(prediction.predicted), name(prediction.label));
-        let percent = 100. * prediction.confidence();
+        let percent = |probability: f64| format!("{:.0}%", 100. * probability);
+        let predicted = match &prediction.predicted {
+            Label::Classes(predicted) if !predicted.is_empty() => {
+                let probability = |class: usize| prediction.probabilities.get(class).copied();
+                let predicted = predicted.iter().map(|&class| {
+                    let name = Label::Class(class).names(classes);
+                    format!("{name} {}", percent(probability(class).unwrap_or(f64::NAN)))
+                });
+                predicted.collect::<Vec<_>>().join(", ")
+            }
+            label => format!(
+                "{} {}",
+                label.names(classes),
+                percent(prediction.confidence())
+            ),
+        };
+        let label = prediction.label.names(classes);
         Self {
             picture,
-            title: format!("{predicted} {percent:.0}%\nlabel: {label}"),
+            title: format!("{predicted}\nlabel: {label}"),
             marked: !prediction.is_right(),
         }
     }
 }
 
 impl Dataset<RgbImage> {
-    /// Draws the dataset's images, at most the first 25, each under the name of its class.
+    /// Draws the dataset's images, at most the first 25, each under the name of its class,
+    /// or those of its classes.
     ///
     /// Images keep their aspect ratio.
     ///
@@ -81,11 +97,8 @@ impl Dataset<RgbImage> {
     /// [`Error::Figure`] if there is no image that can be read; [`Error::Image`] for one that
     /// cannot be, where broken images are not skipped.
     pub fn show(&self) -> Result<Figure> {
-        let titled = |item: Result<(RgbImage, usize)>| {
-            item.map(|(picture, label)| {
-                let title = self.classes().get(label).cloned().unwrap_or_default();
-                Titled::new(picture, title)
-            })
+        let titled = |item: Result<(RgbImage, Label)>| {
+            item.map(|(picture, label)| Titled::new(picture, label.names(self.classes())))
         };
         let pictures: Vec<_> = self
             .iter()
@@ -330,8 +343,8 @@ mod tests {
             let prediction = Prediction {
                 index: 0,
                 id: String::new(),
-                label,
-                predicted: 1,
+                label: Label::Class(label),
+                predicted: Label::Class(1),
                 probabilities: vec![0.125, 0.875],
                 loss: 0.,
             };
@@ -355,6 +368,27 @@ mod tests {
         let border = red(false, top..image.height());
         assert!(border >= 2 * picture * BORDER as usize, "{border}");
         assert_eq!(red(true, 0..image.height()), 0);
+    }
+
+    #[test]
+    fn of_several_labels_a_title_has_all_that_are_predicted_and_all_that_are_right() {
+        let classes = ["cat", "dog", "outdoor"].map(str::to_owned);
+        let title = |label: &[usize], predicted: &[usize]| {
+            let [label, predicted] = [label, predicted].map(|of| Label::from_iter(of.to_vec()));
+            let prediction = Prediction {
+                index: 0,
+                id: String::new(),
+                label,
+                predicted,
+                probabilities: vec![0.75, 0.25, 0.625],
+                loss: 0.,
+            };
+            let titled = Titled::predicted(RgbImage::new(3, 3), &prediction, &classes);
+            (titled.title, titled.marked)
+        };
+        let [both, none] = ["cat 75%, outdoor 62%\nlabel: cat", "none 25%\nlabel: none"];
+        assert_eq!(title(&[0], &[0, 2]), (both.into(), true));
+        assert_eq!(title(&[], &[]), (none.into(), false));
     }
 
     #[test]

@@ -4,8 +4,6 @@
 //! training can start after it. They live as long as one `fit`, during which nothing can change
 //! a frozen weight. Whether they are wanted is not decided here.
 
-use tch::Tensor;
-
 use super::frozen::PrefixBatch;
 use super::store::Store;
 use crate::model::Sequential;
@@ -15,8 +13,8 @@ use crate::{Error, Result};
 /// The outputs of one layer for all images of a dataset.
 pub(super) struct Activations {
     store: Store,
-    /// `[pictures]`
-    labels: Tensor,
+    /// Which example each row is of.
+    examples: Vec<usize>,
     /// Where each example's output is; nowhere if its image is broken, or it is another process'.
     rows: Vec<Option<i64>>,
 }
@@ -33,32 +31,28 @@ impl Activations {
         mut on_step_end: impl FnMut() -> Result<(), E>,
     ) -> Result<Self, E> {
         let frozen = model.inference(0, index)?;
-        let examples = batches.own_examples();
-        let shape = [vec![examples as i64], model.layer_shape(index)].concat();
+        let count = batches.own_examples();
+        let shape = [vec![count as i64], model.layer_shape(index)].concat();
         let mut store = Store::new(&shape, memory, batches.data_dir())?;
         // All room is taken here: before 2.38, glibc cannot use a freed tensor's memory for the next
         // one of that size once something small that stays lies behind it.
         let mut rows = vec![None; batches.examples()];
-        let mut labels: Vec<i64> = Vec::with_capacity(examples);
+        let mut examples = Vec::with_capacity(count);
         for batch in batches.unshuffled().epoch(0) {
             let Batch {
-                images,
-                labels: batch_labels,
-                indices,
-                ..
+                images, indices, ..
             } = batch?;
-            let first = labels.len() as i64;
+            let first = examples.len() as i64;
             store.write(first, &frozen(&images)?)?;
-            let batch_labels = Vec::<i64>::try_from(batch_labels);
-            labels.extend(batch_labels.map_err(Error::torch("labels"))?);
-            for (index, row) in indices.into_iter().zip(first..) {
+            for (&index, row) in indices.iter().zip(first..) {
                 rows[index] = Some(row);
             }
+            examples.extend(indices);
             on_step_end()?;
         }
         let mut stored = Self {
             store,
-            labels: Tensor::f_from_slice(&labels).map_err(Error::torch("labels"))?,
+            examples,
             rows,
         };
         let (like_all_epochs, _): (Vec<_>, Vec<_>) = stored.rows(batches, 0).into_iter().unzip();
@@ -68,7 +62,7 @@ impl Activations {
 
     /// Returns the number of images.
     pub(super) fn len(&self) -> usize {
-        self.labels.numel()
+        self.examples.len()
     }
 
     /// Returns where the outputs are kept.
@@ -84,15 +78,22 @@ impl Activations {
         epoch: usize,
     ) -> impl Iterator<Item = Result<PrefixBatch>> + use<'a> {
         let (rows, parts): (Vec<_>, Vec<_>) = self.rows(batches, epoch).into_iter().unzip();
-        self.store.batches(rows).zip(parts).map(|(batch, parts)| {
-            let (rows, input) = batch?;
-            let labels = self.labels.f_index_select(0, &Tensor::from_slice(&rows));
-            Ok(PrefixBatch {
-                input,
-                labels: labels.map_err(Error::torch("labels"))?,
-                parts,
+        let batches = batches.clone();
+        self.store
+            .batches(rows)
+            .zip(parts)
+            .map(move |(batch, parts)| {
+                let (rows, input) = batch?;
+                let examples: Vec<usize> = rows
+                    .iter()
+                    .map(|&row| self.examples[row as usize])
+                    .collect();
+                Ok(PrefixBatch {
+                    input,
+                    labels: batches.labels(&examples)?,
+                    parts,
+                })
             })
-        })
     }
 
     /// Returns the rows of each batch of an epoch.
@@ -109,10 +110,10 @@ impl Activations {
 #[cfg(test)]
 mod tests {
     use image::RgbImage;
-    use tch::Device;
+    use tch::{Device, Tensor};
 
     use super::*;
-    use crate::dataset::Example;
+    use crate::dataset::{Example, Label};
     use crate::model::Backbone;
     use crate::pipeline::{Dataset, Pixels};
     use crate::settings::BrokenImages;
@@ -153,6 +154,48 @@ mod tests {
             let difference = outputs.get(row) - frozen(&image).unwrap().get(0);
             let largest = difference.abs().max().double_value(&[]);
             assert!(largest < 1e-4, "example {example}: {largest}");
+        }
+    }
+
+    #[test]
+    fn an_example_that_is_drawn_often_is_stored_once_with_all_its_labels() {
+        let folder = tempfile::tempdir().unwrap();
+        let example = |(at, classes): (usize, Vec<usize>)| {
+            let path = folder.path().join(format!("{at}.png"));
+            let color = image::Rgb([60 * at as u8; 3]);
+            RgbImage::from_pixel(32, 32, color).save(&path).unwrap();
+            Example::at_path(format!("{at}.png"), Label::from_iter(classes), &path)
+        };
+        let examples = [vec![0], vec![1, 2], vec![], vec![2]]
+            .into_iter()
+            .enumerate();
+        let examples: Vec<Example> = examples.map(example).collect();
+        let classes = ["ants", "bees", "cats"].map(str::to_owned).to_vec();
+        let sampled = Dataset::new(examples, classes, 0, BrokenImages::Stop)
+            .map(|image| Pixels::from(image).scale(1. / 255.))
+            .sample_weighted(&[1., 1., 1., 0.], 9)
+            .unwrap()
+            .batch(4);
+        let model = Sequential::new(Backbone::untrained([3, 32, 32], Device::Cpu).unwrap());
+        let frozen = model.inference(0, 5).unwrap();
+        // In memory and in a file.
+        for memory in [1 << 30, 0] {
+            let on_step_end = || Ok::<(), Error>(());
+            let stored = Activations::compute(&model, 5, &sampled, memory, on_step_end).unwrap();
+            assert_eq!(
+                (stored.len(), stored.store().file().is_some()),
+                (4, memory == 0)
+            );
+            let mut steps = 0;
+            for (stored, batch) in stored.batches(&sampled, 3).zip(sampled.epoch(3)) {
+                let (stored, batch) = (stored.unwrap(), batch.unwrap());
+                assert_eq!(stored.labels, batch.labels);
+                assert_eq!(stored.labels.size()[1], 3);
+                let difference = stored.input - frozen(&batch.images).unwrap();
+                assert!(difference.abs().max().double_value(&[]) < 1e-4);
+                steps += 1;
+            }
+            assert_eq!(steps, 3);
         }
     }
 }

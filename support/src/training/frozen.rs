@@ -36,7 +36,7 @@ pub(super) struct PrefixOutputs<'a> {
 pub(super) struct PrefixBatch {
     /// `[N, ...]`
     pub(super) input: Tensor,
-    /// `[N]`
+    /// `[N]`, or `[N, classes]` of several labels per image
     pub(super) labels: Tensor,
     /// How many of them are of which shard.
     pub(super) parts: Parts,

@@ -345,14 +345,17 @@ pub(crate) fn argmax(values: &[f64]) -> usize {
 /// # }
 /// ```
 ///
+/// Where an example can be of several classes, a class' weight is how many times as many examples are not
+/// of it as are: `(n - count) / count`, what PyTorch suggests for `pos_weight`.
+///
 /// # Errors
-/// `Argument` when a class has no example, or an example no class.
+/// `Argument` when a class has no example, or a label no class.
 pub fn balanced_class_weights(batches: &Batches) -> Result<Vec<f64>> {
     const NAME: &str = "balanced_class_weights, the batches";
     batches.check_labels(NAME)?;
     let mut counts = vec![0_usize; batches.classes().len()];
     for example in batches.dataset().examples() {
-        counts[example.label] += 1;
+        example.label.classes().for_each(|class| counts[class] += 1);
     }
     if let Some(class) = counts.iter().position(|&count| count == 0) {
         return Err(Error::Argument {
@@ -361,11 +364,12 @@ pub fn balanced_class_weights(batches: &Batches) -> Result<Vec<f64>> {
             got: format!("none of {}", batches.classes()[class]),
         });
     }
-    let share = batches.examples() as f64 / counts.len() as f64;
-    Ok(counts
-        .into_iter()
-        .map(|count| share / count as f64)
-        .collect())
+    let (examples, classes) = (batches.examples() as f64, counts.len() as f64);
+    let weight = |count: usize| match batches.is_multi_label() {
+        true => (examples - count as f64) / count as f64,
+        false => examples / (classes * count as f64),
+    };
+    Ok(counts.into_iter().map(weight).collect())
 }
 
 #[cfg(test)]
@@ -373,7 +377,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::dataset::Example;
+    use crate::dataset::{Example, Label};
     use crate::pipeline::{Dataset, Pixels};
     use crate::settings::BrokenImages;
 
@@ -445,7 +449,7 @@ mod tests {
         }
     }
 
-    fn batches(labels: impl IntoIterator<Item = usize>, classes: usize) -> Batches {
+    fn batches(labels: impl IntoIterator<Item = impl Into<Label>>, classes: usize) -> Batches {
         let classes = (0..classes).map(|class| format!("c{class}")).collect();
         let example = |label| Example::at_path(String::new(), label, "x".as_ref());
         let examples = labels.into_iter().map(example).collect();
@@ -465,6 +469,10 @@ mod tests {
         );
         let error = balanced_class_weights(&batches([0, 2, 2], 3)).unwrap_err();
         assert!(error.to_string().ends_with("got none of c1"), "{error}");
+        let several = [vec![0, 1], vec![0], vec![], vec![0]];
+        let several = several.map(Label::from_iter);
+        let weights = balanced_class_weights(&batches(several, 2)).unwrap();
+        assert_eq!(weights, [1. / 3., 3.]);
     }
 
     #[test]

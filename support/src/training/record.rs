@@ -66,6 +66,17 @@ struct DataRecord {
     /// Absent from files of before there were several.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     shards: usize,
+    /// Absent where each example comes once in an epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sampler: Option<SamplerRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SamplerRecord {
+    draws: usize,
+    /// Of the weights as 64-bit floats, in the examples' order.
+    weights_digest: String,
 }
 
 fn one() -> usize {
@@ -179,6 +190,10 @@ impl DataRecord {
             seed: batches.seed(),
             shuffle_buffer: batches.shuffle_buffer(),
             shards: batches.shards(),
+            sampler: batches.sampler().map(|sampler| SamplerRecord {
+                draws: sampler.draws(),
+                weights_digest: sampler.weights_digest(),
+            }),
         })
     }
 }
@@ -323,6 +338,30 @@ mod tests {
             "min_delta": 1e-4, "cooldown": 0, "min_lr": 0.,
         });
         assert_eq!(json(ReduceOnPlateau::new().into()), [plateau, Value::Null]);
+    }
+
+    #[test]
+    fn how_examples_are_drawn_is_a_part_of_the_run() {
+        let dataset = |weights: [f64; 2]| {
+            let example = |label: usize| Example::at_path(label.to_string(), label, "x".as_ref());
+            let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
+            let examples = [0, 1].map(example).to_vec();
+            Dataset::new(examples, classes, 7, BrokenImages::Stop)
+                .map(|_: &RgbImage| Pixels::from(&RgbImage::new(2, 1)))
+                .sample_weighted(&weights, 5)
+                .unwrap()
+        };
+        let record = |weights| DataRecord::of(&dataset(weights).batch(2)).unwrap();
+        let json = serde_json::to_value(record([1., 3.])).unwrap();
+        // Python: sha256(struct.pack("<2d", 1, 3)).hexdigest()
+        let digest = "df05c72cdcfe99ccd882da2c3bc3baa09f168f62109ccac2298e4a99a086828f";
+        assert_eq!(
+            json["sampler"],
+            json!({"draws": 5, "weights_digest": digest})
+        );
+        let read: DataRecord = serde_json::from_value(json).unwrap();
+        assert_eq!(read, record([1., 3.]));
+        assert_ne!(read, record([1., 2.]));
     }
 
     #[test]

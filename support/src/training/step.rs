@@ -205,14 +205,30 @@ impl Sequential<Compiled> {
     pub(crate) fn check(&self, batches: &Batches, name: &'static str) -> Result<()> {
         let expected_classes = self.compiled.loss().classes(&self.output_shape())?;
         let (classes, examples) = (batches.classes().len(), batches.examples());
-        if classes == expected_classes && examples > 0 {
-            return batches.check_labels(name);
+        if classes != expected_classes || examples == 0 {
+            return Err(Error::Argument {
+                name,
+                expected: format!("examples of {expected_classes} classes"),
+                got: format!("{examples} examples of {classes} classes"),
+            });
         }
-        Err(Error::Argument {
-            name,
-            expected: format!("examples of {expected_classes} classes"),
-            got: format!("{examples} examples of {classes} classes"),
-        })
+        let loss = self.compiled.loss();
+        let [expected, got] = [loss.is_multi_label(), batches.is_multi_label()];
+        if expected != got {
+            let each = |several| {
+                if several {
+                    "any number of classes"
+                } else {
+                    "one class"
+                }
+            };
+            return Err(Error::Argument {
+                name,
+                expected: format!("examples of {} each for {loss:?}", each(expected)),
+                got: format!("examples of {} each", each(got)),
+            });
+        }
+        batches.check_labels(name)
     }
 
     /// Checks labels that come with images from anywhere.
