@@ -1,6 +1,8 @@
 //! Networks of all families for tests: small images, weights drawn at random.
 
-use tch::{Device, Kind, Tensor};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+use tch::{Device, Tensor};
 
 use super::{Architecture, Backbone, EfficientNetLite, MobileNetV2, ResNet, Weights};
 
@@ -49,15 +51,18 @@ pub(crate) const NETWORKS: [(Architecture, Weights, [i64; 3]); 8] = [
     ),
 ];
 
-/// Returns a network with weights drawn at random, about as large as trained ones.
+/// Returns a network with weights drawn at random, about as large as trained ones; every time the same,
+/// which libtorch's generator does not give: all tests share it.
 pub(crate) fn network(
     (architecture, weights, shape): (Architecture, Weights, [i64; 3]),
 ) -> Backbone {
-    tch::manual_seed(5);
+    let mut random = ChaCha8Rng::seed_from_u64(5);
     let mut network = Backbone::frame(architecture, weights, shape, Device::Cpu).unwrap();
     for variable in network.variables_mut() {
         let shape = variable.value().size();
-        let random = Tensor::randn(&shape, (Kind::Float, Device::Cpu));
+        let mut uniform = || 3_f32.sqrt() * (2. * random.random::<f32>() - 1.);
+        let values: Vec<f32> = (0..variable.value().numel()).map(|_| uniform()).collect();
+        let random = Tensor::from_slice(&values).reshape(&shape);
         let inputs: i64 = shape.iter().skip(1).product();
         let values = match variable.name().rsplit('/').next() {
             Some("kernel") => random * (2. / inputs as f64).sqrt(),
