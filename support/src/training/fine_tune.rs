@@ -181,7 +181,7 @@ impl Sequential<Compiled> {
             ..own
         });
         let fit = Fit::epochs(freeze_epochs + epochs).initial_epoch(freeze_epochs);
-        let schedule = OneCycle::new().pct_start(0.3).div(5.);
+        let schedule = OneCycle::new().pct_start(0.3).div_start(5.);
         let mut fit = tune.phase(fit.schedule(schedule), "unfrozen");
         if let Some(OnEpochEnd(call)) = &mut on_epoch_end {
             fit = fit.on_epoch_end(|unfrozen| call(&frozen.then(unfrozen)));

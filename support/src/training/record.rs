@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(
             json(OneCycle::new().into()),
             [
-                json!({"name": "one_cycle", "pct_start": 0.25, "div": 25., "div_final": 1e5}),
+                json!({"name": "one_cycle", "pct_start": 0.25, "div_start": 25., "div_final": 1e5}),
                 json!(9)
             ]
         );

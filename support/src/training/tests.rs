@@ -162,11 +162,11 @@ fn a_run_whose_learning_rate_depends_on_its_end_is_not_resumed_to_another() {
         longer.contains("schedule epochs 1 where this one has 2"),
         "{longer}"
     );
-    let other = fit(1, OneCycle::new().div(5.).into())
+    let other = fit(1, OneCycle::new().div_start(5.).into())
         .unwrap_err()
         .to_string();
     assert!(
-        other.contains("schedule div 25.0 where this one has 5.0"),
+        other.contains("schedule div start 25.0 where this one has 5.0"),
         "{other}"
     );
 }

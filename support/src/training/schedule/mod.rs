@@ -141,7 +141,7 @@ mod tests {
             CosineDecay::new().warmup(f64::NAN).into(),
             CosineDecay::new().end(-0.1).into(),
             OneCycle::new().pct_start(0.).into(),
-            OneCycle::new().div(0.).into(),
+            OneCycle::new().div_start(0.).into(),
             OneCycle::new().div_final(f64::INFINITY).into(),
             ReduceOnPlateau::new().factor(1.).into(),
             ReduceOnPlateau::new().min_lr(f64::NAN).into(),

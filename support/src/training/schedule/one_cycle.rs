@@ -18,7 +18,7 @@ const MOMENTUMS: [f64; 3] = [0.95, 0.85, 0.95];
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OneCycle {
     pct_start: f64,
-    div: f64,
+    div_start: f64,
     div_final: f64,
 }
 
@@ -26,7 +26,7 @@ impl Default for OneCycle {
     fn default() -> Self {
         Self {
             pct_start: 0.25,
-            div: 25.,
+            div_start: 25.,
             div_final: 1e5,
         }
     }
@@ -46,10 +46,10 @@ impl OneCycle {
         self
     }
 
-    /// Starts at the highest learning rate divided by this.
+    /// Starts at the highest learning rate divided by this, fastai's `div`.
     #[must_use]
-    pub fn div(mut self, div: f64) -> Self {
-        self.div = div;
+    pub fn div_start(mut self, div: f64) -> Self {
+        self.div_start = div;
         self
     }
 
@@ -63,7 +63,7 @@ impl OneCycle {
     pub(super) fn check(&self) -> Result<()> {
         let divisor = |div: f64| div > 0. && div.is_finite();
         let share = self.pct_start > 0. && self.pct_start < 1.;
-        let fits = share && divisor(self.div) && divisor(self.div_final);
+        let fits = share && divisor(self.div_start) && divisor(self.div_final);
         let expected = "a start that is more than 0 and less than 1, and positive divisors";
         check("OneCycle", fits, expected, self)
     }
@@ -79,7 +79,7 @@ impl OneCycle {
         };
         let rate = compiled.learning_rate;
         Rates {
-            learning_rate: combined([rate / self.div, rate, rate / self.div_final]),
+            learning_rate: combined([rate / self.div_start, rate, rate / self.div_final]),
             momentum: compiled.momentum.map(|_| combined(MOMENTUMS)),
         }
     }
@@ -112,7 +112,7 @@ mod tests {
         for case in cases::<Case>("one_cycle") {
             let schedule = OneCycle::new()
                 .pct_start(case.pct_start)
-                .div(case.div)
+                .div_start(case.div)
                 .div_final(case.div_final)
                 .into();
             let compiled = |momentum| Rates {
