@@ -60,7 +60,8 @@ pub struct Compiled {
 
 impl<C> Sequential<C> {
     /// Returns the model ready for training with an optimizer and a [`Loss`], or an [`Objective`] made of
-    /// one; accuracy is always measured, [other metrics](Sequential::metrics) on request. Compiling again starts with a new optimizer and keeps the weights.
+    /// one; accuracy is always measured, [other metrics](Sequential::metrics) on request. Compiling again
+    /// starts with a new optimizer and keeps the weights.
     ///
     /// # Errors
     /// `Shape` names the first layer on top that does not take what the layers before it give.
