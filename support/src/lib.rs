@@ -23,6 +23,8 @@
 //! | head first, then all, in one call | [`Sequential::fine_tune`](model::Sequential::fine_tune) |
 //! | on several processes | [`distributed`] |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
+//! | measure AUC, F1 and others as well | [`Sequential::metrics`](model::Sequential::metrics), [`History::curve`](training::History::curve) |
+//! | hook into the training | [`Fit::callback`](training::Fit::callback), [`training::callbacks`] |
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
 //! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |

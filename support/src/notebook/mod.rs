@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::Result;
-use crate::analysis::{ConfusionMatrix, Predictions, Report};
+use crate::analysis::{ConfusionMatrix, Predictions, Report, ThresholdCurve};
 use crate::classifier::Classification;
 use crate::data_report::DataReport;
 use crate::dataset::ImageDataset;
@@ -109,6 +109,7 @@ show_as_text!(
     Report,
     Settings,
     Summary,
+    ThresholdCurve,
 );
 
 /// Makes types show as the value that ends a notebook cell: evcxr looks for a method of this name.
@@ -136,5 +137,6 @@ show_at_the_end!(
     Predictions,
     Report,
     Settings,
-    Summary
+    Summary,
+    ThresholdCurve
 );

@@ -92,13 +92,14 @@ impl Totals {
 }
 
 impl Sequential<Compiled> {
-    /// Returns loss, accuracy and the other [metrics](Self::metrics) over `batches`, without training. Where several processes work together,
-    /// each evaluates its share, and all get those over the whole.
+    /// Returns loss, accuracy and the other [metrics](Self::metrics) over `batches`, without training.
+    /// Where several processes work together, each evaluates its share, and all get those over the whole.
     ///
     /// # Errors
-    /// `Argument` when the labels do not fit the loss, there is no example, or none to tell a metric from; `Image` when a broken
-    /// image stops the run; `Shape` when the images do not fit the model; `Stopped` by the notebook's
-    /// Stop button; `Distributed` when another process fails.
+    /// `Argument` when the labels do not fit the loss, there is no example, or they have no
+    /// [AUC](super::Metric::Auc) where it is asked for; `Image` when a broken image stops the run; `Shape`
+    /// when the images do not fit the model; `Stopped` by the notebook's Stop button; `Distributed` when
+    /// another process fails.
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {
         batches.group().together(|| self.evaluate_share(batches))
     }

@@ -43,8 +43,8 @@ impl Sequential<Compiled> {
     /// begin. Each decodes its [share](Batches::sharded) of the images only, and stores only their
     /// activations. The history and the weights are then the same on all ranks, and those of one
     /// process that trains on the same batches, up to rounding. Rank 0 alone prints, saves checkpoints and
-    /// calls [`on_epoch_end`](Fit::on_epoch_end) and [callbacks](super::callbacks::Callback). `Distributed` is the error when another rank fails, hangs, or was asked for
-    /// something else.
+    /// calls [`on_epoch_end`](Fit::on_epoch_end) and [callbacks](super::callbacks::Callback).
+    /// `Distributed` is the error when another rank fails, hangs, or was asked for something else.
     pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
         let group = batches.group();
         group.together(|| self.fit_share(batches, fit, group))

@@ -365,6 +365,23 @@ mod tests {
     }
 
     #[test]
+    fn options_that_are_not_there_by_default_are_told_and_come_back() {
+        let mut with_options = record();
+        let objective = Loss::BinaryCrossentropy.label_smoothing(0.1);
+        let objective = objective.class_weights(&[0.5, 2.]);
+        with_options.loss_options = objective.options().clone();
+        with_options.weight_average = Some(WeightAverage::ema(0.75));
+        let json = serde_json::to_value(&with_options).unwrap();
+        let expected = json!({"label_smoothing": 0.1, "class_weights": [0.5, 2.]});
+        assert_eq!(json["loss_options"], expected);
+        assert_eq!(json["weight_average"], json!({"decay": 0.75}));
+        let read: RunRecord = serde_json::from_value(json).unwrap();
+        assert_eq!(read, with_options);
+        let told = with_options.difference(&record()).unwrap().unwrap();
+        assert_eq!(told, "loss options none where this one has some");
+    }
+
+    #[test]
     fn the_first_difference_between_two_runs_is_told_by_its_path() {
         let difference = |now, then| difference(&now, &then);
         assert_eq!(difference(json!({"a": [1, 2]}), json!({"a": [1, 2]})), None);

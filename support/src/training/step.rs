@@ -57,7 +57,8 @@ impl BatchLoss {
 impl Sequential<Compiled> {
     /// Trains one step on images `[N, 3, H, W]` with class indices `[N]`, 64-bit integers, or, where an
     /// example [can be of several classes](super::Loss::is_multi_label), a 0 or 1 for each, `[N, classes]`;
-    /// returns loss and accuracy before the step, no other metrics. The other processes of a group have no part in it.
+    /// returns loss and accuracy before the step, no other metrics. The other processes of a group have no
+    /// part in it.
     ///
     /// # Errors
     /// `Shape` when the images do not fit the model, or the labels the images; `Argument` when a label
@@ -271,6 +272,40 @@ impl Sequential<Compiled> {
             None => Ok(()),
             Some(label) if is_multi_label => argument("0 or 1".into(), label.to_string()),
             Some(label) => argument(format!("indices of {classes} classes"), label.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Backbone, Dense, GlobalAveragePooling2d};
+    use crate::training::{Loss, RmsProp};
+
+    #[test]
+    fn several_labels_per_image_are_learned_and_others_than_0_and_1_refused() {
+        let mut base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();
+        base.set_trainable(false);
+        let mut model = Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dense::new(1280, 3).seed(1))
+            .compile(RmsProp::new(1e-2), Loss::MultiLabelBinaryCrossentropy)
+            .unwrap();
+        let images = Tensor::linspace(-1., 1., 2 * 3 * 32 * 32, (Kind::Float, Device::Cpu));
+        let images = images.view([2, 3, 32, 32]);
+        // The second image is of no class.
+        let labels = Tensor::from_slice2(&[[1_f32, 0., 1.], [0., 0., 0.]]);
+        let mut step = |labels: &Tensor| model.train_on_batch(&images, labels);
+        let first = step(&labels).unwrap();
+        let last = (0..20).map(|_| step(&labels).unwrap()).last().unwrap();
+        assert!(last.loss < first.loss / 2., "{last} after {first}");
+        assert_eq!(last.accuracy, 1.);
+        for (labels, expected) in [
+            (labels.shallow_clone() / 2, "expected 0 or 1, got 0.5"),
+            (labels.argmax(1, false), "expected shape [N, 3]"),
+        ] {
+            let error = step(&labels).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
     }
 }
