@@ -73,8 +73,9 @@ pub mod prelude {
     pub use crate::notebook::{DisplayHandle, display};
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
     pub use crate::settings::{Limit, Settings};
+    pub use crate::training::callbacks::{CsvLog, TensorBoard};
     pub use crate::training::{
-        EarlyStopping, Fit, History, LearningRateFinder, Loss, Monitor, Objective, RmsProp,
-        balanced_class_weights,
+        EarlyStopping, Fit, History, LearningRateFinder, Loss, Metric, Monitor, Objective, RmsProp,
+        WeightAverage, balanced_class_weights,
     };
 }

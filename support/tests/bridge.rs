@@ -148,7 +148,7 @@ fn a_stop_within_the_validation_is_heard_there() {
             if seen.fetch_add(1, Ordering::Relaxed) == EXAMPLES + 20 {
                 display(&Evaluation {
                     loss: 77.,
-                    accuracy: 0.,
+                    ..Evaluation::default()
                 });
             }
             format(image)

@@ -132,7 +132,8 @@ fn without_a_validation_nothing_can_stop_early() {
     let error = model(155, 1e-3).fit(&train, fit).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "fit, the validation batches: expected some, for early stopping, got none"
+        "EarlyStopping, what it monitors: expected what the training measures: of the validation where there \
+         is one, and loss, accuracy and the model's `metrics`, got val_loss"
     );
 }
 

@@ -71,9 +71,8 @@ fn history(losses: &[f64]) -> History {
     let epochs = losses.iter().map(|&loss| EpochLog {
         loss,
         accuracy: 0.5,
-        val_loss: None,
-        val_accuracy: None,
         seconds: 1.5,
+        ..EpochLog::default()
     });
     History {
         epochs: epochs.collect(),
@@ -142,6 +141,7 @@ fn all_that_is_saved_comes_back() {
     let evaluation = Evaluation {
         loss: f64::NAN,
         accuracy: 0.75,
+        metrics: [("auc".into(), 0.875)].into(),
     };
     let record = TrainingRecord::new(&train)
         .history(&history(&[0.7, 0.5]))
@@ -156,6 +156,7 @@ fn all_that_is_saved_comes_back() {
     assert_eq!(classifier.input_size(), SIZE);
     assert_eq!(classifier.history(), &history(&[0.7, 0.5, 0.25]));
     assert_eq!(classifier.evaluation().unwrap().accuracy, 0.75);
+    assert_eq!(classifier.evaluation().unwrap().metrics, evaluation.metrics);
     assert!(classifier.evaluation().unwrap().loss.is_nan());
     let info = classifier.info();
     let architecture = Architecture::MobileNetV2(MobileNetV2 { alpha: 0.35 });

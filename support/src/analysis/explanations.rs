@@ -2,11 +2,10 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::predictions::argmax;
 use super::{Prediction, Predictions};
 use crate::live::Task;
 use crate::model::{Backbone, Operation, Sequential, TrainingStep};
-use crate::training::{Compiled, Loss};
+use crate::training::{Compiled, Loss, argmax};
 use crate::{Error, Result};
 
 /// Values above this quantile of a map are cut off: at some borders padding makes features so large that

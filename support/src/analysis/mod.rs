@@ -5,9 +5,11 @@ mod confusion;
 mod explanations;
 mod predictions;
 mod report;
+mod thresholds;
 
 pub use confusion::ConfusionMatrix;
 pub use explanations::Explanations;
 pub use predictions::{Prediction, Predictions};
-pub(crate) use predictions::{THRESHOLD, argmax, check_threshold, predicted, probabilities};
+pub(crate) use predictions::{THRESHOLD, check_threshold, predicted};
 pub use report::{Report, Scores};
+pub use thresholds::{Threshold, ThresholdCurve};

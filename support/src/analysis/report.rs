@@ -2,22 +2,10 @@
 
 use std::fmt;
 
-use crate::dataset::Label;
+pub use crate::training::Scores;
 
-/// How well a class, or all classes on average, was told from the others.
-///
-/// A share of nothing is 0, as with scikit-learn's `zero_division=0`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Scores {
-    /// Share of what was predicted as the class that is of it.
-    pub precision: f64,
-    /// Share of the class' examples that were predicted as it.
-    pub recall: f64,
-    /// Harmonic mean of precision and recall.
-    pub f1: f64,
-    /// Number of the class' examples.
-    pub support: usize,
-}
+use crate::dataset::Label;
+use crate::training::share;
 
 /// Precision, recall and F1 of each class and on average.
 ///
@@ -47,83 +35,38 @@ impl Report {
         pairs: impl Iterator<Item = (&'a Label, &'a Label)> + Clone,
         multi_label: bool,
     ) -> Self {
-        let mut counts = vec![Counts::default(); classes.len()];
+        let none = || vec![0; classes.len()];
+        let (mut right, mut predictions, mut supports) = (none(), none(), none());
         let mut exact = 0;
         for (label, predicted) in pairs.clone() {
             for class in label.classes() {
-                counts[class].support += 1;
-                counts[class].right += usize::from(predicted.has(class));
+                supports[class] += 1;
+                right[class] += usize::from(predicted.has(class));
             }
-            predicted
-                .classes()
-                .for_each(|class| counts[class].predicted += 1);
+            for class in predicted.classes() {
+                predictions[class] += 1;
+            }
             exact += usize::from(label == predicted);
         }
-        let scores: Vec<Scores> = counts.iter().map(Counts::scores).collect();
-        let all = counts.iter().fold(Counts::default(), |all, class| Counts {
-            support: all.support + class.support,
-            predicted: all.predicted + class.predicted,
-            right: all.right + class.right,
-        });
-        let over = |scores: &[Scores], weight: fn(&Scores) -> f64| {
-            let weights: f64 = scores.iter().map(weight).sum();
-            let mean = |value: fn(&Scores) -> f64| {
-                let sum: f64 = scores.iter().map(|s| weight(s) * value(s)).sum();
-                share(sum, weights)
-            };
-            Scores {
-                precision: mean(|scores| scores.precision),
-                recall: mean(|scores| scores.recall),
-                f1: mean(|scores| scores.f1),
-                support: all.support,
-            }
+        let scores = |class: usize| Scores::new(right[class], predictions[class], supports[class]);
+        let scores: Vec<Scores> = (0..classes.len()).map(scores).collect();
+        let of_example = |(label, predicted): (&Label, &Label)| {
+            let right = label.classes().filter(|&class| predicted.has(class));
+            let [predictions, support] = [predicted, label].map(|it| it.classes().count());
+            Scores::new(right.count(), predictions, support)
         };
-        let samples = multi_label.then(|| {
-            let own = pairs.clone().map(|(label, predicted)| Counts {
-                support: label.classes().count(),
-                predicted: predicted.classes().count(),
-                right: label
-                    .classes()
-                    .filter(|&class| predicted.has(class))
-                    .count(),
-            });
-            own.map(|counts| counts.scores()).collect::<Vec<_>>()
-        });
+        let [all_right, all_predictions, all] =
+            [right, predictions, supports].map(|counts| counts.iter().sum());
         Self {
-            accuracy: share(exact as f64, pairs.count() as f64),
-            micro_average: all.scores(),
-            macro_average: over(&scores, |_| 1.),
-            weighted_average: over(&scores, |scores| scores.support as f64),
-            samples_average: samples.map(|samples| over(&samples, |_| 1.)),
+            accuracy: share(exact as f64, pairs.clone().count() as f64),
+            micro_average: Scores::new(all_right, all_predictions, all),
+            macro_average: Scores::mean(&scores, |_| 1.),
+            weighted_average: Scores::mean(&scores, |scores| scores.support as f64),
+            samples_average: multi_label
+                .then(|| Scores::mean(&pairs.map(of_example).collect::<Vec<_>>(), |_| 1.)),
             classes: classes.iter().cloned().zip(scores).collect(),
         }
     }
-}
-
-/// How often a class, or any of them, was the label, was predicted, and was both.
-#[derive(Clone, Default)]
-struct Counts {
-    support: usize,
-    predicted: usize,
-    right: usize,
-}
-
-impl Counts {
-    fn scores(&self) -> Scores {
-        let [support, predicted, right] =
-            [self.support, self.predicted, self.right].map(|count| count as f64);
-        Scores {
-            precision: share(right, predicted),
-            recall: share(right, support),
-            f1: share(2. * right, support + predicted),
-            support: self.support,
-        }
-    }
-}
-
-/// Returns a share, of nothing 0.
-fn share(part: f64, whole: f64) -> f64 {
-    if whole == 0. { 0. } else { part / whole }
 }
 
 impl fmt::Display for Report {

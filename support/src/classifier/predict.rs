@@ -8,12 +8,12 @@ use tch::Device;
 
 use super::info::ModelInfo;
 use super::picture::Image;
-use crate::analysis::{THRESHOLD, argmax, predicted, probabilities};
+use crate::analysis::{THRESHOLD, predicted};
 use crate::files::read_regular;
 use crate::model::weights::{self, Contents};
 use crate::model::{Backbone, HeadLayer, Sequential};
 use crate::pipeline::{Pixels, Workers, stack, threads};
-use crate::training::{Evaluation, History};
+use crate::training::{Evaluation, History, argmax, probabilities};
 use crate::{Error, Result, device};
 
 /// Images in a batch.
@@ -42,7 +42,7 @@ pub struct Classification {
     /// Its probability.
     pub probability: f64,
     /// What the image is taken for, each class with its probability: the most probable one; where an image
-    /// can be of several, those above the [threshold](ModelInfo::threshold), the most probable one first.
+    /// can be of several, those that reach the [threshold](ModelInfo::threshold), the most probable one first.
     pub classes: Vec<(String, f64)>,
     /// The probability of each class, in the order of [`Classifier::classes`]; they add up to 1, unless an
     /// image can be of several classes.
@@ -115,8 +115,8 @@ impl Classifier {
 
     /// Returns loss and accuracy on images that were not trained on, if they were measured.
     #[must_use]
-    pub fn evaluation(&self) -> Option<Evaluation> {
-        self.info.evaluation
+    pub fn evaluation(&self) -> Option<&Evaluation> {
+        self.info.evaluation.as_ref()
     }
 
     /// Returns all that the file says.

@@ -44,11 +44,11 @@ impl TrainingRecord {
     /// Tells what [`evaluate`](Sequential::evaluate) found on images that were not trained on.
     #[must_use]
     pub fn evaluation(mut self, evaluation: &Evaluation) -> Self {
-        self.evaluation = Some(*evaluation);
+        self.evaluation = Some(evaluation.clone());
         self
     }
 
-    /// Tells the probability above which an image is taken for one of a class, where it can be of several;
+    /// Tells the least probability at which an image is taken for one of a class, where it can be of several;
     /// .5 unless told.
     #[must_use]
     pub fn threshold(mut self, threshold: f64) -> Self {
@@ -110,7 +110,7 @@ impl Sequential<Compiled> {
                 augmented: batches.is_augmented(),
             },
             history: record.history.clone(),
-            evaluation: record.evaluation,
+            evaluation: record.evaluation.clone(),
         })
     }
 

@@ -410,9 +410,7 @@ mod tests {
             epochs: vec![crate::training::EpochLog {
                 loss: 0.5,
                 accuracy: 0.75,
-                val_loss: None,
-                val_accuracy: None,
-                seconds: 1.0,
+                ..crate::training::EpochLog::default()
             }],
         };
         assert_eq!(

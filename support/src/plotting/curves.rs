@@ -113,10 +113,39 @@ pub fn learning_curves(curves: &Curves<'_>, start_fine_tuning: Option<usize>) ->
     Figure::new(&imageops::thumbnail(&image, MAX_WIDTH, MAX_WIDTH))
 }
 
+/// Draws one panel: what was measured in training and in validation, either of which may be empty.
+pub(super) fn metric_curve(name: &str, training: &[f64], validation: &[f64]) -> Result<Figure> {
+    let finite = training.iter().chain(validation);
+    let finite = finite.copied().filter(|value| value.is_finite());
+    let low = finite.clone().fold(f64::INFINITY, f64::min);
+    let high = finite.fold(f64::NEG_INFINITY, f64::max);
+    let (low, high) = match low <= high {
+        true => (low, high),
+        false => (0., 1.),
+    };
+    let margin = match high - low {
+        0. => 0.05,
+        // Half, as the difference of the largest numbers is none.
+        _ => (high / 2. - low / 2.) / 10.,
+    };
+    let panel = Panel {
+        title: name,
+        description: name,
+        curves: [("Training", training), ("Validation", validation)],
+        values: (low - margin, high + margin),
+        legend: SeriesLabelPosition::LowerRight,
+        bottom: true,
+    };
+    let epochs = training.len().max(validation.len());
+    let mut image = RgbImage::from_pixel(unit(MAX_WIDTH), unit(MAX_WIDTH / 2), Rgb([255; 3]));
+    draw(&mut image, |area| panel.draw(area, epochs, None))?;
+    Figure::new(&imageops::thumbnail(&image, MAX_WIDTH, MAX_WIDTH / 2))
+}
+
 struct Panel<'a> {
-    title: &'static str,
-    description: &'static str,
-    curves: [(&'static str, &'a [f64]); 2],
+    title: &'a str,
+    description: &'a str,
+    curves: [(&'a str, &'a [f64]); 2],
     values: (f64, f64),
     legend: SeriesLabelPosition,
     /// It names the horizontal axis, which the panel above shares.

@@ -39,6 +39,8 @@ pub(super) struct Newest {
 const VERSION: &str = "2";
 const KEPT: usize = 2;
 const OPTIMIZER: &str = "optimizer/mean_square/";
+/// Before the weights that training goes on from, where the model has their average.
+const TRAINED: &str = "trained/";
 const LOCK: &str = ".lock";
 
 impl Checkpoints {
@@ -83,7 +85,11 @@ impl Checkpoints {
             .map(|variable| (variable.name().to_owned(), variable.value()));
         let optimizer = model.compiled.optimizer.mean_squares();
         let optimizer = optimizer.map(|(name, value)| (format!("{OPTIMIZER}{name}"), value));
-        weights::write(&path, variables.chain(optimizer), metadata)?;
+        let trained = model.compiled.trained.iter();
+        let trained = trained.flat_map(|trained| trained.named(model));
+        let trained = trained.map(|(name, value)| (format!("{TRAINED}{name}"), value));
+        let tensors = variables.chain(optimizer).chain(trained);
+        weights::write(&path, tensors, metadata)?;
         self.prune(epoch, best)
     }
 
@@ -204,11 +210,20 @@ impl Newest {
                         .insert(name.to_owned(), value.to_device(variable.value().device()));
                 }
             }
-            weights::assign(
-                std::mem::take(&mut self.contents),
-                model.variables_mut().collect(),
-            )?;
+            let contents = std::mem::take(&mut self.contents).into_iter();
+            let (trained, contents): (Contents, Contents) =
+                contents.partition(|(name, _)| name.starts_with(TRAINED));
+            let trained = trained.into_iter();
+            let trained: Contents = trained
+                .filter_map(|(name, found)| Some((name.strip_prefix(TRAINED)?.to_owned(), found)))
+                .collect();
+            let trained = match trained.is_empty() {
+                true => None,
+                false => Some(TrainedWeights::in_file(model, trained)?),
+            };
+            weights::assign(contents, model.variables_mut().collect())?;
             model.compiled.optimizer.set_mean_squares(mean_squares);
+            model.compiled.trained = trained;
             Ok(())
         };
         load().map_err(|reason| damaged(&self.path, reason))?;

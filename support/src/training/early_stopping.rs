@@ -1,34 +1,107 @@
 //! When to stop training, and which epoch was the best.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use super::EpochLog;
+use super::history::VALIDATION;
+use super::{EpochLog, Metric};
 use crate::{Error, Result};
 
-/// What early stopping looks at after each epoch.
+/// A number of each epoch: what early stopping looks at. In JSON its name, such as `val_loss`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "String", try_from = "String")]
 pub enum Monitor {
+    /// The training loss, which is to fall.
+    Loss,
+    /// The training accuracy, which is to rise.
+    Accuracy,
     /// The validation loss, which is to fall.
     #[default]
     ValLoss,
     /// The validation accuracy, which is to rise.
     ValAccuracy,
+    /// A [metric](crate::model::Sequential::metrics) of the training, which is to rise.
+    Metric(Metric),
+    /// A [metric](crate::model::Sequential::metrics) of the validation, which is to rise.
+    ValMetric(Metric),
+}
+
+/// Its name in the history, as Keras has them.
+impl fmt::Display for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loss => f.write_str("loss"),
+            Self::Accuracy => f.write_str("accuracy"),
+            Self::ValLoss => write!(f, "{VALIDATION}loss"),
+            Self::ValAccuracy => write!(f, "{VALIDATION}accuracy"),
+            Self::Metric(metric) => metric.fmt(f),
+            Self::ValMetric(metric) => write!(f, "{VALIDATION}{metric}"),
+        }
+    }
+}
+
+impl From<Monitor> for String {
+    fn from(monitor: Monitor) -> Self {
+        monitor.to_string()
+    }
+}
+
+impl TryFrom<String> for Monitor {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let of_metric = match name.strip_prefix(VALIDATION) {
+            Some(name) => Metric::named(name).map(Self::ValMetric),
+            None => Metric::named(&name).map(Self::Metric),
+        };
+        let known = [Self::Loss, Self::Accuracy, Self::ValLoss, Self::ValAccuracy];
+        let mut known = known.into_iter();
+        known
+            .find(|monitor| monitor.to_string() == name)
+            .or(of_metric)
+            .ok_or_else(|| format!("nothing named {name} is measured"))
+    }
 }
 
 impl Monitor {
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn value(self, log: &EpochLog) -> Option<f64> {
+        log.value(&self.to_string())
+    }
+
+    /// Returns whether `value` is better than `than` by more than `min_delta`.
+    pub(super) fn improves(self, value: f64, than: f64, min_delta: f64) -> bool {
         match self {
-            Self::ValLoss => "val_loss",
-            Self::ValAccuracy => "val_accuracy",
+            Self::Loss | Self::ValLoss => value + min_delta < than,
+            _ => value - min_delta > than,
         }
     }
 
-    pub(super) fn value(self, log: &EpochLog) -> Option<f64> {
-        match self {
-            Self::ValLoss => log.val_loss,
-            Self::ValAccuracy => log.val_accuracy,
+    /// Checks that a `fit` with or without a validation measures it, by a model with these metrics;
+    /// `name` is whose it is.
+    pub(super) fn check(
+        self,
+        name: &'static str,
+        metrics: &[Metric],
+        validates: bool,
+    ) -> Result<()> {
+        let is_measured = match self {
+            Self::Loss | Self::Accuracy => true,
+            Self::ValLoss | Self::ValAccuracy => validates,
+            Self::Metric(metric) => metrics.contains(&metric),
+            Self::ValMetric(metric) => validates && metrics.contains(&metric),
+        };
+        if is_measured {
+            return Ok(());
         }
+        Err(Error::Argument {
+            name,
+            expected:
+                "what the training measures: of the validation where there is one, and loss, \
+                       accuracy and the model's `metrics`"
+                    .into(),
+            got: self.to_string(),
+        })
     }
 }
 
@@ -95,7 +168,9 @@ impl EarlyStopping {
         self
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, metrics: &[Metric], validates: bool) -> Result<()> {
+        let name = "EarlyStopping, what it monitors";
+        self.monitor.check(name, metrics, validates)?;
         if self.min_delta.is_finite() {
             return Ok(());
         }
@@ -118,10 +193,7 @@ impl EarlyStopping {
 
     /// Returns what is to be made of the epochs after `initial_epoch`.
     pub(super) fn verdict(&self, epochs: &[EpochLog], initial_epoch: usize) -> Verdict {
-        let improves = |value: f64, best: f64| match self.monitor {
-            Monitor::ValLoss => value + self.min_delta < best,
-            Monitor::ValAccuracy => value - self.min_delta > best,
-        };
+        let improves = |value, best| self.monitor.improves(value, best, self.min_delta);
         let mut verdict = Verdict::default();
         let mut best = None;
         for (epoch, log) in (initial_epoch + 1..).zip(epochs) {
@@ -150,7 +222,7 @@ mod tests {
     /// A case of `tests/reference/early_stopping.py`.
     #[derive(Deserialize)]
     struct Case {
-        monitor: String,
+        monitor: Monitor,
         patience: usize,
         min_delta: f64,
         initial_epoch: usize,
@@ -166,11 +238,9 @@ mod tests {
         let log = |value: &Option<f64>| {
             let value = Some(value.unwrap_or(f64::NAN));
             EpochLog {
-                loss: 0.,
-                accuracy: 0.,
                 val_loss: value,
                 val_accuracy: value,
-                seconds: 0.,
+                ..EpochLog::default()
             }
         };
         values.iter().map(log).collect()
@@ -181,12 +251,8 @@ mod tests {
         let cases = include_str!("../../tests/data/early_stopping.json");
         let cases: Vec<Case> = serde_json::from_str(cases).unwrap();
         for case in cases {
-            let monitors = [Monitor::ValLoss, Monitor::ValAccuracy].into_iter();
-            let monitor = monitors
-                .clone()
-                .find(|monitor| monitor.name() == case.monitor);
             let early_stopping = EarlyStopping::new()
-                .monitor(monitor.unwrap())
+                .monitor(case.monitor)
                 .patience(case.patience)
                 .min_delta(case.min_delta);
             let logs = logs(&case.values);
@@ -196,6 +262,60 @@ mod tests {
             let verdict = verdict(last);
             let stopped = verdict.stop.then_some(case.initial_epoch + last);
             assert_eq!((stopped, verdict.best), (case.stopped, Some(case.restored)));
+        }
+    }
+
+    #[test]
+    fn what_is_monitored_is_found_by_its_name_in_the_history_and_has_a_direction() {
+        let log = EpochLog {
+            loss: 1.,
+            accuracy: 2.,
+            val_loss: Some(3.),
+            val_accuracy: Some(4.),
+            metrics: [("auc".into(), 5.), ("val_top_3_accuracy".into(), 6.)].into(),
+            ..EpochLog::default()
+        };
+        for (monitor, name, value, falls) in [
+            (Monitor::Loss, "loss", 1., true),
+            (Monitor::Accuracy, "accuracy", 2., false),
+            (Monitor::ValLoss, "val_loss", 3., true),
+            (Monitor::ValAccuracy, "val_accuracy", 4., false),
+            (Monitor::Metric(Metric::Auc), "auc", 5., false),
+            (
+                Monitor::ValMetric(Metric::TopK(3)),
+                "val_top_3_accuracy",
+                6.,
+                false,
+            ),
+        ] {
+            assert_eq!(monitor.value(&log), Some(value));
+            assert_eq!(monitor.improves(0., 1., 0.), falls);
+            let json = format!("\"{name}\"");
+            assert_eq!(serde_json::to_string(&monitor).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Monitor>(&json).unwrap(), monitor);
+        }
+        let error = serde_json::from_str::<Monitor>("\"val_x\"").unwrap_err();
+        assert!(error.to_string().starts_with("nothing named val_x"));
+    }
+
+    #[test]
+    fn what_is_not_measured_cannot_be_monitored() {
+        let check = |monitor: Monitor, metrics: &[Metric], validates| {
+            EarlyStopping::new()
+                .monitor(monitor)
+                .check(metrics, validates)
+        };
+        let auc = Monitor::ValMetric(Metric::Auc);
+        assert!(check(Monitor::Loss, &[], false).is_ok());
+        assert!(check(auc, &[Metric::F1, Metric::Auc], true).is_ok());
+        for (monitor, metrics, validates) in [
+            (Monitor::ValLoss, &[][..], false),
+            (auc, &[Metric::Auc], false),
+            (auc, &[Metric::F1], true),
+            (Monitor::Metric(Metric::Auc), &[], true),
+        ] {
+            let error = check(monitor, metrics, validates).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("got {monitor}")), "{error}");
         }
     }
 

@@ -1,5 +1,6 @@
-//! Loss and accuracy over a set of examples.
+//! Loss, accuracy and other metrics over a set of examples.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use tch::{Kind, Tensor};
 use super::Compiled;
 use super::frozen::PrefixOutputs;
 use super::history::number;
+use super::metrics::Outputs;
 use super::report::epoch_progress;
 use crate::distributed::ProcessGroup;
 use crate::live::Task;
@@ -15,19 +17,25 @@ use crate::model::Sequential;
 use crate::pipeline::Batches;
 use crate::{Error, Result};
 
-/// Loss and accuracy over a set of examples.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Loss, accuracy and other metrics over a set of examples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean loss per example.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
-    /// Share of examples classified right.
+    /// Share of examples classified right; where an example can be of several classes, of examples and
+    /// classes.
     pub accuracy: f64,
+    /// The [metrics](Sequential::metrics) that the model was asked for, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
 }
 
 impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "loss: {:.4} - accuracy: {:.4}", self.loss, self.accuracy)
+        write!(f, "loss: {:.4} - accuracy: {:.4}", self.loss, self.accuracy)?;
+        let mut metrics = self.metrics.iter();
+        metrics.try_for_each(|(name, value)| write!(f, " - {name}: {value:.4}"))
     }
 }
 
@@ -37,13 +45,16 @@ pub(super) struct Totals {
     pub(super) examples: usize,
     pub(super) loss: f64,
     pub(super) correct: f64,
+    /// This process' own, where something else is to be measured.
+    pub(super) outputs: Vec<Outputs>,
 }
 
 impl Totals {
-    pub(super) fn add(&mut self, others: &Self) {
+    pub(super) fn add(&mut self, others: Self) {
         self.examples += others.examples;
         self.loss += others.loss;
         self.correct += others.correct;
+        self.outputs.extend(others.outputs);
     }
 
     /// Reads loss, correct and examples from a tensor `[3]`.
@@ -54,6 +65,7 @@ impl Totals {
                 examples: examples as usize,
                 loss,
                 correct,
+                outputs: Vec::new(),
             }),
             _ => Ok(Self::default()),
         }
@@ -62,24 +74,29 @@ impl Totals {
     /// Returns the sums over all ranks.
     fn over(self, group: &ProcessGroup) -> Result<Self> {
         let sums = Tensor::from_slice(&[self.loss, self.correct, self.examples as f64]);
-        Self::read(&group.all_reduce(&sums)?)
+        Ok(Self {
+            outputs: self.outputs,
+            ..Self::read(&group.all_reduce(&sums)?)?
+        })
     }
 
+    /// Returns mean loss and accuracy.
     pub(super) fn mean(&self) -> Evaluation {
         let examples = self.examples as f64;
         Evaluation {
             loss: self.loss / examples,
             accuracy: self.correct / examples,
+            metrics: BTreeMap::new(),
         }
     }
 }
 
 impl Sequential<Compiled> {
-    /// Returns loss and accuracy over `batches`, without training. Where several processes work together,
-    /// each evaluates its share, and all get the loss and accuracy over the whole.
+    /// Returns loss, accuracy and the other [metrics](Self::metrics) over `batches`, without training. Where several processes work together,
+    /// each evaluates its share, and all get those over the whole.
     ///
     /// # Errors
-    /// `Argument` when the labels do not fit the loss or there is no example; `Image` when a broken
+    /// `Argument` when the labels do not fit the loss, there is no example, or none to tell a metric from; `Image` when a broken
     /// image stops the run; `Shape` when the images do not fit the model; `Stopped` by the notebook's
     /// Stop button; `Distributed` when another process fails.
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {
@@ -118,8 +135,9 @@ impl Sequential<Compiled> {
             let batch = batch?;
             let batch = self.batch_loss(&logits(&batch.input)?, &batch.labels)?;
             let batch = batch.read()?;
-            totals.add(&batch);
-            on_step_end(step, batch.mean().loss, &totals)?;
+            let loss = batch.mean().loss;
+            totals.add(batch);
+            on_step_end(step, loss, &totals)?;
         }
         let group = outputs.batches.group();
         if group.size() > 1 {
@@ -127,7 +145,15 @@ impl Sequential<Compiled> {
         }
         match totals.examples {
             0 => Err(outputs.batches.nothing_readable().into()),
-            _ => Ok(totals.mean()),
+            _ => Ok(self.measured(&totals, group)?),
         }
+    }
+
+    /// Returns what is measured over all ranks' examples, of which `totals` has the sums.
+    pub(super) fn measured(&self, totals: &Totals, group: &ProcessGroup) -> Result<Evaluation> {
+        Ok(Evaluation {
+            metrics: self.measure(&totals.outputs, group)?,
+            ..totals.mean()
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::callbacks::{BestEpoch, Callback, Callbacks, Console, End, EpochEnd, Pass, Phase};
+use super::callbacks::{BestEpoch, Console, End, EpochEnd, Hook, Hooks, Pass, Phase};
 use super::checkpoint::Checkpoints;
 use super::evaluation::Totals;
 use super::frozen::FrozenPrefix;
@@ -16,8 +16,8 @@ use crate::pipeline::Batches;
 use crate::{Error, Result};
 
 impl Sequential<Compiled> {
-    /// Trains on `batches` and returns loss and accuracy of each epoch, which it also prints as
-    /// Keras does.
+    /// Trains on `batches` and returns loss, accuracy and the other [metrics](Self::metrics) of each epoch,
+    /// which it also prints as Keras does.
     ///
     /// The same seed gives the same history on the same machine. The notebook's Stop button ends it
     /// after the current step, or within the validation, with the history so far: an epoch whose
@@ -25,7 +25,7 @@ impl Sequential<Compiled> {
     ///
     /// # Errors
     /// Before training: `Argument` when the labels do not fit the loss, there is nothing to train (no
-    /// example, no epoch, no trainable variable) or nothing to validate on, which early stopping needs;
+    /// example, no epoch, no trainable variable) or not measured what early stopping looks at;
     /// `Image` when a broken image stops the run; `Shape` when the images do not fit the model;
     /// `Checkpoint` when another run uses the folder, or when there is one to continue from and it, or
     /// the best one, is damaged or of another run; `Io` when the folder cannot be written to. All but
@@ -40,7 +40,7 @@ impl Sequential<Compiled> {
     /// begin. Each decodes its [share](Batches::sharded) of the images only, and stores only their
     /// activations. The history and the weights are then the same on all ranks, and those of one
     /// process that trains on the same batches, up to rounding. Rank 0 alone prints, saves checkpoints and
-    /// calls `on_epoch_end`. `Distributed` is the error when another rank fails, hangs, or was asked for
+    /// calls [`on_epoch_end`](Fit::on_epoch_end) and [callbacks](super::callbacks::Callback). `Distributed` is the error when another rank fails, hangs, or was asked for
     /// something else.
     pub fn fit(&mut self, batches: &Batches, fit: Fit<'_>) -> Result<History> {
         let group = batches.group();
@@ -66,7 +66,7 @@ impl Sequential<Compiled> {
                 });
             }
         }
-        fit.check()?;
+        fit.check(&self.compiled.metrics)?;
         let batches = &batches.share(TRAINING)?;
         let validation = fit
             .validation
@@ -83,20 +83,20 @@ impl Sequential<Compiled> {
         let mut checkpoints = None;
         if fit.checkpoints.is_some() || group.size() > 1 {
             let run = RunRecord::of(self, batches, &fit)?;
-            agree(group, &run, &fit)?;
+            agree(group, &run, &fit, &self.compiled.metrics)?;
             let folder = fit.checkpoints.as_ref().filter(|_| group.is_main());
             checkpoints = folder.map(|folder| Checkpoints::open(folder, run));
         }
         let checkpoints = checkpoints.transpose()?;
         let best = self.begin(checkpoints.as_ref(), &fit, console)?;
         let best = self.take_over(group, best)?;
-        let mut callbacks = Callbacks::of(&mut fit, batches, checkpoints, best);
-        let ended = self.train(batches, &fit, &mut callbacks, console);
+        let mut hooks = Hooks::of(&mut fit, batches, checkpoints, best);
+        let ended = self.train(batches, &fit, &mut hooks, console);
         if !matches!(ended, Err(End::Error(_))) {
             batches.share_skipped()?;
             validation.as_ref().map_or(Ok(()), Batches::share_skipped)?;
         }
-        callbacks.on_train_end(self, ended.as_ref().copied(), console)?;
+        hooks.on_train_end(self, ended.as_ref().copied(), console)?;
         match ended {
             Err(End::Error(error)) => Err(error),
             _ => Ok(self.history().clone()),
@@ -108,18 +108,18 @@ impl Sequential<Compiled> {
         &mut self,
         batches: &Batches,
         fit: &Fit<'_>,
-        callbacks: &mut Callbacks<'_>,
+        hooks: &mut Hooks<'_>,
         console: &mut Console<'_>,
     ) -> Result<(), End> {
         let first = fit.initial_epoch + self.history().epochs.len();
         if first >= fit.epochs {
             return Ok(());
         }
-        callbacks.on_train_begin(self)?;
+        hooks.on_train_begin(self)?;
         let prefix = FrozenPrefix::new(self, batches, fit, console)?;
         let reducer = self.reducer(batches.group())?;
         for epoch in first..fit.epochs {
-            self.train_epoch(epoch, &prefix, reducer.as_ref(), callbacks, console)
+            self.train_epoch(epoch, &prefix, reducer.as_ref(), hooks, console)
                 .map_err(|end| end.in_epoch(epoch + 1, self.history()))?;
         }
         Ok(())
@@ -131,12 +131,12 @@ impl Sequential<Compiled> {
         epoch: usize,
         prefix: &FrozenPrefix<'_>,
         reducer: Option<&Reducer>,
-        callbacks: &mut Callbacks<'_>,
+        hooks: &mut Hooks<'_>,
         console: &mut Console<'_>,
     ) -> Result<(), End> {
         let FrozenPrefix { cut, training, .. } = prefix;
         let pass = Pass::new(epoch + 1, Phase::Training, training);
-        callbacks.on_epoch_begin(pass.epoch, console);
+        hooks.on_epoch_begin(self, pass.epoch, console)?;
         let (start, mut totals) = (Instant::now(), Totals::default());
         self.compiled.step = (epoch as u64).wrapping_mul(pass.steps as u64);
         let mut batches = training.epoch(epoch);
@@ -145,21 +145,25 @@ impl Sequential<Compiled> {
             if before.examples == 0 {
                 break;
             }
-            totals.add(&before);
-            callbacks.on_step_end(&pass.end(step, before.mean().loss, &totals), console)?;
+            let loss = before.mean().loss;
+            totals.add(before);
+            hooks.on_step_end(self, &pass.end(step, loss, &totals), console)?;
         }
         if totals.examples == 0 {
             return Err(training.batches.nothing_readable().into());
         }
+        let measured = self.measured(&totals, training.batches.group())?;
+        hooks.on_trained(self)?;
+        let model = &*self;
         let validation = prefix.validation.as_ref().map(|validation| {
             let pass = Pass::new(epoch + 1, Phase::Validation, validation);
-            self.evaluate_outputs(*cut, validation, |step, loss, totals| {
-                callbacks.on_step_end(&pass.end(step, loss, totals), console)
+            model.evaluate_outputs(*cut, validation, |step, loss, totals| {
+                hooks.on_step_end(model, &pass.end(step, loss, totals), console)
             })
         });
-        let log = EpochLog::new(totals.mean(), validation.transpose()?, start.elapsed());
+        let log = EpochLog::new(measured, validation.transpose()?, start.elapsed());
         let epoch = epoch + 1;
-        callbacks.on_epoch_end(self, &EpochEnd { epoch, log }, console)
+        hooks.on_epoch_end(self, &EpochEnd { epoch, log }, console)
     }
 
     /// Begins a history or, where a run is to be continued, takes the model to its newest checkpoint;
@@ -179,6 +183,7 @@ impl Sequential<Compiled> {
         };
         let Some((checkpoints, newest)) = newest else {
             self.compiled.history = History::default();
+            self.compiled.trained = None;
             return Ok(None);
         };
         let epochs = &newest.history.epochs;

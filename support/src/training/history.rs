@@ -1,13 +1,17 @@
 //! What training reports, epoch by epoch.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Evaluation;
 
-/// Loss and accuracy over one epoch, as Keras' `History` has them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How the name of what is measured in validation begins.
+pub(super) const VALIDATION: &str = "val_";
+
+/// Loss, accuracy and other metrics over one epoch, as Keras' `History` has them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochLog {
     /// Mean loss over the training examples, each measured before the step it takes part in.
     #[serde(deserialize_with = "number")]
@@ -21,6 +25,10 @@ pub struct EpochLog {
     /// Share of validation examples classified right after the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_accuracy: Option<f64>,
+    /// The [metrics](crate::model::Sequential::metrics) that the model was asked for, by name; the
+    /// validation's begin with `val_`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
     /// Seconds that the epoch took, validation included.
     pub seconds: f64,
 }
@@ -34,10 +42,54 @@ impl EpochLog {
         Self {
             loss: training.loss,
             accuracy: training.accuracy,
-            val_loss: validation.map(|validation| validation.loss),
-            val_accuracy: validation.map(|validation| validation.accuracy),
+            val_loss: validation.as_ref().map(|validation| validation.loss),
+            val_accuracy: validation.as_ref().map(|validation| validation.accuracy),
+            metrics: {
+                let validation = validation
+                    .into_iter()
+                    .flat_map(|validation| validation.metrics);
+                let validation =
+                    validation.map(|(name, value)| (format!("{VALIDATION}{name}"), value));
+                training.metrics.into_iter().chain(validation).collect()
+            },
             seconds: time.as_secs_f64(),
         }
+    }
+
+    /// Returns a value by Keras' name: `loss`, `accuracy`, a metric such as `auc`, or one of them in
+    /// validation, `val_auc`; none where it was not measured.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<f64> {
+        match name {
+            "loss" => Some(self.loss),
+            "accuracy" => Some(self.accuracy),
+            "val_loss" => self.val_loss,
+            "val_accuracy" => self.val_accuracy,
+            _ => self.metrics.get(name).copied(),
+        }
+    }
+
+    /// Returns all that was measured, by Keras' name, the training's first.
+    pub fn values(&self) -> impl Iterator<Item = (&str, f64)> {
+        let all = self
+            .metrics
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value));
+        let (validation, training): (Vec<_>, Vec<_>) =
+            all.partition(|(name, _)| name.starts_with(VALIDATION));
+        let first = [("loss", self.loss), ("accuracy", self.accuracy)];
+        let val = [
+            ("val_loss", self.val_loss),
+            ("val_accuracy", self.val_accuracy),
+        ];
+        let val = val
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        first
+            .into_iter()
+            .chain(training)
+            .chain(val)
+            .chain(validation)
     }
 }
 
@@ -109,6 +161,7 @@ mod tests {
             accuracy: 2. / 3.,
             val_loss,
             val_accuracy: val_loss.map(|_| 0.1 + 0.2),
+            metrics: BTreeMap::from([("auc".into(), 0.7 / 3.)]),
             seconds: 1e-7 / 3.,
         };
         let epochs = vec![log(0.1 / 3., None), log(f64::INFINITY, Some(f64::NAN))];

@@ -1,7 +1,7 @@
 //! Losses, and the accuracies and probabilities that go with them.
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Reduction, TchError, Tensor};
+use tch::{Device, Kind, Reduction, TchError, Tensor};
 
 use crate::pipeline::Batches;
 use crate::{Error, Result};
@@ -306,6 +306,30 @@ impl Objective {
     }
 }
 
+/// Returns each class' probability for logits `[N, units]`, example by example.
+pub(crate) fn probabilities(loss: Loss, logits: &Tensor) -> Result<Vec<f64>> {
+    // In 64 bits even logits that are next to each other give different probabilities.
+    let logits = logits
+        .f_to_device(Device::Cpu)
+        .and_then(|logits| logits.f_to_kind(Kind::Double))
+        .map_err(Error::torch("logits"))?;
+    loss.probabilities(&logits)?
+        .f_reshape([-1])
+        .and_then(|all| Vec::<f64>::try_from(&all))
+        .map_err(Error::torch("probabilities"))
+}
+
+/// Returns the index of the highest value, of equal ones the first.
+pub(crate) fn argmax(values: &[f64]) -> usize {
+    (1..values.len()).fold(0, |best, index| {
+        if values[index] > values[best] {
+            index
+        } else {
+            best
+        }
+    })
+}
+
 /// Returns a weight for each class that makes up for how rare it is: `n / (classes * count)` of `n`
 /// examples, `count` of which are of the class, those whose images cannot be read included. They are
 /// [scikit-learn's "balanced"](https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight.html)
@@ -351,8 +375,6 @@ pub fn balanced_class_weights(batches: &Batches) -> Result<Vec<f64>> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-
-    use tch::Device;
 
     use super::*;
     use crate::dataset::{Example, Label};

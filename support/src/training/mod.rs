@@ -2,7 +2,7 @@
 //! [`model`](crate::model), on what from [`pipeline`](crate::pipeline); figures are drawn elsewhere.
 
 mod activations;
-mod callbacks;
+pub mod callbacks;
 mod checkpoint;
 mod early_stopping;
 mod evaluation;
@@ -12,6 +12,7 @@ mod history;
 mod learning_rate;
 mod loss;
 mod memory;
+mod metrics;
 mod options;
 mod ranks;
 mod record;
@@ -22,15 +23,20 @@ mod state;
 mod step;
 mod store;
 
+pub use callbacks::WeightAverage;
 pub use early_stopping::{EarlyStopping, Monitor};
 pub use evaluation::Evaluation;
 pub use history::{EpochLog, History};
 pub(crate) use learning_rate::LAST;
 pub use learning_rate::{LearningRateFinder, LearningRates};
 pub use loss::{Loss, Objective, balanced_class_weights};
+pub(crate) use loss::{argmax, probabilities};
+pub(crate) use metrics::share;
+pub use metrics::{Metric, Scores};
 pub use options::Fit;
 pub use rms_prop::RmsProp;
 
+use state::TrainedWeights;
 use tch::{Kind, Tensor};
 
 use crate::model::Sequential;
@@ -41,16 +47,20 @@ use crate::{Error, Result};
 pub struct Compiled {
     optimizer: RmsProp,
     objective: Objective,
+    /// What is measured besides loss and accuracy.
+    metrics: Vec<Metric>,
     /// How many steps were trained before the next one, from the first epoch on; what a
     /// [`Dropout`](crate::model::Dropout) drops depends on it.
     step: u64,
+    /// The weights that training goes on from, while the model has their average.
+    trained: Option<TrainedWeights>,
     /// The epochs of the last `fit`.
     history: History,
 }
 
 impl<C> Sequential<C> {
     /// Returns the model ready for training with an optimizer and a [`Loss`], or an [`Objective`] made of
-    /// one; accuracy is always measured. Compiling again starts with a new optimizer and keeps the weights.
+    /// one; accuracy is always measured, [other metrics](Sequential::metrics) on request. Compiling again starts with a new optimizer and keeps the weights.
     ///
     /// # Errors
     /// `Shape` names the first layer on top that does not take what the layers before it give.
@@ -69,7 +79,9 @@ impl<C> Sequential<C> {
         Ok(self.with_compiled(Compiled {
             optimizer,
             objective,
+            metrics: Vec::new(),
             step: 0,
+            trained: None,
             history: History::default(),
         }))
     }

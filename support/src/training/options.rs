@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{EarlyStopping, History};
+use super::callbacks::{Callback, CallbackList, WeightAverage};
+use super::{EarlyStopping, History, Metric};
 use crate::pipeline::Batches;
 use crate::{Error, Result};
 
@@ -19,6 +20,8 @@ pub struct Fit<'a> {
     pub(super) checkpoints: Option<PathBuf>,
     pub(super) resume: bool,
     pub(super) on_epoch_end: Option<OnEpochEnd<'a>>,
+    pub(super) weight_average: Option<WeightAverage>,
+    pub(super) callbacks: CallbackList<'a>,
 }
 
 /// What is called with the history so far.
@@ -46,6 +49,8 @@ impl<'a> Fit<'a> {
             checkpoints: None,
             resume: false,
             on_epoch_end: None,
+            weight_average: None,
+            callbacks: CallbackList::default(),
         }
     }
 
@@ -63,7 +68,7 @@ impl<'a> Fit<'a> {
         self
     }
 
-    /// Ends the training early when the validation does not improve any more.
+    /// Ends the training early when what is monitored does not improve any more.
     #[must_use]
     pub fn early_stopping(mut self, early_stopping: EarlyStopping) -> Self {
         self.early_stopping = Some(early_stopping);
@@ -135,8 +140,30 @@ impl<'a> Fit<'a> {
         self
     }
 
-    /// Checks what does not depend on the model.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Validates with, and leaves the model with, a running average of the weights that are trained.
+    #[must_use]
+    pub fn weight_average(mut self, average: WeightAverage) -> Self {
+        self.weight_average = Some(average);
+        self
+    }
+
+    /// Calls what a [`Callback`] has to do around steps and epochs; several are called in the order in
+    /// which they were given.
+    ///
+    /// ```no_run
+    /// # use support::{prelude::*, training::callbacks::{CsvLog, TensorBoard}};
+    /// let fit = Fit::epochs(10)
+    ///     .callback(CsvLog::new("log.csv"))
+    ///     .callback(TensorBoard::new("logs/first"));
+    /// ```
+    #[must_use]
+    pub fn callback(mut self, callback: impl Callback + 'a) -> Self {
+        self.callbacks.push(callback);
+        self
+    }
+
+    /// Checks what does not depend on more of the model than its `metrics`.
+    pub(super) fn check(&self, metrics: &[Metric]) -> Result<()> {
         if self.initial_epoch >= self.epochs {
             return Err(Error::Argument {
                 name: "fit, the number of epochs",
@@ -144,16 +171,10 @@ impl<'a> Fit<'a> {
                 got: self.epochs.to_string(),
             });
         }
-        let Some(early_stopping) = self.early_stopping else {
-            return Ok(());
-        };
-        if self.validation.is_none() {
-            return Err(Error::Argument {
-                name: "fit, the validation batches",
-                expected: "some, for early stopping".into(),
-                got: "none".into(),
-            });
-        }
-        early_stopping.check()
+        let average = self.weight_average;
+        average.map_or(Ok(()), WeightAverage::check)?;
+        let validates = self.validation.is_some();
+        let rule = self.early_stopping;
+        rule.map_or(Ok(()), |rule| rule.check(metrics, validates))
     }
 }

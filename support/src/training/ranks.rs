@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::callbacks::BestEpoch;
 use super::record::{RunRecord, difference};
 use super::state::TrainedWeights;
-use super::{Compiled, Fit, History};
+use super::{Compiled, Fit, History, Metric};
 use crate::distributed::ProcessGroup;
 use crate::model::Sequential;
 use crate::{Error, Result};
@@ -22,17 +22,26 @@ struct State {
     mean_squares: Vec<String>,
     /// The best epoch, if its weights are to be restored.
     best: Option<usize>,
+    /// Whether the model has an average of the weights that training goes on from.
+    is_average: bool,
 }
 
 /// Checks that all ranks were asked for the same run.
 ///
 /// # Errors
 /// `Distributed` tells the first difference.
-pub(super) fn agree(group: &ProcessGroup, run: &RunRecord, fit: &Fit<'_>) -> Result<()> {
+pub(super) fn agree(
+    group: &ProcessGroup,
+    run: &RunRecord,
+    fit: &Fit<'_>,
+    metrics: &[Metric],
+) -> Result<()> {
     let no_json = |error: serde_json::Error| group.mismatch("fit", error.to_string());
     let mut own = serde_json::to_value(run).map_err(no_json)?;
     own["epochs"] = fit.epochs.into();
     own["stored activations"] = fit.cache_activations.into();
+    own["callbacks"] = fit.callbacks.len().into();
+    own["metrics"] = metrics.iter().map(Metric::to_string).collect();
     let runs = group.gather_texts(&own.to_string())?;
     let runs: Result<Vec<Value>, _> = runs.iter().map(|run| serde_json::from_str(run)).collect();
     let runs = runs.map_err(no_json)?;
@@ -66,6 +75,7 @@ impl Sequential<Compiled> {
                 .map(|(name, _)| name.into())
                 .collect(),
             best: best.as_ref().map(|(epoch, _)| *epoch),
+            is_average: self.compiled.trained.is_some(),
         };
         let no_json = |error: serde_json::Error| group.mismatch("fit", error.to_string());
         let state = serde_json::to_string(&state).map_err(no_json)?;
@@ -87,6 +97,13 @@ impl Sequential<Compiled> {
         }
         self.compiled.optimizer.set_mean_squares(mean_squares);
         self.compiled.history = state.history;
+        if state.is_average {
+            let trained = match self.compiled.trained.take() {
+                Some(trained) => trained,
+                None => TrainedWeights::of(self)?,
+            };
+            self.compiled.trained = Some(trained.broadcast(group)?);
+        }
         let Some(epoch) = state.best else {
             return Ok(None);
         };
@@ -111,7 +128,7 @@ impl Sequential<Compiled> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::training) mod tests {
     use std::path::Path;
     use std::sync::OnceLock;
 
@@ -127,16 +144,18 @@ mod tests {
     };
     use crate::pipeline::{Augmentation, Batches, Pixels};
     use crate::settings::{BrokenImages, Limit, Settings};
-    use crate::training::{EarlyStopping, LearningRateFinder, Loss, RmsProp};
+    use crate::training::{
+        EarlyStopping, Evaluation, LearningRateFinder, Loss, RmsProp, WeightAverage,
+    };
 
     use super::*;
 
     /// So many shards have the same order for 1, 2 and 4 ranks.
     const SHARDS: usize = 4;
-    const EPOCHS: usize = 3;
+    pub(in crate::training) const EPOCHS: usize = 3;
 
     /// A folder of 37 images for training and 11 for validation, of which some are broken.
-    fn images() -> tempfile::TempDir {
+    pub(in crate::training) fn images() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (part, count) in [("train", 37), ("validation", 11)] {
             for number in 0..count {
@@ -180,7 +199,11 @@ mod tests {
         ])
     }
 
-    fn batches(folder: &Path, group: &ProcessGroup, augmentation: Augmentation) -> [Batches; 2] {
+    pub(in crate::training) fn batches(
+        folder: &Path,
+        group: &ProcessGroup,
+        augmentation: Augmentation,
+    ) -> [Batches; 2] {
         batches_of(&settings(folder, group), augmentation).unwrap()
     }
 
@@ -206,7 +229,7 @@ mod tests {
     }
 
     /// A model with something frozen and something random.
-    fn model(seed: u64, rate: f64) -> Sequential<Compiled> {
+    pub(in crate::training) fn model(seed: u64, rate: f64) -> Sequential<Compiled> {
         let (architecture, weights, shape) = NETWORK;
         let mut base = Backbone::frame(architecture, weights, shape, Device::Cpu).unwrap();
         for (variable, values) in base.variables_mut().zip(values()) {
@@ -229,7 +252,8 @@ mod tests {
         epochs
             .flat_map(|epoch| {
                 let validation = [epoch.val_loss.unwrap(), epoch.val_accuracy.unwrap()];
-                [epoch.loss, epoch.accuracy].into_iter().chain(validation)
+                let measured = [epoch.loss, epoch.accuracy].into_iter().chain(validation);
+                measured.chain(epoch.metrics.values().copied())
             })
             .collect()
     }
@@ -260,7 +284,8 @@ mod tests {
                 on_ranks(ranks, |group| {
                     let [train, validation] = batches(folder.path(), &group, augmentation.clone());
                     // The others' initial weights are not used.
-                    let mut model = model(group.rank() as u64, 1e-4);
+                    let model = model(group.rank() as u64, 1e-4);
+                    let mut model = model.metrics([Metric::Auc, Metric::F1]).unwrap();
                     let mut calls = 0;
                     let fit = Fit::epochs(EPOCHS).validation(&validation);
                     let fit = fit.on_epoch_end(|_| {
@@ -285,13 +310,14 @@ mod tests {
                 unreachable!();
             };
             assert_eq!(skipped.len(), 4);
-            assert_eq!(alone.len(), 4 * EPOCHS);
+            assert_eq!(alone.len(), (4 + 4) * EPOCHS);
             for ranks in [2, 4] {
                 let found = run(ranks);
                 for (numbers, of_rank, of_rank_skipped, of_rank_squares) in &found {
                     let what = format!("{what} on {ranks} ranks");
                     assert_close(&what, numbers, alone);
-                    assert_close(&what, &[of_rank.loss], &[evaluation.loss]);
+                    let numbers_of = |of: &Evaluation| [of.loss, of.metrics["auc"]];
+                    assert_close(&what, &numbers_of(of_rank), &numbers_of(evaluation));
                     assert_eq!(of_rank_skipped, skipped);
                     let off = (of_rank_squares / squares - 1.).abs();
                     assert!(off < 1e-3, "{what}: {of_rank_squares} for {squares}");
@@ -443,6 +469,7 @@ mod tests {
                 let [train, validation] = batches(folder.path(), &group, Augmentation::new());
                 let mut model = model(group.rank() as u64, 1e-4);
                 let fit = Fit::epochs(epochs).validation(&validation);
+                let fit = fit.weight_average(WeightAverage::ema(0.5));
                 let fit = match resume {
                     true => fit.resume(checkpoints),
                     false => fit.checkpoints(checkpoints),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::loss::LossOptions;
 use super::rms_prop::OptimizerConfig;
-use super::{Compiled, EarlyStopping, Fit, Loss};
+use super::{Compiled, EarlyStopping, Fit, Loss, WeightAverage};
 use crate::Result;
 use crate::assets::hash;
 use crate::model::{HeadLayer, Sequential, Weights};
@@ -29,6 +29,9 @@ pub(super) struct RunRecord {
     optimizer: OptimizerConfig,
     pub(super) initial_epoch: usize,
     early_stopping: Option<EarlyStopping>,
+    /// Absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight_average: Option<WeightAverage>,
     training: DataRecord,
     validation: Option<DataRecord>,
 }
@@ -104,6 +107,7 @@ impl RunRecord {
             optimizer: model.compiled.optimizer.config(),
             initial_epoch: fit.initial_epoch,
             early_stopping: fit.early_stopping,
+            weight_average: fit.weight_average,
             training: DataRecord::of(training)?,
             validation: fit.validation.map(DataRecord::of).transpose()?,
         })

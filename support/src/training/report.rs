@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::callbacks::{Callback, Console, End, EpochEnd, Phase, StepEnd};
+use super::callbacks::{Console, End, EpochEnd, Hook, Phase, StepEnd};
 use super::evaluation::Totals;
 use super::{Compiled, EpochLog, Evaluation};
 use crate::Result;
@@ -36,14 +36,25 @@ impl<'a> ProgressLines<'a> {
     }
 }
 
-impl Callback for ProgressLines<'_> {
-    fn on_epoch_begin(&mut self, epoch: usize, console: &mut Console<'_>) {
+impl Hook for ProgressLines<'_> {
+    fn on_epoch_begin(
+        &mut self,
+        _: &mut Sequential<Compiled>,
+        epoch: usize,
+        console: &mut Console<'_>,
+    ) -> Result<(), End> {
         let epochs = self.epochs;
         console.progress.line(&format!("Epoch {epoch}/{epochs}"));
         self.start = Instant::now();
+        Ok(())
     }
 
-    fn on_step_end(&mut self, end: &StepEnd<'_>, console: &mut Console<'_>) -> Result<(), End> {
+    fn on_step_end(
+        &mut self,
+        _: &Sequential<Compiled>,
+        end: &StepEnd<'_>,
+        console: &mut Console<'_>,
+    ) -> Result<(), End> {
         let &StepEnd { step, totals, .. } = end;
         let steps = end.pass.steps;
         match end.pass.phase {
@@ -85,10 +96,10 @@ impl Callback for ProgressLines<'_> {
         console: &mut Console<'_>,
     ) -> Result<()> {
         let progress = &mut *console.progress;
-        if let Err(End::Stopped(line) | End::EarlyStopping(line)) = ended {
+        if let Err(End::Stopped(line) | End::Early(line)) = ended {
             progress.line(line);
         }
-        if self.trained.is_some() && matches!(ended, Ok(()) | Err(End::EarlyStopping(_))) {
+        if self.trained.is_some() && matches!(ended, Ok(()) | Err(End::Early(_))) {
             report_skipped(progress, self.training, "training");
             if let Some(validation) = self.validation {
                 report_skipped(progress, validation, "validation");
@@ -110,15 +121,13 @@ fn step_time(seconds: f64) -> String {
 /// Formats an epoch as Keras does.
 fn epoch_line(log: &EpochLog, steps: usize, examples: usize, train_seconds: f64) -> String {
     let mut line = format!(
-        "{steps}/{steps} - {:.0}s {}/step - {:.0} img/s - loss: {:.4} - accuracy: {:.4}",
+        "{steps}/{steps} - {:.0}s {}/step - {:.0} img/s",
         log.seconds,
         step_time(train_seconds / steps as f64),
         examples as f64 / train_seconds,
-        log.loss,
-        log.accuracy,
     );
-    if let (Some(loss), Some(accuracy)) = (log.val_loss, log.val_accuracy) {
-        line += &format!(" - val_loss: {loss:.4} - val_accuracy: {accuracy:.4}");
+    for (name, value) in log.values() {
+        line += &format!(" - {name}: {value:.4}");
     }
     line
 }
@@ -132,7 +141,7 @@ pub(super) fn epoch_progress(
 ) -> String {
     let seconds = elapsed.as_secs_f64();
     let bar = 20 * step / steps;
-    let Evaluation { loss, accuracy } = totals.mean();
+    let Evaluation { loss, accuracy, .. } = totals.mean();
     format!(
         "{step}/{steps} [{}{}] ETA {:.0}s - {:.0} img/s - loss: {loss:.4} - accuracy: {accuracy:.4}",
         "=".repeat(bar),
@@ -161,12 +170,15 @@ mod tests {
             accuracy: 0.942,
             val_loss: Some(0.152),
             val_accuracy: Some(0.953),
+            metrics: [("auc", 0.98), ("val_auc", 0.97)]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into(),
             seconds: 9.45,
         };
         assert_eq!(
             epoch_line(&log, 63, 2000, 9.4),
             "63/63 - 9s 149ms/step - 213 img/s - loss: 0.1634 - accuracy: 0.9420 \
-             - val_loss: 0.1520 - val_accuracy: 0.9530"
+             - auc: 0.9800 - val_loss: 0.1520 - val_accuracy: 0.9530 - val_auc: 0.9700"
         );
         let times = [2.4, 0.15, 0.000_312].map(step_time);
         assert_eq!(times, ["2s", "150ms", "312us"]);

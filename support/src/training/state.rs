@@ -4,8 +4,8 @@ use tch::Tensor;
 
 use super::{Compiled, RmsProp};
 use crate::distributed::ProcessGroup;
-use crate::model::Sequential;
 use crate::model::weights::Contents;
+use crate::model::{Sequential, Variable};
 use crate::{Error, Result};
 
 /// The values of the trainable variables, in the model's order. Nothing but a training step changes
@@ -42,6 +42,29 @@ impl TrainedWeights {
             found.tensor().map_err(|error| error.to_string())
         });
         values.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Returns the values, with the names of the variables of a model, of which the same are trainable
+    /// still.
+    pub(super) fn named<'a>(
+        &'a self,
+        model: &'a Sequential<Compiled>,
+    ) -> impl Iterator<Item = (&'a str, &'a Tensor)> {
+        let variables = model.trainable_variables().into_iter();
+        variables.map(Variable::name).zip(&self.0)
+    }
+
+    /// Moves the values towards those of a model: `decay * value + (1 - decay) * model's`.
+    pub(super) fn average_with(&self, model: &Sequential<Compiled>, decay: f64) -> Result<()> {
+        let variables = model.trainable_variables().into_iter();
+        self.0
+            .iter()
+            .zip(variables)
+            .try_for_each(|(value, variable)| {
+                let to = variable.value().f_detach()?;
+                value.shallow_clone().f_lerp_(&to, 1. - decay).map(drop)
+            })
+            .map_err(Error::torch("averaging the weights"))
     }
 
     /// Returns rank 0's.

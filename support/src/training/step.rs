@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::evaluation::Totals;
 use super::frozen::PrefixBatch;
+use super::metrics::Outputs;
 use super::rms_prop::flatten;
 use super::{Compiled, Evaluation};
 use crate::distributed::{ProcessGroup, Reducer};
@@ -17,6 +18,8 @@ pub(super) struct BatchLoss {
     mean: Tensor,
     correct: Tensor,
     examples: i64,
+    /// Where something else is to be measured.
+    outputs: Option<Outputs>,
 }
 
 impl BatchLoss {
@@ -26,9 +29,15 @@ impl BatchLoss {
                 examples: self.examples as usize,
                 loss: self.mean.f_double_value(&[])? * self.examples as f64,
                 correct: self.correct.f_double_value(&[])?,
+                outputs: self.outputs().collect(),
             })
         };
         read().map_err(Error::torch("loss"))
+    }
+
+    fn outputs(&self) -> impl Iterator<Item = Outputs> {
+        let outputs = self.outputs.iter();
+        outputs.map(|(logits, labels)| (logits.shallow_clone(), labels.shallow_clone()))
     }
 
     /// Returns the sum of the examples' losses, a root of a backward pass, and it, correct and examples in
@@ -48,7 +57,7 @@ impl BatchLoss {
 impl Sequential<Compiled> {
     /// Trains one step on images `[N, 3, H, W]` with class indices `[N]`, 64-bit integers, or, where an
     /// example [can be of several classes](super::Loss::is_multi_label), a 0 or 1 for each, `[N, classes]`;
-    /// returns loss and accuracy before the step. The other processes of a group have no part in it.
+    /// returns loss and accuracy before the step, no other metrics. The other processes of a group have no part in it.
     ///
     /// # Errors
     /// `Shape` when the images do not fit the model, or the labels the images; `Argument` when a label
@@ -119,7 +128,10 @@ impl Sequential<Compiled> {
             .f_get(2)
             .and_then(|examples| gradients.f_div_(&examples));
         self.update(&mean.map_err(Error::torch("mean of the gradients"))?)?;
-        Totals::read(&sums)
+        Ok(Totals {
+            outputs: loss.iter().flat_map(|loss| loss.outputs()).collect(),
+            ..Totals::read(&sums)?
+        })
     }
 
     /// Returns the gradient of a loss, one trainable variable's after the other's.
@@ -157,6 +169,10 @@ impl Sequential<Compiled> {
                 mean: each.f_mean(each.kind())?,
                 correct: objective.loss().correct(logits, &labels)?,
                 examples: logits.size()[0],
+                outputs: match self.compiled.metrics[..] {
+                    [] => None,
+                    _ => Some((logits.f_detach()?, labels)),
+                },
             })
         };
         evaluate().map_err(Error::torch("loss"))

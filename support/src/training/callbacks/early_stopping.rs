@@ -1,6 +1,6 @@
 //! What follows from the rule of early stopping: an end, and whose weights the model has then.
 
-use super::{Callback, Console, End, EpochEnd};
+use super::{Console, End, EpochEnd, Hook};
 use crate::Result;
 use crate::model::Sequential;
 use crate::training::state::TrainedWeights;
@@ -19,16 +19,16 @@ impl StopEarly {
         if !verdict.stop {
             return Ok(());
         }
-        Err(End::EarlyStopping(format!(
+        Err(End::Early(format!(
             "early stopping after epoch {}: {} has not improved for {} epochs",
             self.initial_epoch + epochs.len(),
-            self.rule.monitor.name(),
+            self.rule.monitor,
             verdict.wait,
         )))
     }
 }
 
-impl Callback for StopEarly {
+impl Hook for StopEarly {
     /// A run that is resumed may have ended already.
     fn on_train_begin(&mut self, model: &Sequential<Compiled>) -> Result<(), End> {
         self.check(model)
@@ -54,7 +54,7 @@ pub(super) struct BestWeights {
     pub(super) best: Option<BestEpoch>,
 }
 
-impl Callback for BestWeights {
+impl Hook for BestWeights {
     fn on_epoch_end(
         &mut self,
         model: &mut Sequential<Compiled>,

@@ -1,13 +1,26 @@
-//! What happens around the steps and epochs of `fit`, so that the loop holds the training alone.
+//! What happens around the steps and epochs of [`fit`](crate::model::Sequential::fit), so that the loop holds
+//! the training alone. What users add is a [`Callback`].
 
+mod csv_log;
 mod early_stopping;
 mod non_finite;
 mod stop_button;
+mod tensor_board;
+#[cfg(test)]
+mod tests;
+mod user;
+mod weight_average;
 
+pub use csv_log::CsvLog;
 pub(super) use early_stopping::BestEpoch;
 use early_stopping::{BestWeights, StopEarly};
 use non_finite::StopOnNonFinite;
 use stop_button::StopButton;
+pub use tensor_board::TensorBoard;
+pub use user::{Callback, Epoch, Step};
+pub(super) use user::{CallbackList, UserCallbacks};
+use weight_average::AverageWeights;
+pub use weight_average::WeightAverage;
 
 use super::checkpoint::Checkpoints;
 use super::evaluation::Totals;
@@ -26,12 +39,15 @@ pub(super) struct Console<'a> {
     pub(super) stop: &'a mut Stop,
 }
 
-/// Why training ends before the last epoch; the texts say so to the user.
+/// Why training ends before the last epoch. Its history and the weights are as they are then; the texts say
+/// to the user what ended it.
 #[derive(Debug)]
-pub(super) enum End {
-    /// By the Stop button.
+pub enum End {
+    /// By the notebook's Stop button.
     Stopped(String),
-    EarlyStopping(String),
+    /// By a rule, such as early stopping, or a [`Callback`].
+    Early(String),
+    /// By an error, which `fit` then returns.
     Error(Error),
 }
 
@@ -55,9 +71,12 @@ impl End {
     }
 }
 
+/// What the steps of an epoch are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub enum Phase {
+    /// The weights change.
     Training,
+    /// They are measured.
     Validation,
 }
 
@@ -105,14 +124,31 @@ pub(super) struct EpochEnd {
 }
 
 /// Something to do around steps and epochs. What returns an [`End`] ends the training.
-pub(super) trait Callback {
+pub(super) trait Hook {
     fn on_train_begin(&mut self, _model: &Sequential<Compiled>) -> Result<(), End> {
         Ok(())
     }
 
-    fn on_epoch_begin(&mut self, _epoch: usize, _console: &mut Console<'_>) {}
+    fn on_epoch_begin(
+        &mut self,
+        _model: &mut Sequential<Compiled>,
+        _epoch: usize,
+        _console: &mut Console<'_>,
+    ) -> Result<(), End> {
+        Ok(())
+    }
 
-    fn on_step_end(&mut self, _end: &StepEnd<'_>, _console: &mut Console<'_>) -> Result<(), End> {
+    fn on_step_end(
+        &mut self,
+        _model: &Sequential<Compiled>,
+        _end: &StepEnd<'_>,
+        _console: &mut Console<'_>,
+    ) -> Result<(), End> {
+        Ok(())
+    }
+
+    /// Is called after an epoch's last training step, before its validation.
+    fn on_trained(&mut self, _model: &mut Sequential<Compiled>) -> Result<(), End> {
         Ok(())
     }
 
@@ -136,10 +172,10 @@ pub(super) trait Callback {
     }
 }
 
-/// Callbacks, called in this order: one that ends the training keeps the later ones from being called.
-pub(super) struct Callbacks<'a>(Vec<Box<dyn Callback + 'a>>);
+/// Hooks, in this order: one that ends the training keeps the later ones from being called.
+pub(super) struct Hooks<'a>(Vec<Box<dyn Hook + 'a>>);
 
-impl<'a> Callbacks<'a> {
+impl<'a> Hooks<'a> {
     /// Returns those of a `fit` on `training`, which saves `checkpoints` and knows a `best` epoch from
     /// before. What only one process is to do is rank 0's.
     pub(super) fn of(
@@ -149,8 +185,9 @@ impl<'a> Callbacks<'a> {
         best: Option<BestEpoch>,
     ) -> Self {
         let lines = ProgressLines::new(training, fit.validation, fit.epochs);
-        let mut all: Vec<Box<dyn Callback + 'a>> = vec![
+        let mut all: Vec<Box<dyn Hook + 'a>> = vec![
             Box::new(StopOnNonFinite::new(fit.initial_epoch)),
+            Box::new(AverageWeights::new(fit.weight_average)),
             Box::new(KeepHistory),
             Box::new(lines),
             Box::new(StopButton::default()),
@@ -173,6 +210,8 @@ impl<'a> Callbacks<'a> {
         if let Some(call) = fit.on_epoch_end.take_if(|_| training.group().is_main()) {
             all.push(Box::new(call));
         }
+        let callbacks = std::mem::take(&mut fit.callbacks);
+        all.extend(UserCallbacks::of(callbacks, training.group()).map(|hook| Box::new(hook) as _));
         if let Some(rule) = rule {
             all.push(Box::new(StopEarly {
                 rule,
@@ -183,21 +222,35 @@ impl<'a> Callbacks<'a> {
     }
 }
 
-impl Callback for Callbacks<'_> {
+impl Hook for Hooks<'_> {
     fn on_train_begin(&mut self, model: &Sequential<Compiled>) -> Result<(), End> {
         let mut all = self.0.iter_mut();
-        all.try_for_each(|callback| callback.on_train_begin(model))
+        all.try_for_each(|hook| hook.on_train_begin(model))
     }
 
-    fn on_epoch_begin(&mut self, epoch: usize, console: &mut Console<'_>) {
-        for callback in &mut self.0 {
-            callback.on_epoch_begin(epoch, console);
-        }
-    }
-
-    fn on_step_end(&mut self, end: &StepEnd<'_>, console: &mut Console<'_>) -> Result<(), End> {
+    fn on_epoch_begin(
+        &mut self,
+        model: &mut Sequential<Compiled>,
+        epoch: usize,
+        console: &mut Console<'_>,
+    ) -> Result<(), End> {
         let mut all = self.0.iter_mut();
-        all.try_for_each(|callback| callback.on_step_end(end, console))
+        all.try_for_each(|hook| hook.on_epoch_begin(model, epoch, console))
+    }
+
+    fn on_step_end(
+        &mut self,
+        model: &Sequential<Compiled>,
+        end: &StepEnd<'_>,
+        console: &mut Console<'_>,
+    ) -> Result<(), End> {
+        let mut all = self.0.iter_mut();
+        all.try_for_each(|hook| hook.on_step_end(model, end, console))
+    }
+
+    fn on_trained(&mut self, model: &mut Sequential<Compiled>) -> Result<(), End> {
+        let mut all = self.0.iter_mut();
+        all.try_for_each(|hook| hook.on_trained(model))
     }
 
     fn on_epoch_end(
@@ -207,7 +260,7 @@ impl Callback for Callbacks<'_> {
         console: &mut Console<'_>,
     ) -> Result<(), End> {
         let mut all = self.0.iter_mut();
-        all.try_for_each(|callback| callback.on_epoch_end(model, end, console))
+        all.try_for_each(|hook| hook.on_epoch_end(model, end, console))
     }
 
     fn on_train_end(
@@ -217,14 +270,14 @@ impl Callback for Callbacks<'_> {
         console: &mut Console<'_>,
     ) -> Result<()> {
         let mut all = self.0.iter_mut();
-        all.try_for_each(|callback| callback.on_train_end(model, ended, console))
+        all.try_for_each(|hook| hook.on_train_end(model, ended, console))
     }
 }
 
 /// Adds each epoch to the model's history, first of all: whatever then fails cannot take it away.
 struct KeepHistory;
 
-impl Callback for KeepHistory {
+impl Hook for KeepHistory {
     fn on_epoch_end(
         &mut self,
         model: &mut Sequential<Compiled>,
@@ -242,7 +295,7 @@ struct SaveCheckpoints {
     initial_epoch: usize,
 }
 
-impl Callback for SaveCheckpoints {
+impl Hook for SaveCheckpoints {
     fn on_epoch_end(
         &mut self,
         model: &mut Sequential<Compiled>,
@@ -262,7 +315,7 @@ impl Callback for SaveCheckpoints {
 }
 
 /// The function given to [`Fit::on_epoch_end`].
-impl Callback for OnEpochEnd<'_> {
+impl Hook for OnEpochEnd<'_> {
     fn on_epoch_end(
         &mut self,
         model: &mut Sequential<Compiled>,

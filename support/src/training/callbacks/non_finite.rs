@@ -1,6 +1,6 @@
 //! A loss or a weight that is infinite or not a number: from there on nothing is learned.
 
-use super::{Callback, Console, End, EpochEnd, Phase, StepEnd};
+use super::{Console, End, EpochEnd, Hook, Phase, StepEnd};
 use crate::model::Sequential;
 use crate::training::Compiled;
 use crate::training::state::TrainingState;
@@ -36,7 +36,7 @@ impl StopOnNonFinite {
     }
 }
 
-impl Callback for StopOnNonFinite {
+impl Hook for StopOnNonFinite {
     fn on_train_begin(&mut self, model: &Sequential<Compiled>) -> Result<(), End> {
         self.epochs += model.history().epochs.len();
         self.last_good = Some(TrainingState::of(model)?);
@@ -44,7 +44,12 @@ impl Callback for StopOnNonFinite {
         Ok(())
     }
 
-    fn on_step_end(&mut self, end: &StepEnd<'_>, _: &mut Console<'_>) -> Result<(), End> {
+    fn on_step_end(
+        &mut self,
+        _: &Sequential<Compiled>,
+        end: &StepEnd<'_>,
+        _: &mut Console<'_>,
+    ) -> Result<(), End> {
         if end.loss.is_finite() {
             return Ok(());
         }

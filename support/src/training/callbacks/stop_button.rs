@@ -1,6 +1,6 @@
 //! The notebook's Stop button.
 
-use super::{Callback, Console, End, EpochEnd, Pass, Phase, StepEnd};
+use super::{Console, End, EpochEnd, Hook, Pass, Phase, StepEnd};
 use crate::model::Sequential;
 use crate::training::Compiled;
 
@@ -11,13 +11,18 @@ pub(super) struct StopButton {
     epochs_before: usize,
 }
 
-impl Callback for StopButton {
+impl Hook for StopButton {
     fn on_train_begin(&mut self, model: &Sequential<Compiled>) -> Result<(), End> {
         self.epochs_before = model.history().epochs.len();
         Ok(())
     }
 
-    fn on_step_end(&mut self, end: &StepEnd<'_>, console: &mut Console<'_>) -> Result<(), End> {
+    fn on_step_end(
+        &mut self,
+        _: &Sequential<Compiled>,
+        end: &StepEnd<'_>,
+        console: &mut Console<'_>,
+    ) -> Result<(), End> {
         let (step, Pass { epoch, steps, .. }) = (end.step, end.pass);
         let place = match end.pass.phase {
             Phase::Training => format!("after step {step} of epoch {epoch}"),

@@ -1,0 +1,206 @@
+//! TensorBoard's event files.
+//!
+//! The crates that write them are no longer maintained (tensorboard-rs, tboard) and bring protobuf's code for
+//! all of TensorFlow's graphs. A scalar takes six fields, which stand here.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Callback, End, Epoch, Phase, Step};
+use crate::model::Sequential;
+use crate::training::Compiled;
+use crate::{Error, Result};
+
+/// Writes what is measured as event files for [TensorBoard](https://www.tensorflow.org/tensorboard), as Keras'
+/// callback of that name does: two runs, `train` and `validation`, with `epoch_loss`, `epoch_accuracy` and
+/// the other metrics by epoch, counted from 1, and the training's `batch_loss` by step, counted from the
+/// first epoch on.
+///
+/// `tensorboard --logdir FOLDER` shows them. A run that goes on adds files to the folder.
+#[derive(Debug)]
+pub struct TensorBoard {
+    folder: PathBuf,
+    training: Option<EventFile>,
+    validation: Option<EventFile>,
+}
+
+impl TensorBoard {
+    /// Returns one that writes into a folder, which is made if it is not there.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            training: None,
+            validation: None,
+        }
+    }
+
+    fn write<'a>(
+        &mut self,
+        phase: Phase,
+        step: usize,
+        scalars: impl IntoIterator<Item = (&'a str, f64)>,
+    ) -> Result<()> {
+        let (file, name) = match phase {
+            Phase::Training => (&mut self.training, "train"),
+            Phase::Validation => (&mut self.validation, "validation"),
+        };
+        let now = seconds();
+        let file = match file {
+            Some(file) => file,
+            None => file.insert(EventFile::create(&self.folder.join(name), now)?),
+        };
+        for (tag, value) in scalars {
+            file.write(&scalar_event(now, step, tag, value as f32))?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Io` when a file cannot be written.
+    fn flush(&mut self) -> Result<()> {
+        let mut files = [&mut self.training, &mut self.validation]
+            .into_iter()
+            .flatten();
+        files.try_for_each(|file| file.file.flush().map_err(Error::io("write", &file.path)))
+    }
+}
+
+impl Callback for TensorBoard {
+    /// # Errors
+    /// `Io` when a file cannot be written.
+    fn on_step_end(&mut self, step: &Step<'_>) -> Result<(), End> {
+        if step.phase == Phase::Training {
+            let number = (step.epoch - 1) * step.steps + step.step;
+            self.write(Phase::Training, number, [("batch_loss", step.loss)])?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Io` when a file cannot be written.
+    fn on_epoch_end(&mut self, epoch: &Epoch<'_>) -> Result<(), End> {
+        for (name, value) in epoch.log.values() {
+            let (phase, name) = match name.strip_prefix("val_") {
+                Some(name) => (Phase::Validation, name),
+                None => (Phase::Training, name),
+            };
+            let tag = format!("epoch_{name}");
+            self.write(phase, epoch.epoch, [(tag.as_str(), value)])?;
+        }
+        Ok(self.flush()?)
+    }
+
+    fn on_train_end(&mut self, _: &Sequential<Compiled>, _: Result<(), &End>) -> Result<()> {
+        self.flush()
+    }
+}
+
+/// A file of records, [TFRecord](https://www.tensorflow.org/tutorials/load_data/tfrecord), of events.
+#[derive(Debug)]
+struct EventFile {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl EventFile {
+    fn create(folder: &Path, now: f64) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        // TensorBoard looks for the middle part, and reads the files of a run in the order of their names.
+        let name = format!("events.out.tfevents.{now:.9}.{}", process::id());
+        let path = folder.join(name);
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let file = BufWriter::new(file);
+        let mut events = Self { path, file };
+        events.write(&version_event(now))?;
+        Ok(events)
+    }
+
+    fn write(&mut self, event: &[u8]) -> Result<()> {
+        let written = self.file.write_all(&record(event));
+        written.map_err(Error::io("write", &self.path))
+    }
+}
+
+fn seconds() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}
+
+/// Returns `Event { wall_time, file_version }`, the first of a file.
+fn version_event(wall_time: f64) -> Vec<u8> {
+    let version = bytes_field(3, b"brain.Event:2");
+    [double_field(1, wall_time), version].concat()
+}
+
+/// Returns `Event { wall_time, step, summary: Summary { value: [Value { tag, simple_value }] } }`.
+fn scalar_event(wall_time: f64, step: usize, tag: &str, value: f32) -> Vec<u8> {
+    let simple_value = [&[2 << 3 | 5][..], &value.to_le_bytes()].concat();
+    let value = [bytes_field(1, tag.as_bytes()), simple_value].concat();
+    let summary = bytes_field(5, &bytes_field(1, &value));
+    let step = [vec![2 << 3], varint(step)].concat();
+    [double_field(1, wall_time), step, summary].concat()
+}
+
+/// Returns a field of a protobuf message, of a number of 64 bits.
+fn double_field(number: u8, value: f64) -> Vec<u8> {
+    [&[number << 3 | 1][..], &value.to_le_bytes()].concat()
+}
+
+/// Returns a field of a protobuf message, of text or another message.
+fn bytes_field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2], &varint(bytes.len())[..], bytes].concat()
+}
+
+fn varint(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}
+
+/// Returns a record of a TFRecord file.
+fn record(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    let [length_check, data_check] = [&length, data].map(|bytes| masked_crc(bytes).to_le_bytes());
+    [&length[..], &length_check, data, &data_check].concat()
+}
+
+/// Returns the CRC-32C (Castagnoli) of bytes, masked as in TFRecord files.
+fn masked_crc(bytes: &[u8]) -> u32 {
+    let mut crc = !0_u32;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    (!crc).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_written_as_tensorboard_writes_them() {
+        // By `tests/reference/tensor_board.py`.
+        let expected = include_bytes!("../../../tests/data/events.tfevents");
+        let mut written = record(&version_event(1.7e9 + 0.25));
+        for (step, tag, value) in [
+            (1, "batch_loss", 0.693_147_2),
+            (127, "batch_loss", 0.5),
+            (128, "epoch_loss", -2.5e-9),
+            (70_000, "epoch_top_3_accuracy", 1.),
+        ] {
+            written.extend(record(&scalar_event(1.7e9 + 0.5, step, tag, value)));
+        }
+        assert_eq!(written, expected);
+    }
+}
