@@ -23,7 +23,7 @@ pub struct Prediction {
     /// Its class, or classes, as indices into [`Predictions::classes`].
     pub label: Label,
     /// The most probable class; where there are several labels per image, every class whose probability
-    /// is above the threshold.
+    /// reaches the threshold.
     pub predicted: Label,
     /// The probability of each class. They add up to 1, unless there are several labels per image: then each
     /// class' is its own.
@@ -67,22 +67,21 @@ impl Prediction {
     }
 }
 
-/// The probability above which an image is of a class, where it can be of several: Keras'
-/// `binary_accuracy`'s.
+/// The least probability at which an image is taken for one of a class, where it can be of several.
 pub(crate) const THRESHOLD: f64 = 0.5;
 
 /// Returns what is predicted by the probability of each class.
 pub(crate) fn predicted(loss: Loss, probabilities: &[f64], threshold: f64) -> Label {
     if loss.is_multi_label() {
-        above(probabilities, threshold)
+        reaching(probabilities, threshold)
     } else {
         Label::Class(argmax(probabilities))
     }
 }
 
-fn above(probabilities: &[f64], threshold: f64) -> Label {
+fn reaching(probabilities: &[f64], threshold: f64) -> Label {
     let classes = probabilities.iter().enumerate();
-    let classes = classes.filter(|(_, probability)| **probability > threshold);
+    let classes = classes.filter(|(_, probability)| **probability >= threshold);
     classes.map(|(class, _)| class).collect()
 }
 
@@ -195,7 +194,7 @@ impl Predictions {
         self.batches.is_multi_label()
     }
 
-    /// Returns the same with every class predicted whose probability is above another threshold than .5,
+    /// Returns the same with every class predicted whose probability is at least another threshold than .5,
     /// for several labels per image: a lower one finds more of the images of a class, and takes more others
     /// for some.
     ///
@@ -213,7 +212,7 @@ impl Predictions {
         }
         let mut all = self.clone();
         for prediction in &mut all.predictions {
-            prediction.predicted = above(&prediction.probabilities, threshold);
+            prediction.predicted = reaching(&prediction.probabilities, threshold);
         }
         Ok(all)
     }
@@ -385,7 +384,7 @@ mod tests {
                 index,
                 id: String::new(),
                 label: example.label.clone(),
-                predicted: above(probabilities, THRESHOLD),
+                predicted: reaching(probabilities, THRESHOLD),
                 probabilities: probabilities.clone(),
                 loss: 0.,
             });

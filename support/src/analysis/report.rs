@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::dataset::Label;
 pub use crate::training::Scores;
+
+use crate::dataset::Label;
 use crate::training::share;
 
 /// Precision, recall and F1 of each class and on average.
@@ -34,57 +35,37 @@ impl Report {
         pairs: impl Iterator<Item = (&'a Label, &'a Label)> + Clone,
         multi_label: bool,
     ) -> Self {
-        let mut counts = vec![Counts::default(); classes.len()];
+        let none = || vec![0; classes.len()];
+        let (mut right, mut predictions, mut supports) = (none(), none(), none());
         let mut exact = 0;
         for (label, predicted) in pairs.clone() {
             for class in label.classes() {
-                counts[class].support += 1;
-                counts[class].right += usize::from(predicted.has(class));
+                supports[class] += 1;
+                right[class] += usize::from(predicted.has(class));
             }
-            predicted
-                .classes()
-                .for_each(|class| counts[class].predicted += 1);
+            for class in predicted.classes() {
+                predictions[class] += 1;
+            }
             exact += usize::from(label == predicted);
         }
-        let scores: Vec<Scores> = counts.iter().map(Counts::scores).collect();
-        let all = counts.iter().fold(Counts::default(), |all, class| Counts {
-            support: all.support + class.support,
-            predicted: all.predicted + class.predicted,
-            right: all.right + class.right,
-        });
-        let samples = multi_label.then(|| {
-            let own = pairs.clone().map(|(label, predicted)| Counts {
-                support: label.classes().count(),
-                predicted: predicted.classes().count(),
-                right: label
-                    .classes()
-                    .filter(|&class| predicted.has(class))
-                    .count(),
-            });
-            own.map(|counts| counts.scores()).collect::<Vec<_>>()
-        });
+        let scores = |class: usize| Scores::new(right[class], predictions[class], supports[class]);
+        let scores: Vec<Scores> = (0..classes.len()).map(scores).collect();
+        let of_example = |(label, predicted): (&Label, &Label)| {
+            let right = label.classes().filter(|&class| predicted.has(class));
+            let [predictions, support] = [predicted, label].map(|it| it.classes().count());
+            Scores::new(right.count(), predictions, support)
+        };
+        let [all_right, all_predictions, all] =
+            [right, predictions, supports].map(|counts| counts.iter().sum());
         Self {
-            accuracy: share(exact as f64, pairs.count() as f64),
-            micro_average: all.scores(),
+            accuracy: share(exact as f64, pairs.clone().count() as f64),
+            micro_average: Scores::new(all_right, all_predictions, all),
             macro_average: Scores::mean(&scores, |_| 1.),
             weighted_average: Scores::mean(&scores, |scores| scores.support as f64),
-            samples_average: samples.map(|samples| Scores::mean(&samples, |_| 1.)),
+            samples_average: multi_label
+                .then(|| Scores::mean(&pairs.map(of_example).collect::<Vec<_>>(), |_| 1.)),
             classes: classes.iter().cloned().zip(scores).collect(),
         }
-    }
-}
-
-/// How often a class, or any of them, was the label, was predicted, and was both.
-#[derive(Clone, Default)]
-struct Counts {
-    support: usize,
-    predicted: usize,
-    right: usize,
-}
-
-impl Counts {
-    fn scores(&self) -> Scores {
-        Scores::new(self.right, self.predicted, self.support)
     }
 }
 

@@ -41,7 +41,7 @@ impl Predictions {
             });
         };
         let predictions = self.examples().iter();
-        let scores = predictions.map(|found| (found.probabilities[index], found.label == index));
+        let scores = predictions.map(|found| (found.probabilities[index], found.label.has(index)));
         let points = points(scores.collect());
         match points.first() {
             Some(all) if all.scores.support > 0 => Ok(ThresholdCurve {

@@ -34,7 +34,7 @@ pub struct ModelInfo {
     pub head: Vec<HeadLayer>,
     /// What was minimized; it tells how logits become [probabilities](Loss::probabilities).
     pub loss: Loss,
-    /// Of several labels per image: the probability above which an image is taken for one of a class, .5
+    /// Of several labels per image: the least probability at which an image is taken for one of a class, .5
     /// where the file does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,

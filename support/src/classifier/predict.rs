@@ -42,7 +42,7 @@ pub struct Classification {
     /// Its probability.
     pub probability: f64,
     /// What the image is taken for, each class with its probability: the most probable one; where an image
-    /// can be of several, those above the [threshold](ModelInfo::threshold), the most probable one first.
+    /// can be of several, those that reach the [threshold](ModelInfo::threshold), the most probable one first.
     pub classes: Vec<(String, f64)>,
     /// The probability of each class, in the order of [`Classifier::classes`]; they add up to 1, unless an
     /// image can be of several classes.

@@ -48,7 +48,7 @@ impl TrainingRecord {
         self
     }
 
-    /// Tells the probability above which an image is taken for one of a class, where it can be of several;
+    /// Tells the least probability at which an image is taken for one of a class, where it can be of several;
     /// .5 unless told.
     #[must_use]
     pub fn threshold(mut self, threshold: f64) -> Self {

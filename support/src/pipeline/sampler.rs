@@ -50,7 +50,10 @@ impl Dataset<Pixels> {
             let expected = format!("a weight for each of {len} examples");
             return refused(expected, weights.len().to_string());
         }
-        if let Some(weight) = weights.iter().find(|weight| !(**weight >= 0.)) {
+        if let Some(weight) = weights
+            .iter()
+            .find(|weight| weight.is_nan() || **weight < 0.)
+        {
             return refused("weights of 0 or more".into(), weight.to_string());
         }
         if !(total > 0. && total.is_finite()) {

@@ -4,7 +4,7 @@
     python multi_label.py
 
 A list of cases. Each has the classes' names, the `probabilities` of each example's classes, `labels` and `predicted` (the
-classes whose probability is above .5) as lists of indices, and what scikit-learn makes of them with `zero_division=0`:
+classes whose probability is .5 or more) as lists of indices, and what scikit-learn makes of them with `zero_division=0`:
 `report` (as numbers, with `accuracy_score` as `accuracy`), `text` and `text of 4 digits`, and the `matrices` of
 `multilabel_confusion_matrix`. `binary_accuracy` is the share of right answers over examples and classes, as Keras'.
 """
@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, classification_report, multilabel_co
 
 def case(classes, labels, probabilities):
     probabilities = np.round(probabilities, 3)
-    predicted = (probabilities > 0.5).astype(int)
+    predicted = (probabilities >= 0.5).astype(int)
     options = {"target_names": classes, "zero_division": 0}
     report = classification_report(labels, predicted, output_dict=True, **options)
     indices = lambda rows: [np.flatnonzero(row).tolist() for row in rows]
