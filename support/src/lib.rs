@@ -16,6 +16,9 @@
 //! | freeze | [`set_trainable`](model::Backbone::set_trainable), [`layers_mut`](model::Backbone::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
 //! | choose a learning rate | [`Sequential::find_learning_rate`](model::Sequential::find_learning_rate) |
+//! | an optimizer | [`RmsProp`](training::RmsProp), [`Sgd`](training::Sgd), [`Adam`](training::Adam), [`AdamW`](training::AdamW), [weight decay, clipping, a slower base](training::OptimizerOptions) |
+//! | a learning rate that changes | [`Fit::schedule`](training::Fit::schedule): [`CosineDecay`](training::CosineDecay), [`OneCycle`](training::OneCycle), [`ReduceOnPlateau`](training::ReduceOnPlateau) |
+//! | head first, then all, in one call | [`Sequential::fine_tune`](model::Sequential::fine_tune) |
 //! | on several processes | [`distributed`] |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
@@ -72,6 +75,7 @@ pub mod prelude {
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
     pub use crate::settings::{Limit, Settings};
     pub use crate::training::{
-        EarlyStopping, Fit, History, LearningRateFinder, Loss, Monitor, RmsProp,
+        Adam, AdamW, CosineDecay, EarlyStopping, FineTune, Fit, History, LearningRateFinder, Loss,
+        Monitor, OneCycle, OptimizerOptions, ReduceOnPlateau, RmsProp, Sgd,
     };
 }

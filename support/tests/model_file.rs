@@ -73,6 +73,7 @@ fn history(losses: &[f64]) -> History {
         accuracy: 0.5,
         val_loss: None,
         val_accuracy: None,
+        learning_rate: None,
         seconds: 1.5,
     });
     History {

@@ -54,6 +54,11 @@ impl Variable {
         self.statistic
     }
 
+    /// Returns whether this is a kernel, and not a bias or a batch normalization's.
+    pub(crate) fn is_kernel(&self) -> bool {
+        self.value.dim() > 1
+    }
+
     /// Returns the number of scalars in the tensor.
     #[must_use]
     pub fn count(&self) -> usize {

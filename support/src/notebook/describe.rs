@@ -412,6 +412,7 @@ mod tests {
                 accuracy: 0.75,
                 val_loss: None,
                 val_accuracy: None,
+                learning_rate: None,
                 seconds: 1.0,
             }],
         };

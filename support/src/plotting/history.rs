@@ -55,6 +55,7 @@ mod tests {
             accuracy: 0.5,
             val_loss: val,
             val_accuracy: val,
+            learning_rate: None,
             seconds: 1.,
         };
         let extent = |validated: [bool; 4]| {

@@ -25,12 +25,21 @@ pub(super) struct Checkpoints {
     _lock: File,
 }
 
+/// What a checkpoint holds.
+struct Saved {
+    contents: Contents,
+    run: RunRecord,
+    history: History,
+    optimizer_steps: u64,
+}
+
 /// The newest checkpoint that is whole.
 pub(super) struct Newest {
     pub(super) path: PathBuf,
     pub(super) epoch: usize,
     pub(super) history: History,
     contents: Contents,
+    optimizer_steps: u64,
     /// What is wrong with newer ones.
     pub(super) damaged: Vec<Error>,
 }
@@ -38,7 +47,9 @@ pub(super) struct Newest {
 /// Changes when a reader of this version could no longer read the file, or would misunderstand it.
 const VERSION: &str = "2";
 const KEPT: usize = 2;
-const OPTIMIZER: &str = "optimizer/mean_square/";
+/// Before the slot and the variable: `optimizer/mean_square/dense/kernel`.
+const OPTIMIZER: &str = "optimizer/";
+const OPTIMIZER_STEPS: &str = "optimizer steps";
 const LOCK: &str = ".lock";
 
 impl Checkpoints {
@@ -77,11 +88,15 @@ impl Checkpoints {
                 json(serde_json::to_string(model.history()))?,
             ),
             ("run".into(), json(serde_json::to_string(&self.run))?),
+            (
+                OPTIMIZER_STEPS.into(),
+                model.compiled.optimizer.steps().to_string(),
+            ),
         ]);
         let variables = model
             .variables()
             .map(|variable| (variable.name().to_owned(), variable.value()));
-        let optimizer = model.compiled.optimizer.mean_squares();
+        let optimizer = model.compiled.optimizer.state();
         let optimizer = optimizer.map(|(name, value)| (format!("{OPTIMIZER}{name}"), value));
         weights::write(&path, variables.chain(optimizer), metadata)?;
         self.prune(epoch, best)
@@ -129,15 +144,16 @@ impl Checkpoints {
         for (epoch, path) in self.found()?.into_iter().rev() {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
             match read(&bytes, epoch) {
-                Ok((contents, run, history)) => {
-                    self.check_run(&run)
+                Ok(saved) => {
+                    self.check_run(&saved.run)
                         .and_then(|()| is_within(epoch, epochs))
                         .map_err(|reason| damaged(&path, reason))?;
                     return Ok(Some(Newest {
                         path,
                         epoch,
-                        history,
-                        contents,
+                        history: saved.history,
+                        contents: saved.contents,
+                        optimizer_steps: saved.optimizer_steps,
                         damaged: broken,
                     }));
                 }
@@ -162,9 +178,9 @@ impl Checkpoints {
         let path = self.folder.join(file_name(epoch));
         let weights = fs::read(&path).map_err(|error| error.to_string());
         let weights = weights.and_then(|bytes| {
-            let (contents, run, _) = read(&bytes, epoch)?;
-            self.check_run(&run)?;
-            TrainedWeights::in_file(model, contents)
+            let saved = read(&bytes, epoch)?;
+            self.check_run(&saved.run)?;
+            TrainedWeights::in_file(model, saved.contents)
         });
         weights.map_err(|reason| {
             let reason = format!(
@@ -194,21 +210,23 @@ impl Newest {
     /// `Checkpoint` when they do not fit; then nothing has been changed.
     pub(super) fn load(mut self, model: &mut Sequential<Compiled>) -> Result<()> {
         let mut load = || -> Result<(), String> {
-            let mut mean_squares = BTreeMap::new();
-            for variable in model.trainable_variables() {
-                let name = variable.name();
+            let mut state = BTreeMap::new();
+            let variables = model.trainable_variables();
+            for (name, variable) in model.compiled.optimizer.names(&variables) {
                 if let Some(found) = self.contents.remove(&format!("{OPTIMIZER}{name}")) {
-                    found.check(name, &variable.value().size())?;
+                    found.check(&name, &variable.value().size())?;
                     let value = found.tensor().map_err(|error| error.to_string())?;
-                    mean_squares
-                        .insert(name.to_owned(), value.to_device(variable.value().device()));
+                    state.insert(name, value.to_device(variable.value().device()));
                 }
             }
             weights::assign(
                 std::mem::take(&mut self.contents),
                 model.variables_mut().collect(),
             )?;
-            model.compiled.optimizer.set_mean_squares(mean_squares);
+            model
+                .compiled
+                .optimizer
+                .set_state(state, self.optimizer_steps);
             Ok(())
         };
         load().map_err(|reason| damaged(&self.path, reason))?;
@@ -275,7 +293,7 @@ fn epoch_of(name: &str) -> Option<usize> {
 }
 
 /// Reads the file of an epoch.
-fn read(bytes: &[u8], epoch: usize) -> Result<(Contents, RunRecord, History), String> {
+fn read(bytes: &[u8], epoch: usize) -> Result<Saved, String> {
     let (contents, metadata) = weights::read_safetensors(bytes)?;
     let text = |name: &str| metadata.get(name).ok_or(format!("it has no {name}"));
     let version = text("checkpoint")?;
@@ -292,7 +310,17 @@ fn read(bytes: &[u8], epoch: usize) -> Result<(Contents, RunRecord, History), St
     if last != epoch {
         return Err(format!("it was saved after epoch {last}, and then renamed"));
     }
-    Ok((contents, run, history))
+    // Absent from files of before there was an optimizer that counts them.
+    let steps = metadata
+        .get(OPTIMIZER_STEPS)
+        .map_or(Ok(0), |steps| steps.parse());
+    let optimizer_steps = steps.map_err(|error| format!("{OPTIMIZER_STEPS}: {error}"))?;
+    Ok(Saved {
+        contents,
+        run,
+        history,
+        optimizer_steps,
+    })
 }
 
 #[cfg(test)]

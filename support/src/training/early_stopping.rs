@@ -30,6 +30,14 @@ impl Monitor {
             Self::ValAccuracy => log.val_accuracy,
         }
     }
+
+    /// Returns whether a value is better than another by more than `min_delta`.
+    pub(super) fn improves(self, value: f64, best: f64, min_delta: f64) -> bool {
+        match self {
+            Self::ValLoss => value + min_delta < best,
+            Self::ValAccuracy => value - min_delta > best,
+        }
+    }
 }
 
 /// Ends the training when the validation does not improve any more, as
@@ -118,10 +126,7 @@ impl EarlyStopping {
 
     /// Returns what is to be made of the epochs after `initial_epoch`.
     pub(super) fn verdict(&self, epochs: &[EpochLog], initial_epoch: usize) -> Verdict {
-        let improves = |value: f64, best: f64| match self.monitor {
-            Monitor::ValLoss => value + self.min_delta < best,
-            Monitor::ValAccuracy => value - self.min_delta > best,
-        };
+        let improves = |value, best| self.monitor.improves(value, best, self.min_delta);
         let mut verdict = Verdict::default();
         let mut best = None;
         for (epoch, log) in (initial_epoch + 1..).zip(epochs) {
@@ -170,6 +175,7 @@ mod tests {
                 accuracy: 0.,
                 val_loss: value,
                 val_accuracy: value,
+                learning_rate: None,
                 seconds: 0.,
             }
         };

@@ -6,8 +6,10 @@ use super::callbacks::{BestEpoch, Callback, Callbacks, Console, End, EpochEnd, P
 use super::checkpoint::Checkpoints;
 use super::evaluation::Totals;
 use super::frozen::FrozenPrefix;
+use super::optimizer::Rates;
 use super::ranks::agree;
 use super::record::RunRecord;
+use super::schedule::Moment;
 use super::{Compiled, EpochLog, Fit, History};
 use crate::distributed::{ProcessGroup, Reducer};
 use crate::live::{Progress, Stop};
@@ -25,7 +27,8 @@ impl Sequential<Compiled> {
     ///
     /// # Errors
     /// Before training: `Argument` when the labels do not fit the loss, there is nothing to train (no
-    /// example, no epoch, no trainable variable) or nothing to validate on, which early stopping needs;
+    /// example, no epoch, no trainable variable) or nothing to validate on, which early stopping and
+    /// [`ReduceOnPlateau`](super::ReduceOnPlateau) need, or the schedule makes no sense;
     /// `Image` when a broken image stops the run; `Shape` when the images do not fit the model;
     /// `Checkpoint` when another run uses the folder, or when there is one to continue from and it, or
     /// the best one, is damaged or of another run; `Io` when the folder cannot be written to. All but
@@ -119,7 +122,7 @@ impl Sequential<Compiled> {
         let prefix = FrozenPrefix::new(self, batches, fit, console)?;
         let reducer = self.reducer(batches.group())?;
         for epoch in first..fit.epochs {
-            self.train_epoch(epoch, &prefix, reducer.as_ref(), callbacks, console)
+            self.train_epoch(epoch, fit, &prefix, reducer.as_ref(), callbacks, console)
                 .map_err(|end| end.in_epoch(epoch + 1, self.history()))?;
         }
         Ok(())
@@ -129,6 +132,7 @@ impl Sequential<Compiled> {
     fn train_epoch(
         &mut self,
         epoch: usize,
+        fit: &Fit<'_>,
         prefix: &FrozenPrefix<'_>,
         reducer: Option<&Reducer>,
         callbacks: &mut Callbacks<'_>,
@@ -139,12 +143,14 @@ impl Sequential<Compiled> {
         callbacks.on_epoch_begin(pass.epoch, console);
         let (start, mut totals) = (Instant::now(), Totals::default());
         self.compiled.step = (epoch as u64).wrapping_mul(pass.steps as u64);
-        let mut batches = training.epoch(epoch);
+        let (mut batches, mut learning_rate) = (training.epoch(epoch), None);
         for step in 1.. {
-            let before = self.train_step(*cut, batches.next().transpose()?, reducer)?;
+            let rates = self.rates(fit, pass, step);
+            let before = self.train_step(*cut, batches.next().transpose()?, rates, reducer)?;
             if before.examples == 0 {
                 break;
             }
+            learning_rate = Some(rates.learning_rate);
             totals.add(&before);
             callbacks.on_step_end(&pass.end(step, before.mean().loss, &totals), console)?;
         }
@@ -157,9 +163,22 @@ impl Sequential<Compiled> {
                 callbacks.on_step_end(&pass.end(step, loss, totals), console)
             })
         });
-        let log = EpochLog::new(totals.mean(), validation.transpose()?, start.elapsed());
+        let validation = validation.transpose()?;
+        let log = EpochLog::new(totals.mean(), validation, learning_rate, start.elapsed());
         let epoch = epoch + 1;
         callbacks.on_epoch_end(self, &EpochEnd { epoch, log }, console)
+    }
+
+    /// Returns the rates of a step of an epoch, both counted from 1.
+    fn rates(&self, fit: &Fit<'_>, pass: Pass, step: usize) -> Rates {
+        let first = pass.epoch - 1 - fit.initial_epoch;
+        let moment = Moment {
+            step: first * pass.steps + step - 1,
+            steps: (fit.epochs - fit.initial_epoch) * pass.steps,
+            epochs: &self.history().epochs,
+        };
+        let compiled = self.compiled.optimizer.rates();
+        fit.schedule.rates(compiled, &moment)
     }
 
     /// Begins a history or, where a run is to be continued, takes the model to its newest checkpoint;

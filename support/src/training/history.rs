@@ -21,6 +21,9 @@ pub struct EpochLog {
     /// Share of validation examples classified right after the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_accuracy: Option<f64>,
+    /// The learning rate of the epoch's last step. Histories of before it was kept have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
     /// Seconds that the epoch took, validation included.
     pub seconds: f64,
 }
@@ -29,6 +32,7 @@ impl EpochLog {
     pub(super) fn new(
         training: Evaluation,
         validation: Option<Evaluation>,
+        learning_rate: Option<f64>,
         time: Duration,
     ) -> Self {
         Self {
@@ -36,6 +40,7 @@ impl EpochLog {
             accuracy: training.accuracy,
             val_loss: validation.map(|validation| validation.loss),
             val_accuracy: validation.map(|validation| validation.accuracy),
+            learning_rate,
             seconds: time.as_secs_f64(),
         }
     }
@@ -96,6 +101,15 @@ impl History {
             .filter_map(|epoch| epoch.val_loss)
             .collect()
     }
+
+    /// Returns the learning rate of each epoch's last step, as far as it was kept.
+    #[must_use]
+    pub fn learning_rate(&self) -> Vec<f64> {
+        self.epochs
+            .iter()
+            .filter_map(|epoch| epoch.learning_rate)
+            .collect()
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +123,7 @@ mod tests {
             accuracy: 2. / 3.,
             val_loss,
             val_accuracy: val_loss.map(|_| 0.1 + 0.2),
+            learning_rate: val_loss.map(|_| 1e-4 / 3.),
             seconds: 1e-7 / 3.,
         };
         let epochs = vec![log(0.1 / 3., None), log(f64::INFINITY, Some(f64::NAN))];
@@ -119,5 +134,6 @@ mod tests {
         assert!(read.epochs[1].val_loss.is_some_and(f64::is_nan));
         assert_eq!(read.epochs[0], history.epochs[0]);
         assert_eq!(read.epochs[1].val_accuracy, history.epochs[1].val_accuracy);
+        assert_eq!(read.learning_rate(), [1e-4 / 3.]);
     }
 }

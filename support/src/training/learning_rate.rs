@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::callbacks::{Console, End};
 use super::frozen::FrozenPrefix;
+use super::optimizer::Rates;
 use super::state::TrainingState;
 use super::{Compiled, Fit};
 use crate::live::Task;
@@ -264,11 +265,13 @@ impl Sequential<Compiled> {
         let mut epoch = 0;
         let mut coming = prefix.training.epoch(epoch);
         for step in 0..finder.steps {
-            let rate = finder.rate(step);
-            self.compiled.optimizer.set_learning_rate(rate);
+            let rates = Rates {
+                learning_rate: finder.rate(step),
+                ..self.compiled.optimizer.rates()
+            };
             let loss = loop {
                 let batch = coming.next().transpose()?;
-                let totals = self.train_step(prefix.cut, batch, reducer.as_ref())?;
+                let totals = self.train_step(prefix.cut, batch, rates, reducer.as_ref())?;
                 if totals.examples > 0 {
                     break totals.mean().loss;
                 }
@@ -282,7 +285,10 @@ impl Sequential<Compiled> {
                 break;
             }
             task.done_with(step + 1, || {
-                format!("learning rate: {rate:.1e} - loss: {loss:.4}")
+                format!(
+                    "learning rate: {:.1e} - loss: {loss:.4}",
+                    rates.learning_rate
+                )
             })?;
         }
         Ok(found)

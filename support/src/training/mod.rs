@@ -6,30 +6,34 @@ mod callbacks;
 mod checkpoint;
 mod early_stopping;
 mod evaluation;
+mod fine_tune;
 mod fit;
 mod frozen;
 mod history;
 mod learning_rate;
 mod loss;
 mod memory;
+mod optimizer;
 mod options;
 mod ranks;
 mod record;
 mod report;
-mod rms_prop;
 mod row_file;
+mod schedule;
 mod state;
 mod step;
 mod store;
 
 pub use early_stopping::{EarlyStopping, Monitor};
 pub use evaluation::Evaluation;
+pub use fine_tune::FineTune;
 pub use history::{EpochLog, History};
 pub(crate) use learning_rate::LAST;
 pub use learning_rate::{LearningRateFinder, LearningRates};
 pub use loss::Loss;
+pub use optimizer::{Adam, AdamW, Optimizer, OptimizerOptions, RmsProp, Sgd};
 pub use options::Fit;
-pub use rms_prop::RmsProp;
+pub use schedule::{CosineDecay, OneCycle, ReduceOnPlateau, Schedule};
 
 use tch::{Kind, Tensor};
 
@@ -39,7 +43,7 @@ use crate::{Error, Result};
 /// What compiling adds to a [`Sequential`].
 #[derive(Debug)]
 pub struct Compiled {
-    optimizer: RmsProp,
+    optimizer: Optimizer,
     loss: Loss,
     /// How many steps were trained before the next one, from the first epoch on; what a
     /// [`Dropout`](crate::model::Dropout) drops depends on it.
@@ -49,15 +53,21 @@ pub struct Compiled {
 }
 
 impl<C> Sequential<C> {
-    /// Returns the model ready for training with an optimizer and a loss; accuracy is always
-    /// measured. Compiling again starts with a new optimizer and keeps the weights.
+    /// Returns the model ready for training with an optimizer ([`RmsProp`], [`Sgd`], [`Adam`], [`AdamW`])
+    /// and a loss; accuracy is always measured. Compiling again starts with a new optimizer and keeps the
+    /// weights. The optimizer's state begins anew, too, when variables are trained that it has none of.
     ///
     /// # Errors
     /// `Shape` names the first layer on top that does not take what the layers before it give.
     /// `Argument` when the loss does not fit the number of outputs, the learning rate is not a
-    /// positive number, a dropout's rate is not at least 0 and less than 1, or there is no memory for
+    /// positive number or another of the optimizer's is out of its bounds, a dropout's rate is not at least 0 and less than 1, or there is no memory for
     /// a layer.
-    pub fn compile(self, optimizer: RmsProp, loss: Loss) -> Result<Sequential<Compiled>> {
+    pub fn compile(
+        self,
+        optimizer: impl Into<Optimizer>,
+        loss: Loss,
+    ) -> Result<Sequential<Compiled>> {
+        let optimizer = optimizer.into();
         self.check_head()?;
         loss.classes(&self.output_shape())?;
         optimizer.check()?;
@@ -86,7 +96,7 @@ impl Compiled {
     }
 
     /// Returns the optimizer that the model was compiled with.
-    pub(crate) fn optimizer(&self) -> &RmsProp {
+    pub(crate) fn optimizer(&self) -> &Optimizer {
         &self.optimizer
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{EarlyStopping, History};
+use super::{EarlyStopping, History, Schedule};
 use crate::pipeline::Batches;
 use crate::{Error, Result};
 
@@ -14,6 +14,7 @@ pub struct Fit<'a> {
     pub(super) initial_epoch: usize,
     pub(super) validation: Option<&'a Batches>,
     pub(super) early_stopping: Option<EarlyStopping>,
+    pub(super) schedule: Schedule,
     pub(super) cache_activations: bool,
     pub(super) activation_memory: Option<usize>,
     pub(super) checkpoints: Option<PathBuf>,
@@ -41,6 +42,7 @@ impl<'a> Fit<'a> {
             initial_epoch: 0,
             validation: None,
             early_stopping: None,
+            schedule: Schedule::Constant,
             cache_activations: true,
             activation_memory: None,
             checkpoints: None,
@@ -67,6 +69,15 @@ impl<'a> Fit<'a> {
     #[must_use]
     pub fn early_stopping(mut self, early_stopping: EarlyStopping) -> Self {
         self.early_stopping = Some(early_stopping);
+        self
+    }
+
+    /// Changes the learning rate from step to step: a [`CosineDecay`](super::CosineDecay), a
+    /// [`OneCycle`](super::OneCycle), or a [`ReduceOnPlateau`](super::ReduceOnPlateau). Each counts the steps from
+    /// the initial epoch to the last one, and begins with the learning rate that the model was compiled with.
+    #[must_use]
+    pub fn schedule(mut self, schedule: impl Into<Schedule>) -> Self {
+        self.schedule = schedule.into();
         self
     }
 
@@ -114,7 +125,8 @@ impl<'a> Fit<'a> {
     /// Continues from the newest checkpoint in a folder, if there is one, and saves others there.
     /// On the CPU, the weights and the history end as those of a run that was never interrupted,
     /// to the bit. All that decides them has to be the same: model, optimizer, data and what is made
-    /// of them, early stopping; the number of epochs may be another.
+    /// of them, early stopping, schedule; the number of epochs may be another, unless the learning rate
+    /// depends on it.
     #[must_use]
     pub fn resume(mut self, folder: impl Into<PathBuf>) -> Self {
         self.checkpoints = Some(folder.into());
@@ -144,16 +156,19 @@ impl<'a> Fit<'a> {
                 got: self.epochs.to_string(),
             });
         }
-        let Some(early_stopping) = self.early_stopping else {
-            return Ok(());
+        let needs_validation = match (self.early_stopping, &self.schedule) {
+            (Some(_), _) => Some("early stopping"),
+            (_, Schedule::ReduceOnPlateau(_)) => Some("ReduceOnPlateau"),
+            _ => None,
         };
-        if self.validation.is_none() {
+        if let (Some(what), None) = (needs_validation, self.validation) {
             return Err(Error::Argument {
                 name: "fit, the validation batches",
-                expected: "some, for early stopping".into(),
+                expected: format!("some, for {what}"),
                 got: "none".into(),
             });
         }
-        early_stopping.check()
+        self.schedule.check()?;
+        self.early_stopping.map_or(Ok(()), |rule| rule.check())
     }
 }

@@ -18,8 +18,9 @@ use crate::{Error, Result};
 #[derive(Serialize, Deserialize)]
 struct State {
     history: History,
-    /// The variables of which the optimizer has a state.
-    mean_squares: Vec<String>,
+    /// What the optimizer has a state of, as `slot/variable`.
+    optimizer: Vec<String>,
+    optimizer_steps: u64,
     /// The best epoch, if its weights are to be restored.
     best: Option<usize>,
 }
@@ -61,10 +62,8 @@ impl Sequential<Compiled> {
         let optimizer = &self.compiled.optimizer;
         let state = State {
             history: self.history().clone(),
-            mean_squares: optimizer
-                .mean_squares()
-                .map(|(name, _)| name.into())
-                .collect(),
+            optimizer: optimizer.state().map(|(name, _)| name.into()).collect(),
+            optimizer_steps: optimizer.steps(),
             best: best.as_ref().map(|(epoch, _)| *epoch),
         };
         let no_json = |error: serde_json::Error| group.mismatch("fit", error.to_string());
@@ -76,16 +75,17 @@ impl Sequential<Compiled> {
             let value = group.broadcast(variable.value())?;
             variable.assign(&value)?;
         }
-        let mut mean_squares = BTreeMap::new();
-        for name in state.mean_squares {
-            let mut known = self.compiled.optimizer.mean_squares();
+        let mut optimizer = BTreeMap::new();
+        for name in state.optimizer {
+            let mut known = self.compiled.optimizer.state();
             let value = match known.find(|(known, _)| *known == name) {
                 Some((_, value)) => value.shallow_clone(),
                 None => self.zeros_like(&name)?,
             };
-            mean_squares.insert(name, group.broadcast(&value)?);
+            optimizer.insert(name, group.broadcast(&value)?);
         }
-        self.compiled.optimizer.set_mean_squares(mean_squares);
+        let steps = state.optimizer_steps;
+        self.compiled.optimizer.set_state(optimizer, steps);
         self.compiled.history = state.history;
         let Some(epoch) = state.best else {
             return Ok(None);
@@ -97,8 +97,9 @@ impl Sequential<Compiled> {
         Ok(Some((epoch, weights.broadcast(group)?)))
     }
 
-    /// Returns zeros in the shape of a variable.
+    /// Returns zeros in the shape of the variable in `slot/variable`.
     fn zeros_like(&self, name: &str) -> Result<Tensor> {
+        let name = name.split_once('/').map_or(name, |(_, variable)| variable);
         let variable = self.variables().find(|variable| variable.name() == name);
         let variable = variable.ok_or_else(|| Error::Argument {
             name: "fit, the model",
@@ -275,7 +276,7 @@ mod tests {
                     let evaluation = model.evaluate(&train).unwrap();
                     let skipped = train.skipped();
                     // The updates would hardly tell gradients that are too large by a factor.
-                    let squares = model.compiled.optimizer.mean_squares();
+                    let squares = model.compiled.optimizer.state();
                     let squares = squares.map(|(_, value)| value.sum(None).double_value(&[]));
                     let squares = squares.sum::<f64>();
                     (numbers(&history), evaluation, skipped, squares)

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::rms_prop::OptimizerConfig;
-use super::{Compiled, EarlyStopping, Fit, Loss};
+use super::optimizer::OptimizerConfig;
+use super::{Compiled, EarlyStopping, Fit, Loss, Schedule};
 use crate::Result;
 use crate::assets::hash;
 use crate::model::{HeadLayer, Sequential, Weights};
@@ -25,6 +25,11 @@ pub(super) struct RunRecord {
     optimizer: OptimizerConfig,
     pub(super) initial_epoch: usize,
     early_stopping: Option<EarlyStopping>,
+    #[serde(default, skip_serializing_if = "Schedule::is_constant")]
+    schedule: Schedule,
+    /// The number of epochs, where the schedule depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schedule_epochs: Option<usize>,
     training: DataRecord,
     validation: Option<DataRecord>,
 }
@@ -88,6 +93,8 @@ impl RunRecord {
             optimizer: model.compiled.optimizer.config(),
             initial_epoch: fit.initial_epoch,
             early_stopping: fit.early_stopping,
+            schedule: fit.schedule.clone(),
+            schedule_epochs: fit.schedule.depends_on_end().then_some(fit.epochs),
             training: DataRecord::of(training)?,
             validation: fit.validation.map(DataRecord::of).transpose()?,
         })

@@ -161,6 +161,7 @@ mod tests {
             accuracy: 0.942,
             val_loss: Some(0.152),
             val_accuracy: Some(0.953),
+            learning_rate: None,
             seconds: 9.45,
         };
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Compiled, RmsProp};
+use super::{Compiled, Optimizer};
 use crate::distributed::ProcessGroup;
 use crate::model::Sequential;
 use crate::model::weights::Contents;
@@ -64,7 +64,7 @@ impl TrainedWeights {
 #[derive(Debug)]
 pub(super) struct TrainingState {
     weights: TrainedWeights,
-    optimizer: RmsProp,
+    optimizer: Optimizer,
     step: u64,
 }
 
@@ -80,7 +80,7 @@ impl TrainingState {
 
     /// Returns whether no number in it is infinite or none.
     pub(super) fn is_finite(&self) -> Result<bool> {
-        let state = self.optimizer.mean_squares().map(|(_, value)| value);
+        let state = self.optimizer.state().map(|(_, value)| value);
         let flags = self.weights.0.iter().chain(state);
         let flags = flags.map(|value| value.f_isfinite()?.f_all());
         // One question for all: a GPU is waited for.

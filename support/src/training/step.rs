@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::evaluation::Totals;
 use super::frozen::PrefixBatch;
-use super::rms_prop::flatten;
+use super::optimizer::{Rates, flatten};
 use super::{Compiled, Evaluation};
 use crate::distributed::{ProcessGroup, Reducer};
 use crate::model::{Sequential, TrainingStep};
@@ -60,7 +60,8 @@ impl Sequential<Compiled> {
             labels: labels.shallow_clone(),
             parts: vec![(0, labels.size()[0])],
         };
-        Ok(self.train_step(0, Some(batch), None)?.mean())
+        let rates = self.compiled.optimizer.rates();
+        Ok(self.train_step(0, Some(batch), rates, None)?.mean())
     }
 
     /// Trains one step on layer `cut`'s output for some images, together with the other ranks where there is
@@ -69,6 +70,7 @@ impl Sequential<Compiled> {
         &mut self,
         cut: usize,
         batch: Option<PrefixBatch>,
+        rates: Rates,
         reducer: Option<&Reducer>,
     ) -> Result<Totals> {
         let loss = batch.map(|batch| {
@@ -83,11 +85,11 @@ impl Sequential<Compiled> {
             (None, None) => Ok(Totals::default()),
             (Some(loss), None) => {
                 let gradient = self.gradient(&loss.mean)?;
-                self.update(&gradient)?;
+                self.update(&gradient, rates)?;
                 // Only now: a GPU is waited for.
                 loss.read()
             }
-            (loss, Some(reducer)) => self.train_step_together(loss.as_ref(), reducer),
+            (loss, Some(reducer)) => self.train_step_together(loss.as_ref(), rates, reducer),
         }
     }
 
@@ -95,6 +97,7 @@ impl Sequential<Compiled> {
     fn train_step_together(
         &mut self,
         loss: Option<&BatchLoss>,
+        rates: Rates,
         reducer: &Reducer,
     ) -> Result<Totals> {
         let (mut gradients, sums) = match loss {
@@ -116,7 +119,7 @@ impl Sequential<Compiled> {
         let mean = sums
             .f_get(2)
             .and_then(|examples| gradients.f_div_(&examples));
-        self.update(&mean.map_err(Error::torch("mean of the gradients"))?)?;
+        self.update(&mean.map_err(Error::torch("mean of the gradients"))?, rates)?;
         Totals::read(&sums)
     }
 
@@ -130,9 +133,12 @@ impl Sequential<Compiled> {
     }
 
     /// Changes the weights by one step along the loss' gradient.
-    fn update(&mut self, gradient: &Tensor) -> Result<()> {
+    fn update(&mut self, gradient: &Tensor, rates: Rates) -> Result<()> {
+        let in_base = self.base().variables();
+        let in_base = in_base.filter(|variable| variable.is_trainable()).count();
         let (variables, compiled) = self.split_compiled();
-        compiled.optimizer.step(&variables, gradient)?;
+        let optimizer = &mut compiled.optimizer;
+        optimizer.step(&variables, in_base, gradient, rates)?;
         compiled.step += 1;
         Ok(())
     }

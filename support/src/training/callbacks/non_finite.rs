@@ -40,7 +40,7 @@ impl Callback for StopOnNonFinite {
     fn on_train_begin(&mut self, model: &Sequential<Compiled>) -> Result<(), End> {
         self.epochs += model.history().epochs.len();
         self.last_good = Some(TrainingState::of(model)?);
-        self.learning_rate = model.compiled.optimizer.learning_rate();
+        self.learning_rate = model.compiled.optimizer.rates().learning_rate;
         Ok(())
     }
 
