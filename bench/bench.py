@@ -1,4 +1,4 @@
-"""Runs this project, Keras and PyTorch on the same pictures, in turn, and makes a table of their figures.
+"""Runs this project, Keras, PyTorch and fastai on the same pictures, in turn, and makes a table of their figures.
 
 Each is a program that measures itself and ends with one JSON object, whose keys are in README.md. A round runs all of
 them, so that whatever else the machine does meets all alike. `cargo xtask bench` runs this twice: to check what was
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 PEERS = Path(__file__).parent / "peers"
 # Multiply-adds of MobileNetV2's base on a picture of 160x160, two operations each.
@@ -41,6 +41,13 @@ RANKED_ROWS = {
     "fine-tuning step": ("fine_tuning", None),
     "fine-tuning step, from stored activations": ("fine_tuning_from_activations", "fine_tuning"),
 }
+# The same of `--fine-tune`.
+FINE_TUNE_COLUMNS = {
+    "ours": ("ours", True, False),
+    "fastai": ("fastai", False, False),
+    "fastai, our allocator": ("fastai", True, True),
+}
+BACKBONES = [f"efficientnet_lite{variant}" for variant in range(3)]
 # Title: key, which way is better (none: not compared with ours), decimals.
 ROWS = {
     "decode + format, images/s": ("decode", "more", 0),
@@ -55,6 +62,14 @@ ROWS = {
     "validation accuracy after phase 2": ("phase_2_val_accuracy", None, 4),
     "tutorial, peak memory, MB": ("peak_memory_mb", "less", 0),
 }
+FINE_TUNE_ROWS = {
+    "head, s": ("phase_1_seconds", "less", 1),
+    "fine-tuning, s": ("phase_2_seconds", "less", 1),
+    "in all, s": ("seconds", "less", 1),
+    "validation accuracy after the head": ("phase_1_val_accuracy", None, 4),
+    "validation accuracy": ("phase_2_val_accuracy", None, 4),
+    "peak memory, MB": ("peak_memory_mb", "less", 0),
+}
 
 
 def at_least(least):
@@ -68,19 +83,25 @@ def at_least(least):
 
 def command_line(words):
     parser = argparse.ArgumentParser(prog="cargo xtask bench", allow_abbrev=False,
-                                     description="Times the tutorial beside Keras and PyTorch.")
+                                     description="Times the tutorial beside Keras, PyTorch and fastai.")
     parser.add_argument("pictures", nargs="?", metavar="PICTURES", default=os.environ.get("TRANSFER_DATASET"), help="a folder "
                         "with train/ and validation/, two class folders in each (or TRANSFER_DATASET)")
-    parser.add_argument("--rounds", type=at_least(1), default=3, metavar="N", help="how often the pieces are measured (3)")
-    parser.add_argument("--epochs", type=at_least(1), default=10, metavar="N", help="of each of the tutorial's phases (10)")
+    parser.add_argument("--rounds", type=at_least(1), default=3, metavar="N", help="how often the pieces are measured, or a "
+                        "backbone is fine-tuned (3)")
+    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="of each of the tutorial's phases (10), or of a "
+                        "backbone's fine-tuning (3)")
     parser.add_argument("--limit", type=at_least(2), metavar="N", help="pictures of each split, at most")
     parser.add_argument("--pieces", action="store_true", help="without the tutorial as a whole")
-    parser.add_argument("--ranks", type=at_least(2), metavar="N", help="instead: the pieces on N processes beside one, and "
-                        "PyTorch's DistributedDataParallel")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--ranks", type=at_least(2), metavar="N", help="instead: the pieces on N processes beside one, and "
+                         "PyTorch's DistributedDataParallel")
+    instead.add_argument("--fine-tune", choices=BACKBONES, help="instead: this backbone's fine_tune beside fastai's, with "
+                         "another seed in each round")
     parser.add_argument("--all", action="store_true", help="the peers' tutorials with this project's allocator settings as well")
-    for name in ["ours", "keras-weights", "torchvision-weights", "libtorch", "output"]:
+    for name in ["ours", "libtorch", "output"]:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    parser.add_argument("--allocator", action="append", default=[], help=argparse.SUPPRESS)
+    for name in ["weights", "allocator"]:
+        parser.add_argument(f"--{name}", action="append", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     if not options.pictures:
         parser.error("PICTURES is missing")
@@ -88,20 +109,25 @@ def command_line(words):
         if not Path(options.pictures, split).is_dir():
             parser.error(f"{options.pictures} has no folder {split}: train/ and validation/ are needed, two class folders in each")
     options.pictures = Path(options.pictures).absolute()
-    options.allocator = dict(setting.split("=") for setting in options.allocator)
+    options.epochs = options.epochs or (3 if options.fine_tune else 10)
+    for name in ["weights", "allocator"]:
+        setattr(options, name, dict(setting.split("=", 1) for setting in getattr(options, name)))
     return options
 
 
-def measure(title, program, our_allocator, mode, options, ranks=None):
+def measure(title, program, our_allocator, mode, options, ranks=None, seed=0):
     """Runs one program and returns its figures; its other lines are shown. With `ranks`, that many processes share the
     cores."""
-    words = {
-        "ours": [options.ours],
-        "keras": [sys.executable, PEERS / "keras_tutorial.py", "--weights", options.keras_weights],
-        "pytorch": [sys.executable, PEERS / "pytorch_tutorial.py", "--weights", options.torchvision_weights],
-        "pytorch_ddp": [sys.executable, PEERS / "pytorch_ddp.py", "--weights", options.torchvision_weights],
+    script, weights = {
+        "ours": (None, None),
+        "keras": ("keras_tutorial.py", "mobilenet_v2_tfhub"),
+        "pytorch": ("pytorch_tutorial.py", "mobilenet_v2_torchvision"),
+        "pytorch_ddp": ("pytorch_ddp.py", "mobilenet_v2_torchvision"),
+        "fastai": ("fastai_tutorial.py", options.fine_tune),
     }[program]
-    words += [mode, options.pictures, "--epochs", str(options.epochs)]
+    words = [sys.executable, PEERS / script, "--weights", options.weights[weights]] if script else [options.ours]
+    words += [mode, options.pictures, "--epochs", str(options.epochs), "--seed", str(seed)]
+    words += ["--backbone", options.fine_tune] if options.fine_tune else []
     words += ["--limit", str(options.limit)] if options.limit else []
     environment = {name: value for name, value in os.environ.items() if name not in options.allocator}
     environment |= {"TRANSFER_DEVICE": "cpu"} | (options.allocator if our_allocator else {})
@@ -146,6 +172,16 @@ def best(reports, key):
     return next((median(found) for found in values(reports, key).values()), None)
 
 
+def compared(reached, better, decimals):
+    """Returns a row's cells, with how many times as good the first is as each other one."""
+    cells = [f"{value:.{decimals}f}" if value is not None else "" for value in reached]
+    for number, value in enumerate(reached):
+        if better and number and value is not None and reached[0] is not None:
+            ratio = reached[0] / value if better == "more" else value / reached[0]
+            cells[number] += f" ({ratio:.2f}x)"
+    return cells
+
+
 def markdown(columns, machine, pictures, rounds):
     """Returns the table, what was measured on what, and what a table has no room for. `columns` has the reports by
     title, this project's first: the others are compared with it."""
@@ -162,12 +198,7 @@ def markdown(columns, machine, pictures, rounds):
         reached = [best(reports, key) for reports in columns.values()]
         if all(value is None for value in reached):
             continue
-        cells = [f"{value:.{decimals}f}" if value is not None else "" for value in reached]
-        for number, value in enumerate(reached):
-            if better and number and value is not None and reached[0] is not None:
-                ratio = reached[0] / value if better == "more" else value / reached[0]
-                cells[number] += f" ({ratio:.2f}x)"
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append(f"| {row} | {' | '.join(compared(reached, better, decimals))} |")
         for title, reports in columns.items() if better else ():
             found = values(reports, key)
             spread += [(max(abs(value / median(all) - 1) for value in all), title, row) for all in found.values() if len(all) > 1]
@@ -180,13 +211,36 @@ def markdown(columns, machine, pictures, rounds):
         off, title, row = max(spread, key=lambda item: item[0])
         lines.append(f"A round is off its median by {100 * off:.0f} % at most ({title}, {row}).")
     lines += ["", *ways]
-    told = []
+    return "\n".join(lines + versions(columns)) + "\n"
+
+
+def versions(columns):
+    """Returns a line for each program with what it ran on."""
+    told, lines = [], []
     for title, (report, *_) in columns.items():
         if report["versions"] not in told:
             told.append(report["versions"])
-            versions = ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items()))
-            lines.append(f"- {title}: {versions}; {report['threads']} threads")
-    return "\n".join(lines) + "\n"
+            names = ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items()))
+            lines.append(f"- {title}: {names}; {report['threads']} threads")
+    return lines
+
+
+def fine_tune_markdown(columns, machine, pictures, backbone):
+    """Returns the table of a backbone's fine-tuning; `columns` has a report for each seed by title."""
+    first, *_ = columns["ours"]
+    seeds = len(columns["ours"])
+    lines = ["# Benchmark of fine-tuning", "", f"{machine}.",
+             f"Images: {pictures}, {first['pictures']} for training, {first['validation_pictures']} for validation. {backbone}: an epoch "
+             f"of the head, {first['epochs']} of fine-tuning, with {seeds} seed{'s' if seeds > 1 else ''}.", "",
+             f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for row, (key, better, decimals) in FINE_TUNE_ROWS.items():
+        reached = [[report[key] for report in reports] for reports in columns.values()]
+        cells = compared([median(values) for values in reached], better, decimals) if better else [
+            f"{mean(values):.{decimals}f} ({min(values):.{decimals}f} to {max(values):.{decimals}f})" for values in reached]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    lines += ["", "Times and memory: medians; in brackets: how many times as fast, or as small, ours is. Accuracy: the seeds' mean, and "
+              "from the lowest to the highest.", ""]
+    return "\n".join(lines + versions(columns)) + "\n"
 
 
 def ranked_markdown(columns, machine, pictures, rounds, ranks):
@@ -234,7 +288,7 @@ def run(runs, options, output):
             on = f" on {ranks} ranks" if ranks else ""
             print(f"round {number:<7} {mode}: {title}{on} ...", flush=True)
             start = time.perf_counter()
-            figures = measure(title, program, our_allocator, mode, options, ranks)
+            figures = measure(title, program, our_allocator, mode, options, ranks, number - 1)
             print(f"round {number:<7} done in {time.perf_counter() - start:.1f} s", flush=True)
             print(json.dumps({"column": title, "round": number} | ({"ranks": ranks} if ranks else {}) | figures), file=raw, flush=True)
             yield title, ranks, figures
@@ -255,6 +309,13 @@ def main():
         for title, ranks, figures in run(runs, options, output):
             columns[ranks][title].append(figures)
         table = ranked_markdown(columns, machine(), name, options.rounds, options.ranks)
+    elif options.fine_tune:
+        asked = {title: column[:2] for title, column in FINE_TUNE_COLUMNS.items() if options.all or not column[2]}
+        columns = {title: [] for title in asked}
+        runs = [(number, "fine_tune", title, *column, None) for number in rounds for title, column in asked.items()]
+        for title, _, figures in run(runs, options, output):
+            columns[title].append(figures)
+        table = fine_tune_markdown(columns, machine(), name, options.fine_tune)
     else:
         columns = {title: [] for title in COLUMNS}
         runs = [(number, "pieces", title, *column[:2], None) for number in rounds for title, column in COLUMNS.items()]

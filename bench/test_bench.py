@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 import scaling
-from bench import command_line, markdown, ranked_markdown
+from bench import command_line, fine_tune_markdown, markdown, ranked_markdown
 
 
 def pieces(program, decode, forward, gemm):
@@ -114,6 +114,42 @@ class RankedTable(unittest.TestCase):
         self.assertEqual(ranked_markdown(columns, "A CPU", "pets", 1, 2), RANKED_TABLE)
 
 
+FINE_TUNE_TABLE = """\
+# Benchmark of fine-tuning
+
+A CPU.
+Images: pets, 2000 for training, 1000 for validation. efficientnet_lite0: an epoch of the head, 3 of fine-tuning, with 3 seeds.
+
+| | ours | fastai |
+|---|---|---|
+| head, s | 10.0 | 100.0 (10.00x) |
+| fine-tuning, s | 20.0 | 300.0 (15.00x) |
+| in all, s | 31.0 | 402.0 (12.97x) |
+| validation accuracy after the head | 0.9800 (0.9800 to 0.9800) | 0.9600 (0.9600 to 0.9600) |
+| validation accuracy | 0.9930 (0.9900 to 0.9960) | 0.9910 (0.9880 to 0.9940) |
+| peak memory, MB | 900 | 5400 (6.00x) |
+
+Times and memory: medians; in brackets: how many times as fast, or as small, ours is. Accuracy: the seeds' mean, and from the lowest to the highest.
+
+- ours: rustc 1; 2 threads
+- fastai: fastai 1; 2 threads
+"""
+
+
+class FineTuneTable(unittest.TestCase):
+    maxDiff = None
+
+    def test_it_has_medians_of_the_times_and_the_seeds_mean_and_range_of_the_accuracy(self):
+        def reports(program, seconds, before, after, memory):
+            return [tutorial(program, *seconds, before, accuracy, memory) | {"epochs": 3} for accuracy in after]
+
+        columns = {
+            "ours": reports("rustc", (10, 20, 31), 0.98, [0.990, 0.996, 0.993], 900),
+            "fastai": reports("fastai", (100, 300, 402), 0.96, [0.994, 0.988, 0.991], 5400),
+        }
+        self.assertEqual(fine_tune_markdown(columns, "A CPU", "pets", "efficientnet_lite0"), FINE_TUNE_TABLE)
+
+
 class Scaling(unittest.TestCase):
     RANK = scaling.Rank(step=0.01, image=0.001, forward=0.3, update=0.1)
 
@@ -160,12 +196,21 @@ class CommandLine(unittest.TestCase):
         found = options.pictures, options.rounds, options.epochs, options.limit, options.pieces, options.all
         self.assertEqual(found, (self.folder, 1, 10, 64, True, False))
 
+    def test_fine_tuning_takes_fewer_epochs_unless_they_are_given(self):
+        (self.folder / "validation").mkdir()
+        words = ["--fine-tune", "efficientnet_lite0", str(self.folder), "--weights", "efficientnet_lite0=/a=b.pth"]
+        options = command_line(words)
+        self.assertEqual((options.epochs, options.weights), (3, {"efficientnet_lite0": "/a=b.pth"}))
+        self.assertEqual(command_line([*words, "--epochs", "10"]).epochs, 10)
+
     def test_what_is_wrong_is_refused_with_the_reason(self):
         for words, reason in [
             ([str(self.folder), "--round", "1"], "unrecognized arguments: --round 1"),
             ([str(self.folder), "more"], "unrecognized arguments: more"),
             (["--rounds"], "--rounds: expected one argument"),
             (["--ranks", "1"], "--ranks: 1: expected a number from 2 on"),
+            (["--ranks", "2", "--fine-tune", "efficientnet_lite0"], "not allowed with argument --ranks"),
+            (["--fine-tune", "resnet18"], "--fine-tune: invalid choice: 'resnet18' (choose from "),
             (["--epochs", "0"], "--epochs: 0: expected a number from 1 on"),
             (["--limit", "1"], "--limit: 1: expected a number from 2 on"),
             (["--limit", "all"], "--limit: invalid"),

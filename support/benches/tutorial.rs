@@ -1,9 +1,9 @@
-//! The tutorial, and its pieces one by one, timed: this project's side of `cargo xtask bench`,
-//! which also sets the allocator as a notebook's kernel does.
+//! The tutorial, its pieces one by one, and `fine_tune` on a backbone, timed: this project's side of
+//! `cargo xtask bench`, which also sets the allocator as a notebook's kernel does.
 //!
 //! ```text
-//! cargo bench -p support --bench tutorial -- pieces|tutorial DIR [--batch N] [--epochs N] [--limit N]
-//!     [--seed N]
+//! cargo bench -p support --bench tutorial -- pieces|tutorial|fine_tune DIR [--backbone NAME] [--batch N]
+//!     [--epochs N] [--limit N] [--seed N]
 //! ```
 //!
 //! `DIR` holds `train/` and `validation/`. The last line is a JSON object; `bench/README.md` says
@@ -24,7 +24,6 @@ use support::distributed::ProcessGroup;
 use support::prelude::*;
 use support::settings::Limit;
 use support::tch::{self, Kind};
-use support::training::EpochLog;
 
 const IMG_SIZE: u32 = 160;
 const IMG_SHAPE: [i64; 3] = [3, IMG_SIZE as i64, IMG_SIZE as i64];
@@ -44,6 +43,8 @@ const STEPS: usize = 32;
 struct Arguments {
     mode: Mode,
     pictures: PathBuf,
+    /// What `fine_tune` starts from.
+    backbone: Weights,
     batch: usize,
     epochs: usize,
     limit: Option<usize>,
@@ -54,6 +55,7 @@ struct Arguments {
 enum Mode {
     Pieces,
     Tutorial,
+    FineTune,
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         let figures = match arguments.mode {
             Mode::Pieces => pieces(&arguments, &settings),
             Mode::Tutorial => tutorial(&arguments, &settings),
+            Mode::FineTune => fine_tune(&arguments, &settings),
         };
         Ok(settings.group.is_main().then_some(figures?))
     })
@@ -71,23 +74,26 @@ fn main() -> ExitCode {
 impl Arguments {
     fn parse(words: &[String]) -> Result<Self> {
         let [mode, pictures, options @ ..] = words else {
-            return Err("expected: pieces|tutorial DIR".into());
+            return Err("expected: pieces|tutorial|fine_tune DIR".into());
         };
         let mut arguments = Self {
             mode: match mode.as_str() {
                 "pieces" => Mode::Pieces,
                 "tutorial" => Mode::Tutorial,
-                _ => return Err(format!("{mode}: expected pieces or tutorial").into()),
+                "fine_tune" => Mode::FineTune,
+                _ => return Err(format!("{mode}: expected pieces, tutorial or fine_tune").into()),
             },
             pictures: pictures.into(),
+            backbone: Weights::default(),
             batch: 32,
             epochs: 10,
             limit: None,
             seed: 0,
         };
-        let known = "--batch, --epochs, --limit or --seed";
+        let known = "--backbone, --batch, --epochs, --limit or --seed";
         program::options(options, known, |name, value| {
             match name {
+                "--backbone" => arguments.backbone = value.parse()?,
                 "--batch" => arguments.batch = value.parse()?,
                 "--epochs" => arguments.epochs = value.parse()?,
                 "--limit" => arguments.limit = Some(value.parse()?),
@@ -108,8 +114,12 @@ impl Arguments {
         Ok(settings)
     }
 
-    /// Returns the training and the validation images.
-    fn images(&self, settings: &Settings) -> Result<[Dataset<Pixels>; 2]> {
+    /// Returns the training and the validation images, as the network wants them.
+    fn images(
+        &self,
+        settings: &Settings,
+        format_example: impl Fn(&RgbImage) -> Pixels + Copy + Send + Sync + 'static,
+    ) -> Result<[Dataset<Pixels>; 2]> {
         let dataset = ImageDataset::load(settings)?;
         let [train, validation, _] = dataset.split_examples([8, 1, 1])?;
         let format = |examples| {
@@ -152,7 +162,7 @@ fn limited(mut examples: Vec<Example>, limit: Option<usize>) -> Vec<Example> {
 /// Measures the input pipeline, the base and fine-tuning steps, each alone.
 fn pieces(arguments: &Arguments, settings: &Settings) -> Result<Value> {
     let group = &settings.group;
-    let [train, _] = arguments.images(settings)?;
+    let [train, _] = arguments.images(settings, format_example)?;
     let count = train.len();
     let (first, next) = part(count, group);
     let own = train.skip(first).take(next - first);
@@ -214,7 +224,7 @@ fn pieces(arguments: &Arguments, settings: &Settings) -> Result<Value> {
 fn tutorial(arguments: &Arguments, settings: &Settings) -> Result<Value> {
     let start = Instant::now();
     let [train, validation] = arguments
-        .images(settings)?
+        .images(settings, format_example)?
         .map(|images| images.batch(arguments.batch));
     let mut base = MobileNetV2::pretrained(IMG_SHAPE, settings)?;
     base.set_trainable(false);
@@ -247,35 +257,100 @@ fn tutorial(arguments: &Arguments, settings: &Settings) -> Result<Value> {
     let phase_2_seconds = phase_2.elapsed().as_secs_f64();
 
     let whole = history.then(&history_fine);
-    let of_each = |read: fn(&EpochLog) -> f64| whole.epochs.iter().map(read).collect::<Vec<_>>();
-    Ok(figures(
+    let seconds = [
+        phase_1_seconds,
+        phase_2_seconds,
+        start.elapsed().as_secs_f64(),
+    ];
+    let told = training(
         arguments,
-        settings,
-        json!({
-            "pictures": train.examples(),
-            "validation_pictures": validation.examples(),
-            "epochs": arguments.epochs,
-            "phase_1_seconds": phase_1_seconds,
-            "phase_2_seconds": phase_2_seconds,
-            "seconds": start.elapsed().as_secs_f64(),
-            "phase_1_val_accuracy": history.val_accuracy().last(),
-            "phase_2_val_accuracy": history_fine.val_accuracy().last(),
-            "peak_memory_mb": program::peak_memory()? / (1024. * 1024.),
-            "loss": whole.loss(),
-            "accuracy": whole.accuracy(),
-            "val_loss": whole.val_loss(),
-            "val_accuracy": whole.val_accuracy(),
-            "epoch_seconds": of_each(|epoch| epoch.seconds),
-        }),
-    ))
+        [&train, &validation],
+        &whole,
+        arguments.epochs,
+        seconds,
+    )?;
+    Ok(figures(arguments, settings, told))
 }
 
-/// Adds what is told in either mode.
+/// Fine-tunes a backbone as fastai does, with the frozen layers evaluated once per image.
+fn fine_tune(arguments: &Arguments, settings: &Settings) -> Result<Value> {
+    let start = Instant::now();
+    let weights = arguments.backbone;
+    let side = weights.image_size();
+    let [train, validation] = arguments
+        .images(settings, move |image| weights.format(image, side))?
+        .map(|images| images.batch(arguments.batch));
+    let shape = [3, side.into(), side.into()];
+    let base = Backbone::pretrained(weights, shape, settings)?;
+    let features = base.output_shape()[0] as usize;
+    let from_layer = base.layers().len() * 2 / 3;
+    let mut model = Sequential::new(base)
+        .push(GlobalAveragePooling2d)
+        .push(Dense::new(features, 1).seed(arguments.seed))
+        // fastai's defaults.
+        .compile(
+            AdamW::new(0.002).betas(0.9, 0.99).epsilon(1e-5),
+            Loss::BinaryCrossentropy,
+        )?;
+
+    let both_phases = Instant::now();
+    let mut phase_1_seconds = 0.;
+    let tune = FineTune::epochs(arguments.epochs)
+        .from_layer(from_layer)
+        .validation(&validation)
+        .on_epoch_end(|history| {
+            if history.epochs.len() == 1 {
+                phase_1_seconds = both_phases.elapsed().as_secs_f64();
+            }
+            Ok(())
+        });
+    let history = model.fine_tune(&train, tune)?;
+    let phase_2_seconds = both_phases.elapsed().as_secs_f64() - phase_1_seconds;
+    let seconds = [
+        phase_1_seconds,
+        phase_2_seconds,
+        start.elapsed().as_secs_f64(),
+    ];
+    let mut told = training(arguments, [&train, &validation], &history, 1, seconds)?;
+    told["backbone"] = json!(weights.name());
+    told["seed"] = json!(arguments.seed);
+    Ok(figures(arguments, settings, told))
+}
+
+/// Returns what is told of a training of two phases: `seconds` are theirs and those in all.
+fn training(
+    arguments: &Arguments,
+    [train, validation]: [&Batches; 2],
+    history: &History,
+    phase_1_epochs: usize,
+    seconds: [f64; 3],
+) -> Result<Value> {
+    let epoch_seconds = history.epochs.iter().map(|epoch| epoch.seconds);
+    Ok(json!({
+        "pictures": train.examples(),
+        "validation_pictures": validation.examples(),
+        "epochs": arguments.epochs,
+        "phase_1_seconds": seconds[0],
+        "phase_2_seconds": seconds[1],
+        "seconds": seconds[2],
+        "phase_1_val_accuracy": history.val_accuracy().iter().take(phase_1_epochs).last(),
+        "phase_2_val_accuracy": history.val_accuracy().last(),
+        "peak_memory_mb": program::peak_memory()? / (1024. * 1024.),
+        "loss": history.loss(),
+        "accuracy": history.accuracy(),
+        "val_loss": history.val_loss(),
+        "val_accuracy": history.val_accuracy(),
+        "epoch_seconds": epoch_seconds.collect::<Vec<_>>(),
+    }))
+}
+
+/// Adds what is told in every mode.
 fn figures(arguments: &Arguments, settings: &Settings, mut figures: Value) -> Value {
     figures["program"] = json!("ours");
     figures["mode"] = json!(match arguments.mode {
         Mode::Pieces => "pieces",
         Mode::Tutorial => "tutorial",
+        Mode::FineTune => "fine_tune",
     });
     figures["device"] = json!(match settings.device {
         Device::Cuda(_) => "cuda",

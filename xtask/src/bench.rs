@@ -16,6 +16,13 @@ use crate::{report, setup};
 /// in `data/assets.toml`.
 const WEIGHTS: [&str; 2] = ["mobilenet_v2_tfhub", "mobilenet_v2_torchvision"];
 
+/// What `--fine-tune` names.
+const BACKBONES: [&str; 3] = [
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+];
+
 /// Prepares the peers' environment (no notebook, hence no kernel), weights and this project's
 /// program, and times all.
 pub(crate) fn bench(arguments: &[&str]) -> anyhow::Result<()> {
@@ -44,18 +51,23 @@ pub(crate) fn bench(arguments: &[&str]) -> anyhow::Result<()> {
     let build = || ready.checkout.build("build", build, "tutorial");
     let ours = report::timed("build", what, build)?;
     let mut fetch = setup::assets(&ready, "-- fetch")?;
-    let printed = report::timed("assets", WEIGHTS.join(", "), || output(fetch.args(WEIGHTS)))?;
-    drop(turn);
-    let weights = |name: &str| {
-        let path = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned());
-        let found = printed.lines().find_map(path);
-        found.with_context(|| format!("fetching {name} did not say where it is: {printed}"))
+    let named = |name: &&str| arguments.iter().any(|word| word.ends_with(name));
+    let names: Vec<&str> = match BACKBONES.into_iter().find(named) {
+        Some(backbone) => vec![backbone],
+        None => WEIGHTS.to_vec(),
     };
+    let printed = report::timed("assets", names.join(", "), || output(fetch.args(&names)))?;
+    drop(turn);
 
     let mut bench = peers.script(&ready.checkout, script)?;
     bench.args(arguments).arg("--ours").arg(ours);
-    bench.args(["--keras-weights", &weights(WEIGHTS[0])?]);
-    bench.args(["--torchvision-weights", &weights(WEIGHTS[1])?]);
+    for name in names {
+        let path = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned());
+        let found = printed.lines().find_map(path);
+        let path =
+            found.with_context(|| format!("fetching {name} did not say where it is: {printed}"))?;
+        bench.args(["--weights", &format!("{name}={path}")]);
+    }
     bench.arg("--libtorch").args(&ready.python.torch_version);
     bench.arg("--output").arg(ready.checkout.bench_output());
     for (name, value) in ALLOCATOR {
