@@ -17,6 +17,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use tch::{Device, Kind, Tensor};
 
+use super::mixing::{self, Mixed};
 use super::{Augmentation, Dataset, Pixels, Skipped};
 use crate::assets::hash_all;
 use crate::distributed::ProcessGroup;
@@ -46,8 +47,11 @@ pub struct Batch {
     /// The images, `[batch, 3, height, width]`, 32-bit floats on the CPU, channels last in
     /// memory.
     pub images: Tensor,
-    /// The classes, `[batch]`, 64-bit integers on the CPU.
+    /// The classes, `[batch]`, 64-bit integers on the CPU; of an image that another one was mixed into,
+    /// the class with the larger share.
     pub labels: Tensor,
+    /// The other classes of images that were [mixed](super::Augmentation::mix_up).
+    pub mixed: Option<Mixed>,
     /// Which examples these are: indices into [`Dataset::examples`] of [`Batches::dataset`].
     pub indices: Vec<usize>,
     /// How many of the images are of which shard.
@@ -204,6 +208,14 @@ impl Batches {
         }
     }
 
+    /// Makes the first image of an epoch; `None` if there is none.
+    pub(crate) fn first_pixels(&self, epoch: usize) -> Result<Option<Pixels>> {
+        let mut batches = self.epoch(epoch);
+        let (mut pictures, parts) = BatchIter::collect(&mut batches)?;
+        batches.mix(&mut pictures, &parts);
+        Ok(pictures.into_iter().next().map(|first| first.pixels))
+    }
+
     /// Starts an epoch: worker threads, one per core, begin with its first images.
     ///
     /// The order of the examples, and how their images are augmented, depends on the dataset's
@@ -225,6 +237,8 @@ impl Batches {
         BatchIter {
             workers: self.order(epoch).into_iter().map(start).collect(),
             batches: self.clone(),
+            epoch,
+            batch: 0,
             any: false,
         }
     }
@@ -381,6 +395,9 @@ pub struct BatchIter {
     batches: Batches,
     /// The images of each shard.
     workers: Vec<(usize, Workers<Loaded>)>,
+    epoch: usize,
+    /// The number of the next batch.
+    batch: usize,
     /// Whether an image has been read.
     any: bool,
 }
@@ -423,6 +440,29 @@ impl BatchIter {
         }
         Ok((pictures, parts))
     }
+
+    /// Mixes the images of each shard with each other, if they are augmented so; returns which one was
+    /// mixed into each, and the share that is left of it.
+    fn mix(&mut self, pictures: &mut [Image], parts: &Parts) -> Option<Vec<(usize, f32)>> {
+        let ways = self.batches.augmentation()?.mixings();
+        let number = self.batch;
+        self.batch += 1;
+        if ways.is_empty() {
+            return None;
+        }
+        let (mut mixed, mut rest) = (Vec::with_capacity(pictures.len()), pictures);
+        for &(shard, count) in parts {
+            let (part, others) = rest.split_at_mut(count as usize);
+            rest = others;
+            let mut random = mixing::random_of(self.batches.seed(), self.epoch, number, shard);
+            let mut images: Vec<_> = part.iter_mut().map(|picture| &mut picture.pixels).collect();
+            let share = mixing::mix(&mut images, &ways, &mut random);
+            let (first, count) = (mixed.len(), part.len());
+            let others = (0..count).map(|at| first + (at + count - 1) % count);
+            mixed.extend(others.map(|other| (other, share)));
+        }
+        Some(mixed)
+    }
 }
 
 impl Iterator for BatchIter {
@@ -431,7 +471,10 @@ impl Iterator for BatchIter {
     fn next(&mut self) -> Option<Self::Item> {
         let batch = match self.collect() {
             Ok((pictures, _)) if pictures.is_empty() => return None,
-            Ok((pictures, parts)) => batch(pictures, parts),
+            Ok((mut pictures, parts)) => {
+                let mixed = self.mix(&mut pictures, &parts);
+                batch(pictures, parts, mixed)
+            }
             Err(error) => Err(error),
         };
         if batch.is_err() {
@@ -457,8 +500,9 @@ impl Image {
     }
 }
 
-/// Makes a batch of images of one size.
-fn batch(pictures: Vec<Image>, parts: Parts) -> Result<Batch> {
+/// Makes a batch of images of one size; `mixed` has the place of the image that was mixed into each, and
+/// the share that is left of it.
+fn batch(pictures: Vec<Image>, parts: Parts, mixed: Option<Vec<(usize, f32)>>) -> Result<Batch> {
     let (mut labels, mut indices) = (Vec::new(), Vec::new());
     let mut pixels = Vec::with_capacity(pictures.len());
     for picture in pictures {
@@ -466,9 +510,15 @@ fn batch(pictures: Vec<Image>, parts: Parts) -> Result<Batch> {
         labels.push(picture.label);
         indices.push(picture.index);
     }
+    let labels = Tensor::f_from_slice(&labels).map_err(Error::torch("batch"))?;
+    let (labels, mixed) = match mixed {
+        Some(mixed) => mixing::labels(&labels, &mixed).map_err(Error::torch("batch"))?,
+        None => (labels, None),
+    };
     Ok(Batch {
         images: stack(pixels)?,
-        labels: Tensor::f_from_slice(&labels).map_err(Error::torch("batch"))?,
+        labels,
+        mixed,
         indices,
         parts,
     })

@@ -8,9 +8,12 @@ mod augmentation;
 mod batches;
 mod dataset;
 mod decode;
+mod mixing;
 mod noise;
 mod orientation;
 mod pixels;
+mod random_box;
+mod warp;
 mod webp;
 
 #[cfg(test)]
@@ -25,5 +28,6 @@ pub use decode::decode;
 #[cfg(test)]
 pub(crate) use decode::decode_within;
 pub(crate) use decode::is_turned;
+pub use mixing::Mixed;
 pub(crate) use noise::noise;
 pub use pixels::Pixels;

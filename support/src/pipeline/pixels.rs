@@ -119,6 +119,18 @@ impl Pixels {
         }
     }
 
+    /// Returns the values, `height` x `width` x 3, row by row, to be changed.
+    pub(super) fn values_mut(&mut self) -> &mut [f32] {
+        if let Values::Samples { samples, value_of } = &self.values {
+            let values = samples.iter().map(|&sample| value_of[usize::from(sample)]);
+            self.values = Values::Floats(values.collect());
+        }
+        match &mut self.values {
+            Values::Floats(values) => values,
+            Values::Samples { .. } => &mut [],
+        }
+    }
+
     /// Returns what black and white, samples of 0 and 255, have become.
     pub(super) fn range(&self) -> [[f32; 3]; 2] {
         self.range

@@ -100,30 +100,29 @@ impl Dataset<RgbImage> {
 const EPOCHS: usize = 9;
 
 impl Dataset<Pixels> {
-    /// Draws what the dataset's first image becomes in the first nine epochs of training.
+    /// Draws what the dataset's first image becomes in the first nine epochs of training; where images are
+    /// mixed, with the second one.
     ///
     /// # Errors
-    /// [`Error::Figure`] if the dataset is not augmented, or has no image that can be read;
-    /// [`Error::Image`] for one that cannot be, where broken images are not skipped.
+    /// [`Error::Figure`] if the dataset is not augmented or has no example; [`Error::Dataset`] if no
+    /// image can be read; [`Error::Image`] for one that cannot be, where broken images are not skipped.
     pub fn show_augmented(&self) -> Result<Figure> {
         if !self.is_augmented() {
             let reason = "the dataset's images are not augmented; call `augment` first";
             return Err(Error::Figure(reason.to_owned()));
         }
-        for example in self.examples() {
-            let pictures = (0..EPOCHS)
-                .map(|epoch| {
-                    let pixels = self.load_augmented(example, epoch)?;
-                    let title = format!("epoch {}", epoch + 1);
-                    Ok(pixels.map(|pixels| Titled::new(pixels.to_image(), title)))
-                })
-                .collect::<Result<Option<Vec<_>>>>()?;
-            // None if the image was skipped.
-            if let Some(pictures) = pictures {
-                return grid(&pictures);
-            }
+        // Two where the second is mixed into the first.
+        let batches = self.shuffle(1).batch(if self.is_mixed() { 2 } else { 1 });
+        let batches = batches.sharded(1);
+        let mut pictures = Vec::new();
+        for epoch in 0..EPOCHS {
+            let Some(pixels) = batches.first_pixels(epoch)? else {
+                break;
+            };
+            let title = format!("epoch {}", epoch + 1);
+            pictures.push(Titled::new(pixels.to_image(), title));
         }
-        grid(&[])
+        grid(&pictures)
     }
 }
 
@@ -319,8 +318,10 @@ mod tests {
             let expected = pixels.to_image().get_pixel(20, 15).0;
             assert!(shown[0].abs_diff(expected[0]) <= 1, "epoch {epoch}");
         }
-        let empty = augmented.take(1).show_augmented();
-        assert!(matches!(empty, Err(Error::Figure(_))));
+        let broken = augmented.take(1).show_augmented();
+        assert!(matches!(broken, Err(Error::Dataset { .. })), "{broken:?}");
+        let empty = augmented.take(0).show_augmented();
+        assert!(matches!(empty, Err(Error::Figure(_))), "{empty:?}");
     }
 
     #[test]

@@ -90,6 +90,7 @@ impl Activations {
             Ok(PrefixBatch {
                 input,
                 labels: labels.map_err(Error::torch("labels"))?,
+                mixed: None,
                 parts,
             })
         })

@@ -116,7 +116,8 @@ impl Sequential<Compiled> {
         let mut totals = Totals::default();
         for (step, batch) in (1..).zip(outputs.epoch(0)) {
             let batch = batch?;
-            let batch = self.batch_loss(&logits(&batch.input)?, &batch.labels)?;
+            let batch =
+                self.batch_loss(&logits(&batch.input)?, &batch.labels, batch.mixed.as_ref())?;
             let batch = batch.read()?;
             totals.add(&batch);
             on_step_end(step, batch.mean().loss, &totals)?;

@@ -9,7 +9,7 @@ use super::callbacks::{Console, End};
 use super::{Fit, memory};
 use crate::Result;
 use crate::model::Sequential;
-use crate::pipeline::{Batches, Parts};
+use crate::pipeline::{Batches, Mixed, Parts};
 
 /// Outputs that took fewer multiply-adds a byte than this are not stored.
 /// [`Fit::cache_activations`] says where the number is from.
@@ -38,6 +38,8 @@ pub(super) struct PrefixBatch {
     pub(super) input: Tensor,
     /// `[N]`
     pub(super) labels: Tensor,
+    /// The other labels of mixed images.
+    pub(super) mixed: Option<Mixed>,
     /// How many of them are of which shard.
     pub(super) parts: Parts,
 }
@@ -70,6 +72,7 @@ impl<'a> PrefixOutputs<'a> {
                 Ok(PrefixBatch {
                     input: compute(&batch.images)?,
                     labels: batch.labels,
+                    mixed: batch.mixed,
                     parts: batch.parts,
                 })
             })),

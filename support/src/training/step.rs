@@ -8,7 +8,7 @@ use super::rms_prop::flatten;
 use super::{Compiled, Evaluation};
 use crate::distributed::{ProcessGroup, Reducer};
 use crate::model::{Sequential, TrainingStep};
-use crate::pipeline::Batches;
+use crate::pipeline::{Batches, Mixed};
 use crate::{Error, Result};
 
 /// A batch's loss, where it was computed.
@@ -58,6 +58,7 @@ impl Sequential<Compiled> {
         let batch = PrefixBatch {
             input: images.shallow_clone(),
             labels: labels.shallow_clone(),
+            mixed: None,
             parts: vec![(0, labels.size()[0])],
         };
         Ok(self.train_step(0, Some(batch), None)?.mean())
@@ -77,7 +78,7 @@ impl Sequential<Compiled> {
                 parts: &batch.parts,
             };
             let logits = self.run(cut, &batch.input, self.last(), step)?;
-            self.batch_loss(&logits, &batch.labels)
+            self.batch_loss(&logits, &batch.labels, batch.mixed.as_ref())
         });
         match (loss.transpose()?, reducer) {
             (None, None) => Ok(Totals::default()),
@@ -144,13 +145,31 @@ impl Sequential<Compiled> {
         group.reducer(&values, 3)
     }
 
-    /// Returns the mean loss of a batch, and how many of its examples are classified right.
-    pub(super) fn batch_loss(&self, logits: &Tensor, labels: &Tensor) -> Result<BatchLoss> {
+    /// Returns the mean loss of a batch, and how many of its examples are classified right; the loss of
+    /// mixed images is that of both labels, by their shares.
+    pub(super) fn batch_loss(
+        &self,
+        logits: &Tensor,
+        labels: &Tensor,
+        mixed: Option<&Mixed>,
+    ) -> Result<BatchLoss> {
         let loss = self.compiled.loss;
         let evaluate = || {
             let labels = labels.f_to_device(logits.device())?;
+            let mean = match mixed {
+                None => loss.mean(logits, &labels)?,
+                Some(Mixed {
+                    labels: others,
+                    shares,
+                }) => {
+                    let others = others.f_to_device(logits.device())?;
+                    let shares = shares.f_to_device(logits.device())?;
+                    let (own, other) = (loss.each(logits, &labels)?, loss.each(logits, &others)?);
+                    other.f_lerp_tensor(&own, &shares)?.f_mean(None)?
+                }
+            };
             Ok(BatchLoss {
-                mean: loss.mean(logits, &labels)?,
+                mean,
                 correct: loss.correct(logits, &labels)?,
                 examples: logits.size()[0],
             })
