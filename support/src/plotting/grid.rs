@@ -211,7 +211,7 @@ pub(super) fn grid(pictures: &[Titled]) -> Result<Figure> {
         }
         Ok(())
     })?;
-    Figure::new(&figure)
+    Figure::photos(&figure)
 }
 
 /// Resizes an image so that its longer side becomes `side`.
@@ -245,7 +245,7 @@ mod tests {
     fn images_stand_in_reading_order_below_their_titles() {
         let figure = grid(&pictures(7, 300, 200)).unwrap();
         assert_eq!(figure.dimensions().0, 1000);
-        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let image = figure.image();
         let side = 1000 / 4;
         for i in 0..7 {
             let (column, row) = (i % 4, i / 4);
@@ -287,7 +287,7 @@ mod tests {
 
     /// The pixel in the middle of each cell of a grid of three by three.
     fn middles(figure: &Figure) -> Vec<[u8; 3]> {
-        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let image = figure.image();
         let (width, height) = (image.width() / 3, image.height() / 3);
         (0..9)
             .map(|i| (i % 3 * width + width / 2, i / 3 * height + height / 2 + 8))
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(titled[0].title, "dogs 88%\nlabel: dogs");
         assert_eq!(titled[1].title, "dogs 88%\nlabel: cats");
         let figure = grid(&titled).unwrap();
-        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let image = figure.image();
         let middle = image.width() / 2;
         // Of the image, and of the title above it.
         let red = |left: bool, rows: std::ops::Range<u32>| {
