@@ -325,6 +325,28 @@ mod tests {
     }
 
     #[test]
+    fn a_mixed_image_is_shown_with_what_is_mixed_into_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let examples = [100, 200].map(|gray| {
+            let path = folder.path().join(format!("{gray}.png"));
+            let image = RgbImage::from_pixel(40, 30, Rgb([gray; 3]));
+            image.save(&path).unwrap();
+            Example::at_path(path.display().to_string(), 0, &path)
+        });
+        let classes = vec!["gray".to_owned()];
+        let images = Dataset::new(examples.to_vec(), classes, 0, BrokenImages::Stop);
+        let images = images.map(|image| Pixels::from(image));
+        // Shares of about a half.
+        let mixed = images.augment(Augmentation::new().mix_up(100.)).unwrap();
+        let shown = middles(&mixed.show_augmented().unwrap());
+        assert!(
+            shown.iter().all(|[red, ..]| red.abs_diff(150) < 15),
+            "{shown:?}"
+        );
+        assert_ne!(shown[0], shown[1]);
+    }
+
+    #[test]
     fn a_wrong_prediction_has_a_red_title_and_border() {
         let classes = ["cats", "dogs"].map(str::to_owned);
         let titled = [1, 0].map(|label| {

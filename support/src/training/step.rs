@@ -243,3 +243,54 @@ impl Sequential<Compiled> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Backbone, Dense, GlobalAveragePooling2d};
+    use crate::training::{Loss, RmsProp};
+
+    #[test]
+    fn the_loss_of_mixed_images_is_that_of_soft_labels() {
+        let shares = Tensor::from_slice(&[0.9_f32, 0.5, 1.0]);
+        let labels = Tensor::from_slice(&[0_i64, 1, 0]);
+        let mixed = Mixed {
+            labels: Tensor::from_slice(&[1_i64, 0, 1]),
+            shares: shares.shallow_clone(),
+        };
+        for (loss, units) in [
+            (Loss::BinaryCrossentropy, 1),
+            (Loss::SparseCategoricalCrossentropy, 2),
+        ] {
+            let base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();
+            let model = Sequential::new(base)
+                .push(GlobalAveragePooling2d)
+                .push(Dense::new(1280, units))
+                .compile(RmsProp::new(1e-4), loss)
+                .unwrap();
+            let logits = Tensor::from_slice(&[2_f32, -1., 0.5, 3., -2., 1.]);
+            let logits = logits.view([3, 2]).narrow(1, 0, units as i64);
+            let found = model.batch_loss(&logits, &labels, Some(&mixed)).unwrap();
+            // What PyTorch makes of labels that are probabilities.
+            let of_second = Tensor::from_slice(&[0.1_f32, 0.5, 0.0]).view([3, 1]);
+            let none = None::<&Tensor>;
+            let expected = match loss {
+                Loss::BinaryCrossentropy => logits.binary_cross_entropy_with_logits(
+                    &of_second,
+                    none,
+                    none,
+                    tch::Reduction::Mean,
+                ),
+                Loss::SparseCategoricalCrossentropy => {
+                    let targets = Tensor::cat(&[1. - &of_second, of_second], 1);
+                    logits.cross_entropy_loss(&targets, none, tch::Reduction::Mean, -100, 0.)
+                }
+            };
+            let totals = found.read().unwrap();
+            let off = totals.mean().loss - expected.double_value(&[]);
+            assert!(off.abs() < 1e-6, "{loss:?}: {off}");
+            // The label with the larger share counts.
+            assert_eq!(totals.correct, 2.);
+        }
+    }
+}
