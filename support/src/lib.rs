@@ -69,7 +69,7 @@ pub mod prelude {
         Sequential, SetTrainable, Weights,
     };
     pub use crate::notebook::{DisplayHandle, display};
-    pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
+    pub use crate::pipeline::{Augmentation, Batches, Dataset, Filter, Pixels};
     pub use crate::settings::{Limit, Settings};
     pub use crate::training::{
         EarlyStopping, Fit, History, LearningRateFinder, Loss, Monitor, RmsProp,

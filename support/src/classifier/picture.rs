@@ -97,8 +97,8 @@ impl From<&RgbImage> for Image {
 
 #[cfg(test)]
 mod tests {
-    use super::super::info::Resize;
     use super::*;
+    use crate::pipeline::Resize;
 
     const INPUT: Input = Input {
         size: 2,

@@ -13,6 +13,7 @@ mod noise;
 mod orientation;
 mod pixels;
 mod random_box;
+mod resize;
 mod warp;
 mod webp;
 
@@ -31,3 +32,4 @@ pub(crate) use decode::is_turned;
 pub use mixing::Mixed;
 pub(crate) use noise::noise;
 pub use pixels::Pixels;
+pub use resize::{Filter, Resize};
