@@ -19,6 +19,7 @@
 //! | on several processes | [`distributed`] |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
+//! | judge several variants of each image | [`TestTimeAugmentation`](training::TestTimeAugmentation) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
 //! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
@@ -73,5 +74,6 @@ pub mod prelude {
     pub use crate::settings::{Limit, Settings};
     pub use crate::training::{
         EarlyStopping, Fit, History, LearningRateFinder, Loss, Monitor, RmsProp,
+        TestTimeAugmentation,
     };
 }

@@ -156,9 +156,9 @@ mod tests {
     use crate::dataset::Example;
     use crate::model::tests::NETWORKS;
     use crate::model::{Dense, GlobalAveragePooling2d, Weights};
-    use crate::pipeline::{Dataset, Filter, Pixels, stack};
+    use crate::pipeline::{Augmentation, Dataset, Filter, Pixels, stack};
     use crate::settings::BrokenImages;
-    use crate::training::{Loss, RmsProp};
+    use crate::training::{Loss, RmsProp, TestTimeAugmentation};
 
     /// Saves a model of weights of torchvision with a function given to `map`, and loads it again.
     fn saved(
@@ -215,5 +215,42 @@ mod tests {
             error.contains("or `format_evaluation` makes them for resnet18"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_classifier_with_test_time_augmentation_takes_an_image_and_its_mirror_image_alike() {
+        let (_, classifier) = saved(|weights, image| weights.format(image, 64)).unwrap();
+        let picture = RgbImage::from_fn(64, 64, |x, y| {
+            image::Rgb([(x * x) as u8, (3 * y) as u8, (x * y) as u8])
+        });
+        let mirrored = image::imageops::flip_horizontal(&picture);
+        let [plain, plain_mirrored] =
+            [&picture, &mirrored].map(|image| classifier.predict(image).unwrap());
+        assert_ne!(plain.logits, plain_mirrored.logits);
+        let with = TestTimeAugmentation::flip();
+        let classifier = classifier.with_test_time_augmentation(with).unwrap();
+        let [found, found_mirrored] =
+            [&picture, &mirrored].map(|image| classifier.predict(image).unwrap());
+        let [not, is] = [0, 1].map(|class| {
+            let both = [&plain, &plain_mirrored].map(|found| found.probabilities[class]);
+            (both[0] + both[1]) / 2.
+        });
+        let expected = is.ln() - not.ln();
+        for logit in [found.logits[0], found_mirrored.logits[0]] {
+            let off = (f64::from(logit) - expected).abs() / expected.abs();
+            assert!(off < 1e-4, "{logit} for {expected}");
+        }
+
+        let crop = Augmentation::new().random_resized_crop(0.3..=0.9, 0.75..=1.33);
+        let with = TestTimeAugmentation::new(crop.clone(), 2);
+        let classifier = classifier.with_test_time_augmentation(with).unwrap();
+        let one = classifier.predict(&mirrored).unwrap();
+        let all: Result<Vec<_>> = classifier.predict_all([&picture, &mirrored]).collect();
+        let off = (all.unwrap()[1].logits[0] - one.logits[0]).abs();
+        assert!(off < 1e-4 * one.logits[0].abs(), "{off}");
+        assert_ne!(one.logits, found_mirrored.logits);
+        let mixing = TestTimeAugmentation::new(crop.mix_up(1.), 2);
+        let error = classifier.with_test_time_augmentation(mixing).unwrap_err();
+        assert!(matches!(error, Error::Argument { .. }), "{error}");
     }
 }

@@ -182,7 +182,7 @@ impl Augmentation {
     }
 
     /// Returns the ways in which batches are mixed.
-    pub(crate) fn mixings(&self) -> Vec<Mixing> {
+    pub(super) fn mixings(&self) -> Vec<Mixing> {
         let mixing = |operation: &Operation| match *operation {
             Operation::MixUp(alpha) => Some(Mixing::MixUp(alpha)),
             Operation::CutMix(alpha) => Some(Mixing::CutMix(alpha)),
@@ -191,8 +191,13 @@ impl Augmentation {
         self.operations.iter().filter_map(mixing).collect()
     }
 
+    /// Returns whether there is something that mixes batches.
+    pub(crate) fn is_mixing(&self) -> bool {
+        !self.mixings().is_empty()
+    }
+
     /// Checks the arguments of all operations.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.operations.iter().try_for_each(Operation::check)
     }
 

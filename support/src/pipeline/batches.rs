@@ -292,6 +292,11 @@ impl Batches {
         self.of(self.dataset.unaugmented())
     }
 
+    /// Returns the same batches of images that change from epoch to epoch.
+    pub(crate) fn augment(&self, augmentation: Augmentation) -> Result<Self> {
+        Ok(self.of(self.dataset.augment(augmentation)?))
+    }
+
     /// Returns batches of the examples at these indices, in this order before any shuffling.
     pub(crate) fn only(&self, indices: impl Iterator<Item = usize>) -> Self {
         self.of(self.dataset.only(indices))

@@ -159,8 +159,7 @@ impl Dataset<Pixels> {
 
     /// Returns whether the images of a batch are mixed with each other.
     pub(crate) fn is_mixed(&self) -> bool {
-        let mixings = self.augmentation().map(Augmentation::mixings);
-        mixings.is_some_and(|mixings| !mixings.is_empty())
+        self.augmentation().is_some_and(Augmentation::is_mixing)
     }
 
     /// Returns a dataset of the images as `map` makes them.

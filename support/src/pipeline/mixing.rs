@@ -25,7 +25,7 @@ pub struct Mixed {
 
 /// How a batch is mixed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Mixing {
+pub(super) enum Mixing {
     MixUp(f64),
     CutMix(f64),
 }

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::activations::Activations;
 use super::callbacks::{Console, End};
-use super::{Fit, memory};
+use super::{Fit, Predictor, memory};
 use crate::Result;
 use crate::model::Sequential;
 use crate::pipeline::{Batches, Mixed, Parts};
@@ -45,11 +45,13 @@ pub(super) struct PrefixBatch {
 }
 
 /// Returns a layer's output for images.
-type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+pub(super) type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
 enum Outputs {
     Stored(Activations),
     Computed(Forward),
+    /// The last layer's, the logits.
+    Logits(Predictor),
 }
 
 impl<'a> PrefixOutputs<'a> {
@@ -61,6 +63,12 @@ impl<'a> PrefixOutputs<'a> {
     ) -> Result<Self> {
         let outputs = Outputs::Computed(Box::new(model.inference(0, cut)?));
         Ok(Self { batches, outputs })
+    }
+
+    /// Returns the last layer's outputs, in the order before any shuffling.
+    pub(super) fn logits(predictor: Predictor, batches: &'a Batches) -> Self {
+        let outputs = Outputs::Logits(predictor);
+        Self { batches, outputs }
     }
 
     /// Returns an epoch's outputs, batch by batch.
@@ -76,13 +84,25 @@ impl<'a> PrefixOutputs<'a> {
                     parts: batch.parts,
                 })
             })),
+            Outputs::Logits(predictor) => match predictor.logits(self.batches) {
+                Err(error) => Box::new(std::iter::once(Err(error))),
+                Ok(logits) => Box::new(logits.map(|logits| {
+                    let (batch, input) = logits?;
+                    Ok(PrefixBatch {
+                        input,
+                        labels: batch.labels,
+                        mixed: None,
+                        parts: batch.parts,
+                    })
+                })),
+            },
         }
     }
 
     fn stored(&self) -> Option<&Activations> {
         match &self.outputs {
             Outputs::Stored(outputs) => Some(outputs),
-            Outputs::Computed(_) => None,
+            Outputs::Computed(_) | Outputs::Logits(_) => None,
         }
     }
 }

@@ -21,6 +21,7 @@ mod row_file;
 mod state;
 mod step;
 mod store;
+mod test_time;
 
 pub use early_stopping::{EarlyStopping, Monitor};
 pub use evaluation::Evaluation;
@@ -30,6 +31,8 @@ pub use learning_rate::{LearningRateFinder, LearningRates};
 pub use loss::Loss;
 pub use options::Fit;
 pub use rms_prop::RmsProp;
+pub(crate) use test_time::Predictor;
+pub use test_time::TestTimeAugmentation;
 
 use tch::{Kind, Tensor};
 
