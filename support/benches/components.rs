@@ -53,12 +53,13 @@ fn flip() -> Augmentation {
 }
 
 /// What an augmentation costs beside decoding and formatting.
-#[divan::bench(args = ["flip", "rotation", "flip and rotation", "colour", "all"])]
+#[divan::bench(args = ["flip", "rotation", "flip and rotation", "erasing", "colour", "all"])]
 fn augment(bencher: Bencher<'_, '_>, what: &str) {
     let augmentation = match what {
         "flip" => flip(),
         "rotation" => Augmentation::new().random_rotation(0.2),
         "flip and rotation" => flip().random_rotation(0.2),
+        "erasing" => Augmentation::new().random_erasing(1.0, 0.02..=0.33, 0.3..=3.3),
         "colour" => Augmentation::new().color_jitter(0.2, 0.2, 0.2),
         _ => flip().random_rotation(0.2).color_jitter(0.2, 0.2, 0.2),
     };
@@ -73,7 +74,9 @@ fn augment(bencher: Bencher<'_, '_>, what: &str) {
             epoch += 1;
             (pixels.clone(), epoch)
         })
-        .bench_local_values(|(pixels, epoch)| augmentation.apply(pixels, 0, "photo", epoch));
+        .bench_local_values(|(pixels, epoch)| {
+            augmentation.apply(RgbImage::default(), |_| Ok(pixels), 0, "photo", epoch)
+        });
 }
 
 /// A base of the tutorial, and pictures for it.

@@ -11,7 +11,7 @@
 //! | look at some | [`Dataset::take`](pipeline::Dataset::take), [`show`](pipeline::Dataset::show) |
 //! | check them | [`data_report`](data_report::data_report) |
 //! | scale and resize | [`Pixels`](pipeline::Pixels), [`Dataset::map`](pipeline::Dataset::map) |
-//! | flip and rotate | [`Augmentation`](pipeline::Augmentation), [`Dataset::augment`](pipeline::Dataset::augment), [`show_augmented`](pipeline::Dataset::show_augmented) |
+//! | flip, rotate, crop, mix | [`Augmentation`](pipeline::Augmentation), [`Dataset::augment`](pipeline::Dataset::augment), [`show_augmented`](pipeline::Dataset::show_augmented) |
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
 //! | or draw rare classes more often | [`sample_balanced`](pipeline::Dataset::sample_balanced), [`sample_weighted`](pipeline::Dataset::sample_weighted) |
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other networks and weights: [`Backbone::pretrained`](model::Backbone::pretrained) |
@@ -26,6 +26,7 @@
 //! | measure AUC, F1 and others as well | [`Sequential::metrics`](model::Sequential::metrics), [`History::curve`](training::History::curve) |
 //! | hook into the training | [`Fit::callback`](training::Fit::callback), [`training::callbacks`] |
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
+//! | judge several variants of each image | [`TestTimeAugmentation`](training::TestTimeAugmentation) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
 //! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
@@ -76,12 +77,12 @@ pub mod prelude {
         Sequential, SetTrainable, Weights,
     };
     pub use crate::notebook::{DisplayHandle, display};
-    pub use crate::pipeline::{Augmentation, Batches, Dataset, Pixels};
+    pub use crate::pipeline::{Augmentation, Batches, Dataset, Filter, Pixels};
     pub use crate::settings::{Limit, Settings};
     pub use crate::training::callbacks::{CsvLog, TensorBoard};
     pub use crate::training::{
         Adam, AdamW, CosineDecay, EarlyStopping, FineTune, Fit, History, LearningRateFinder, Loss,
         Metric, Monitor, Objective, OneCycle, OptimizerOptions, ReduceOnPlateau, RmsProp, Sgd,
-        WeightAverage, balanced_class_weights,
+        TestTimeAugmentation, WeightAverage, balanced_class_weights,
     };
 }

@@ -383,6 +383,8 @@ const REFUSED: &str = r#"
 /input/size | 0 | multiples of 32
 /input/size | 4000000000 | at most 4096 pixels to a side
 /input/resize | "bicubic" | unknown variant `bicubic`
+/input/resize | {"center_crop": {"shorter_side": 95, "filter": "bilinear"}} | a shorter side of 96 to 4096 pixels, got 95
+/input/resize | {"center_crop": {"shorter_side": 128, "filter": "box"}} | unknown variant `box`
 /input/std | [0, 1, 1] | are no scaling
 /head/1/rate | 1.5 | Dropout, the rate
 /head/2/inputs | 640 | dense: expected shape [640], got [1280]

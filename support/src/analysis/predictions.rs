@@ -10,7 +10,7 @@ use crate::dataset::Label;
 use crate::live::Task;
 use crate::model::Sequential;
 use crate::pipeline::{Batch, Batches, Pixels};
-use crate::training::{Compiled, Loss, argmax, probabilities};
+use crate::training::{Compiled, Loss, Predictor, TestTimeAugmentation, argmax, probabilities};
 use crate::{Error, Result};
 
 /// What a model makes of one example.
@@ -115,14 +115,34 @@ impl Sequential<Compiled> {
     /// # Errors
     /// As [`evaluate`](Self::evaluate).
     pub fn predictions(&self, batches: &Batches) -> Result<Predictions> {
+        self.predict(batches, None)
+    }
+
+    /// Returns what the model predicts as [`predictions`](Self::predictions) does, with the probabilities
+    /// that test-time augmentation gives.
+    ///
+    /// # Errors
+    /// As [`evaluate_with`](Self::evaluate_with).
+    pub fn predictions_with(
+        &self,
+        batches: &Batches,
+        augmentation: &TestTimeAugmentation,
+    ) -> Result<Predictions> {
+        self.predict(batches, Some(augmentation))
+    }
+
+    fn predict(
+        &self,
+        batches: &Batches,
+        with: Option<&TestTimeAugmentation>,
+    ) -> Result<Predictions> {
         self.check(batches, "predictions, the batches")?;
         let batches = batches.unaugmented().unshuffled().sharded(1);
-        let forward = self.inference(0, self.last())?;
+        let predictor = Predictor::new(self, with)?;
         let mut task = Task::begin("predictions", "batch", batches.len());
         let mut predictions = Vec::with_capacity(batches.examples());
-        for (step, batch) in (1..).zip(batches.epoch(0)) {
-            let batch = batch?;
-            let logits = forward(&batch.images)?;
+        for (step, logits) in (1..).zip(predictor.logits(&batches)?) {
+            let (batch, logits) = logits?;
             predictions.extend(self.judge(&logits, batch, &batches)?);
             task.done(step, predictions.len())?;
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::analysis::check_threshold;
 use crate::model::weights::Metadata;
 use crate::model::{Architecture, HeadLayer, Weights, output_shape};
-use crate::pipeline::Pixels;
+use crate::pipeline::{Pixels, Resize};
 use crate::training::{Evaluation, History, Loss};
 
 /// The key in the safetensors metadata.
@@ -59,15 +59,6 @@ pub struct Input {
     pub mean: [f32; 3],
     /// Red, green, blue.
     pub std: [f32; 3],
-}
-
-/// How images are resized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Resize {
-    /// As [`Pixels::resize`]: between half-pixel centres, without antialiasing, the aspect ratio not
-    /// kept.
-    Bilinear,
 }
 
 /// The network below the head.
@@ -174,11 +165,9 @@ impl Input {
     /// Returns an image as the network takes it.
     #[must_use]
     pub fn format(&self, image: &RgbImage) -> Pixels {
-        let Resize::Bilinear = self.resize;
-        Pixels::from(image)
-            .scale(1.0 / 255.0)
-            .resize(self.size, self.size)
-            .normalize(self.mean, self.std)
+        let pixels = Pixels::from(image).scale(1.0 / 255.0);
+        let resized = self.resize.apply(pixels, self.size);
+        resized.normalize(self.mean, self.std)
     }
 
     /// Returns `[channels, height, width]` of what the network takes.
@@ -187,6 +176,13 @@ impl Input {
         if size > MAX_SIZE {
             return Err(format!(
                 "expected images of at most {MAX_SIZE} pixels to a side, got {size}"
+            ));
+        }
+        if let Resize::CenterCrop { shorter_side, .. } = self.resize
+            && !(size..=MAX_SIZE).contains(&shorter_side)
+        {
+            return Err(format!(
+                "expected a shorter side of {size} to {MAX_SIZE} pixels, got {shorter_side}"
             ));
         }
         if std.contains(&0.) || !mean.iter().chain(&std).all(|value| value.is_finite()) {

@@ -7,6 +7,7 @@ use image::RgbImage;
 use super::Input;
 use crate::files::read_image_file;
 use crate::pipeline::{Pixels, decode, readable};
+use crate::training::TestTimeAugmentation;
 use crate::{Error, Result};
 
 /// An image to classify: a path, an image file's bytes, or pixels become one by themselves.
@@ -21,11 +22,17 @@ pub enum Image {
 }
 
 impl Image {
-    /// Makes it into what a network takes.
-    pub(super) fn load(&self, input: &Input) -> Result<Pixels> {
-        let decoded = |name: &str, bytes: &[u8]| {
-            readable(name, || decode(name, bytes)).map(|image| input.format(&image))
+    /// Makes it into what a network takes, and the variants of it that test-time augmentation draws.
+    pub(super) fn load(
+        &self,
+        input: &Input,
+        with: Option<&TestTimeAugmentation>,
+    ) -> Result<Vec<Pixels>> {
+        let format = |image: &RgbImage| match with {
+            None => Ok(vec![input.format(image)]),
+            Some(with) => with.images(image, |image| input.format(image)),
         };
+        let decoded = |name: &str, bytes: &[u8]| format(&readable(name, || decode(name, bytes))?);
         match self {
             Self::File(path) => {
                 let bytes = read_image_file(path)?;
@@ -36,7 +43,7 @@ impl Image {
                 name: "in memory".into(),
                 reason: "it has no pixels".into(),
             }),
-            Self::Image(image) => Ok(input.format(image)),
+            Self::Image(image) => format(image),
         }
     }
 }
@@ -97,8 +104,8 @@ impl From<&RgbImage> for Image {
 
 #[cfg(test)]
 mod tests {
-    use super::super::info::Resize;
     use super::*;
+    use crate::pipeline::Resize;
 
     const INPUT: Input = Input {
         size: 2,
@@ -115,7 +122,7 @@ mod tests {
         assert!(made.unwrap().success());
         let loaded = crate::classifier::Classifier::load(&pipe).map(drop);
         let weights = crate::model::weights::read(&pipe).map(drop);
-        let picture = Image::from(pipe).load(&INPUT).map(drop);
+        let picture = Image::from(pipe).load(&INPUT, None).map(drop);
         for read in [picture, loaded, weights] {
             let error = read.unwrap_err().to_string();
             assert!(error.ends_with("it is no regular file"), "{error}");
@@ -125,7 +132,11 @@ mod tests {
     #[test]
     fn samples_behind_a_images_last_are_passed_over() {
         let longer = RgbImage::from_raw(2, 2, vec![255; 100]).unwrap();
-        let pixels = Image::from(longer).load(&INPUT).unwrap();
+        let [pixels] = Image::from(longer)
+            .load(&INPUT, None)
+            .unwrap()
+            .try_into()
+            .unwrap();
         assert_eq!(pixels.into_values(), [1.; 12]);
     }
 }

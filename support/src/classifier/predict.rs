@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::info::ModelInfo;
 use super::picture::Image;
@@ -13,7 +13,7 @@ use crate::files::read_regular;
 use crate::model::weights::{self, Contents};
 use crate::model::{Backbone, HeadLayer, Sequential};
 use crate::pipeline::{Pixels, Workers, stack, threads};
-use crate::training::{Evaluation, History, argmax, probabilities};
+use crate::training::{Evaluation, History, TestTimeAugmentation, argmax, probabilities};
 use crate::{Error, Result, device};
 
 /// Images in a batch.
@@ -29,6 +29,7 @@ const AHEAD: usize = 2 * BATCH_SIZE;
 pub struct Classifier {
     model: Sequential,
     info: ModelInfo,
+    with: Option<TestTimeAugmentation>,
 }
 
 /// What a classifier makes of an image. Shows as `cats, 99.2 %`, and where an image can be of several classes
@@ -92,7 +93,25 @@ impl Classifier {
         let info = ModelInfo::read(&texts).map_err(refused)?;
         let mut model = network(&info, &contents, device, &refused)?;
         weights::assign(contents, model.variables_mut().collect()).map_err(refused)?;
-        Ok(Self { model, info })
+        Ok(Self {
+            model,
+            info,
+            with: None,
+        })
+    }
+
+    /// Returns a classifier that judges several variants of each image: the probabilities are their
+    /// average, and the logits are some that have these probabilities.
+    ///
+    /// # Errors
+    /// `Argument` when the augmentation has no pass, mixes images, or has arguments that
+    /// [`augment`](crate::pipeline::Dataset::augment) refuses.
+    pub fn with_test_time_augmentation(self, augmentation: TestTimeAugmentation) -> Result<Self> {
+        augmentation.check()?;
+        Ok(Self {
+            with: Some(augmentation),
+            ..self
+        })
     }
 
     /// Returns the names of the classes.
@@ -144,7 +163,7 @@ impl Classifier {
     /// # Errors
     /// `Io` or `Image` when it cannot be read, `Torch` when libtorch fails.
     pub fn predict(&self, picture: impl Into<Image>) -> Result<Classification> {
-        let pixels = picture.into().load(&self.info.input)?;
+        let pixels = picture.into().load(&self.info.input, self.with.as_ref())?;
         let (probabilities, logits) = self.forward(vec![pixels])?;
         Ok(self.classification(&probabilities, &logits))
     }
@@ -173,7 +192,8 @@ impl Classifier {
     ) -> Classifications<'_> {
         let pictures: Vec<Image> = pictures.into_iter().map(Into::into).collect();
         let (order, input) = ((0..pictures.len()).collect(), self.info.input);
-        let load = move |index: usize| pictures[index].load(&input);
+        let with = self.with.clone();
+        let load = move |index: usize| pictures[index].load(&input, with.as_ref());
         Classifications {
             classifier: self,
             workers: Workers::start(load, order, threads(), AHEAD),
@@ -181,10 +201,27 @@ impl Classifier {
         }
     }
 
-    /// Returns the probabilities and the logits of images that were made for the network, image
-    /// after image.
-    fn forward(&self, pictures: Vec<Pixels>) -> Result<(Vec<f64>, Vec<f32>)> {
-        let logits = self.model.forward(&stack(pictures)?)?;
+    /// Returns the probabilities and the logits of images that were made for the network, each with its
+    /// variants, image after image.
+    fn forward(&self, pictures: Vec<Vec<Pixels>>) -> Result<(Vec<f64>, Vec<f32>)> {
+        let mut variants: Vec<Vec<Pixels>> = Vec::new();
+        for picture in pictures {
+            variants.resize_with(picture.len(), Vec::new);
+            for (variants, pixels) in variants.iter_mut().zip(picture) {
+                variants.push(pixels);
+            }
+        }
+        let mut variants = variants.into_iter().map(stack);
+        // There is at least one picture, and each is there as it is.
+        let images = variants.next().unwrap_or_else(|| stack(Vec::new()))?;
+        let forward = |images: &Tensor| self.model.forward(images);
+        let logits = match &self.with {
+            None => forward(&images)?,
+            Some(with) => {
+                let variants = variants.collect::<Result<_>>()?;
+                with.logits(self.info.loss, forward, &images, variants)?
+            }
+        };
         let probabilities = probabilities(self.info.loss, &logits)?;
         let logits = logits
             .f_to_device(Device::Cpu)
@@ -248,7 +285,7 @@ fn network(
 /// The classifications of many images, in their order; dropping it stops its threads.
 pub struct Classifications<'a> {
     classifier: &'a Classifier,
-    workers: Workers<Result<Pixels>>,
+    workers: Workers<Result<Vec<Pixels>>>,
     ready: VecDeque<Result<Classification>>,
 }
 

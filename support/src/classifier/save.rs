@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::info::{BackboneInfo, Input, ModelInfo, Optimizer, Resize, TrainingSettings};
+use super::info::{BackboneInfo, Input, ModelInfo, Optimizer, TrainingSettings};
 use crate::model::Sequential;
 use crate::model::weights::{self, Metadata, ORIGIN};
-use crate::pipeline::{Batches, noise};
+use crate::pipeline::{Batches, Resize, noise};
 use crate::training::{Compiled, Evaluation, History};
 use crate::{Error, Result};
 
@@ -66,9 +66,11 @@ impl Sequential<Compiled> {
     /// # Errors
     /// `Io` when the file cannot be written. `Argument` when the classes do not fit the model, or it
     /// takes images otherwise than the file can tell: not square, or made by a function given to `map`
-    /// that does not what [`Weights::format`](crate::model::Weights::format) does; `Image` when that
-    /// function panics. `ModelFile` when the file could not be loaded again: two classes of one name,
-    /// layers that do not fit each other, a threshold that is no probability or for one label per image, images of more than 4096 pixels to a side.
+    /// that does not what [`Weights::format`](crate::model::Weights::format) or
+    /// [`format_evaluation`](crate::model::Weights::format_evaluation) does; `Image` when that function
+    /// panics. `ModelFile` when the file could not be loaded again: two classes of one name,
+    /// layers that do not fit each other, a threshold that is no probability or for one label per image,
+    /// images of more than 4096 pixels to a side.
     pub fn save(&self, path: impl AsRef<Path>, record: &TrainingRecord) -> Result<()> {
         let path = path.as_ref();
         let info = self.info(record)?;
@@ -125,29 +127,142 @@ impl Sequential<Compiled> {
             });
         }
         let weights = self.base().weights();
-        let input = Input {
-            size: width as u32,
-            resize: Resize::Bilinear,
-            mean: weights.mean(),
-            std: weights.std(),
-        };
-        let noise = noise();
-        let (expected, got) = (input.format(&noise), batches.format(noise)?);
-        let same_size = expected.dimensions() == got.dimensions();
-        let (expected, got) = (expected.into_values(), got.into_values());
-        let mut pairs = expected.iter().zip(&got);
-        if same_size && pairs.all(|(expected, got)| (expected - got).abs() <= TOLERANCE) {
-            return Ok(input);
+        let got = batches.format(noise())?;
+        let size = got.dimensions();
+        let got = got.into_values();
+        let resizes = [Resize::Bilinear, weights.evaluation_resize(width as u32)];
+        for resize in resizes {
+            let input = Input {
+                size: width as u32,
+                resize,
+                mean: weights.mean(),
+                std: weights.std(),
+            };
+            let expected = input.format(&noise());
+            let same_size = expected.dimensions() == size;
+            let expected = expected.into_values();
+            let mut pairs = expected.iter().zip(&got);
+            if same_size && pairs.all(|(expected, got)| (expected - got).abs() <= TOLERANCE) {
+                return Ok(input);
+            }
         }
         Err(Error::Argument {
             name: "save, the training batches",
             expected: format!(
-                "images as `Weights::format(image, {width})` makes them for {weights}"
+                "images as `Weights::format(image, {width})` or `format_evaluation` makes them for {weights}"
             ),
             got:
                 "images made otherwise by the function given to `map`, which the file cannot tell; \
                   `save_weights` saves the weights alone"
                     .into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+
+    use super::*;
+    use crate::classifier::Classifier;
+    use crate::dataset::Example;
+    use crate::model::tests::NETWORKS;
+    use crate::model::{Dense, GlobalAveragePooling2d, Weights};
+    use crate::pipeline::{Augmentation, Dataset, Filter, Pixels, stack};
+    use crate::settings::BrokenImages;
+    use crate::training::{Loss, RmsProp, TestTimeAugmentation};
+
+    /// Saves a model of weights of torchvision with a function given to `map`, and loads it again.
+    fn saved(
+        format: fn(Weights, &RgbImage) -> Pixels,
+    ) -> Result<(Sequential<Compiled>, Classifier)> {
+        let (architecture, weights, [_, side, _]) = NETWORKS[5];
+        let base = crate::model::tests::network((architecture, weights, [3, side, side]));
+        let features = base.output_shape()[0] as usize;
+        let model = Sequential::new(base)
+            .push(GlobalAveragePooling2d)
+            .push(Dense::new(features, 1))
+            .compile(RmsProp::new(1e-4), Loss::BinaryCrossentropy)?;
+        let classes = ["cats", "dogs"].map(str::to_owned).to_vec();
+        let examples = vec![Example::at_path("a".into(), 0, "a".as_ref())];
+        let dataset = Dataset::new(examples, classes, 0, BrokenImages::Stop);
+        let batches = dataset.map(move |image| format(weights, image)).batch(1);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        model.save(&path, &TrainingRecord::new(&batches))?;
+        Ok((model, Classifier::load_on(&path, tch::Device::Cpu)?))
+    }
+
+    #[test]
+    fn a_classifier_resizes_as_the_images_were_that_the_model_was_trained_on() {
+        let formats: [fn(Weights, &RgbImage) -> Pixels; 2] = [
+            |weights, image| weights.format(image, 64),
+            |weights, image| weights.format_evaluation(image, 64),
+        ];
+        let crop = Resize::CenterCrop {
+            shorter_side: 73,
+            filter: Filter::Bilinear,
+        };
+        for (format, expected) in formats.into_iter().zip([Resize::Bilinear, crop]) {
+            let (model, classifier) = saved(format).unwrap();
+            assert_eq!(classifier.info().input.resize, expected);
+            let picture = RgbImage::from_fn(90, 120, |x, y| {
+                image::Rgb([(x * x) as u8, (3 * y) as u8, (x * y) as u8])
+            });
+            let images = stack(vec![format(NETWORKS[5].1, &picture)]).unwrap();
+            let logit = model.forward(&images).unwrap().double_value(&[0, 0]);
+            let found = classifier.predict(&picture).unwrap();
+            assert!(
+                (f64::from(found.logits[0]) - logit).abs() < 1e-5,
+                "{expected:?}"
+            );
+        }
+        let error = saved(|weights, image| {
+            let pixels = Pixels::from(image).scale(1.0 / 255.0);
+            let resized = pixels.resize_and_crop(73, 64, Filter::Bicubic);
+            resized.normalize(weights.mean(), weights.std())
+        });
+        let error = error.map(drop).unwrap_err().to_string();
+        assert!(
+            error.contains("or `format_evaluation` makes them for resnet18"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_classifier_with_test_time_augmentation_takes_an_image_and_its_mirror_image_alike() {
+        let (_, classifier) = saved(|weights, image| weights.format(image, 64)).unwrap();
+        let picture = RgbImage::from_fn(64, 64, |x, y| {
+            image::Rgb([(x * x) as u8, (3 * y) as u8, (x * y) as u8])
+        });
+        let mirrored = image::imageops::flip_horizontal(&picture);
+        let [plain, plain_mirrored] =
+            [&picture, &mirrored].map(|image| classifier.predict(image).unwrap());
+        assert_ne!(plain.logits, plain_mirrored.logits);
+        let with = TestTimeAugmentation::flip();
+        let classifier = classifier.with_test_time_augmentation(with).unwrap();
+        let [found, found_mirrored] =
+            [&picture, &mirrored].map(|image| classifier.predict(image).unwrap());
+        let [not, is] = [0, 1].map(|class| {
+            let both = [&plain, &plain_mirrored].map(|found| found.probabilities[class]);
+            (both[0] + both[1]) / 2.
+        });
+        let expected = is.ln() - not.ln();
+        for logit in [found.logits[0], found_mirrored.logits[0]] {
+            let off = (f64::from(logit) - expected).abs() / expected.abs();
+            assert!(off < 1e-4, "{logit} for {expected}");
+        }
+
+        let crop = Augmentation::new().random_resized_crop(0.3..=0.9, 0.75..=1.33);
+        let with = TestTimeAugmentation::new(crop.clone(), 2);
+        let classifier = classifier.with_test_time_augmentation(with).unwrap();
+        let one = classifier.predict(&mirrored).unwrap();
+        let all: Result<Vec<_>> = classifier.predict_all([&picture, &mirrored]).collect();
+        let off = (all.unwrap()[1].logits[0] - one.logits[0]).abs();
+        assert!(off < 1e-4 * one.logits[0].abs(), "{off}");
+        assert_ne!(one.logits, found_mirrored.logits);
+        let mixing = TestTimeAugmentation::new(crop.mix_up(1.), 2);
+        let error = classifier.with_test_time_augmentation(mixing).unwrap_err();
+        assert!(matches!(error, Error::Argument { .. }), "{error}");
     }
 }

@@ -17,6 +17,7 @@ use super::builder::{Builder, scaled};
 use super::layer::Layer;
 use super::origin::{Conventions, Origin, Padding, Weights};
 use super::weights::pytorch;
+use crate::pipeline::Filter;
 use crate::{Error, Result};
 
 /// One row of the paper's table 1: (expansion, output channels, repeats, stride of the first repeat,
@@ -62,6 +63,7 @@ impl EfficientNetLite {
         asset: "efficientnet_lite0",
         architecture: Architecture::EfficientNetLite(Self { variant: 0 }),
         image_size: 224,
+        evaluation: Some((256, Filter::Bicubic)),
         conventions: &CONVENTIONS,
     });
 
@@ -71,6 +73,7 @@ impl EfficientNetLite {
         asset: "efficientnet_lite1",
         architecture: Architecture::EfficientNetLite(Self { variant: 1 }),
         image_size: 240,
+        evaluation: Some((272, Filter::Bicubic)),
         conventions: &CONVENTIONS,
     });
 
@@ -80,6 +83,7 @@ impl EfficientNetLite {
         asset: "efficientnet_lite2",
         architecture: Architecture::EfficientNetLite(Self { variant: 2 }),
         image_size: 260,
+        evaluation: Some((292, Filter::Bicubic)),
         conventions: &CONVENTIONS,
     });
 

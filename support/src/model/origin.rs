@@ -8,7 +8,7 @@ use image::RgbImage;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::architecture::Architecture;
-use crate::pipeline::Pixels;
+use crate::pipeline::{Filter, Pixels, Resize};
 use crate::{Error, Result};
 
 /// An origin of weights for a [`Backbone`](super::Backbone), all trained on ImageNet. The types of the
@@ -40,6 +40,9 @@ pub(super) struct Origin {
     pub(super) architecture: Architecture,
     /// The height and width in pixels that the weights were trained at.
     pub(super) image_size: u32,
+    /// The shorter side, in pixels, that images were resized to before the middle `image_size` were cut
+    /// out of them to measure the accuracy that is told of the weights, and how; where that is known.
+    pub(super) evaluation: Option<(u32, Filter)>,
     pub(super) conventions: &'static Conventions,
 }
 
@@ -140,14 +143,38 @@ impl Weights {
     /// Returns an image as the weights' network takes it: `size` x `size`, and the values as in
     /// training. For TF-Hub's and Keras' this is what the tutorial's `format_example` does.
     ///
-    /// Of the origins' evaluation recipes only the values are taken from here: most also filter
-    /// before making an image smaller, and cut off its margins.
+    /// Of the origins' evaluation recipes only the values are taken from here:
+    /// [`format_evaluation`](Self::format_evaluation) takes it all.
     #[must_use]
     pub fn format(self, image: &RgbImage, size: u32) -> Pixels {
         Pixels::from(image)
             .scale(1.0 / 255.0)
             .resize(size, size)
             .normalize(self.mean(), self.std())
+    }
+
+    /// Returns an image as [`format`](Self::format) does, but resized as for the accuracy that is told of the
+    /// weights: smaller images are filtered, and the margins cut off. For TF-Hub's and Keras' weights,
+    /// which name no recipe, it is what [`format`](Self::format) does.
+    #[must_use]
+    pub fn format_evaluation(self, image: &RgbImage, size: u32) -> Pixels {
+        let pixels = Pixels::from(image).scale(1.0 / 255.0);
+        let resized = self.evaluation_resize(size).apply(pixels, size);
+        resized.normalize(self.mean(), self.std())
+    }
+
+    /// Returns how [`format_evaluation`](Self::format_evaluation) resizes images to `size`; for another size
+    /// than [`image_size`](Self::image_size) as large a share of the image is cut off.
+    #[must_use]
+    pub fn evaluation_resize(self, size: u32) -> Resize {
+        let Some((shorter_side, filter)) = self.0.evaluation else {
+            return Resize::Bilinear;
+        };
+        let share = f64::from(shorter_side) / f64::from(self.image_size());
+        Resize::CenterCrop {
+            shorter_side: (f64::from(size) * share).round() as u32,
+            filter,
+        }
     }
 
     pub(super) fn conventions(self) -> &'static Conventions {
@@ -234,6 +261,36 @@ mod tests {
                     assert!((value - expected).abs() < 1e-6, "{value} {expected}");
                 }
             }
+        }
+    }
+
+    /// torchvision's `weights.transforms()`, timm's `crop_pct` of .875, and the 32 pixels of padding that
+    /// EfficientNet's `preprocessing.py` has.
+    #[test]
+    fn an_origins_evaluation_crops_as_its_authors_do() {
+        use crate::model::{EfficientNetLite, ResNet};
+        let crop = |shorter_side, filter| Resize::CenterCrop {
+            shorter_side,
+            filter,
+        };
+        for (weights, size, expected) in [
+            (MobileNetV2::TF_HUB, 224, Resize::Bilinear),
+            (MobileNetV2::TORCHVISION, 224, crop(256, Filter::Bilinear)),
+            (MobileNetV2::TIMM, 224, crop(256, Filter::Bicubic)),
+            (ResNet::RESNET50, 112, crop(128, Filter::Bilinear)),
+            (ResNet::RESNET50_V2, 224, crop(232, Filter::Bilinear)),
+            (EfficientNetLite::LITE0, 224, crop(256, Filter::Bicubic)),
+            (EfficientNetLite::LITE2, 260, crop(292, Filter::Bicubic)),
+        ] {
+            assert_eq!(weights.evaluation_resize(size), expected, "{weights}");
+            let image = crate::pipeline::noise();
+            let pixels = Pixels::from(&image).scale(1.0 / 255.0);
+            let resized = expected
+                .apply(pixels, size)
+                .normalize(weights.mean(), weights.std());
+            let formatted = weights.format_evaluation(&image, size);
+            assert_eq!(formatted.dimensions(), (size, size));
+            assert_eq!(formatted.into_values(), resized.into_values());
         }
     }
 

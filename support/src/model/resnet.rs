@@ -15,6 +15,7 @@ use super::builder::Builder;
 use super::layer::Layer;
 use super::origin::{Origin, PYTORCH, Weights};
 use super::weights::pytorch;
+use crate::pipeline::Filter;
 use crate::{Error, Result};
 
 /// (channels within a block, stride of the first block) of `layer1` to `layer4`.
@@ -51,6 +52,7 @@ impl ResNet {
         asset: "resnet18",
         architecture: Architecture::ResNet(Self { depth: 18 }),
         image_size: 224,
+        evaluation: Some((256, Filter::Bilinear)),
         conventions: &PYTORCH,
     });
 
@@ -60,6 +62,7 @@ impl ResNet {
         asset: "resnet50",
         architecture: Architecture::ResNet(Self { depth: 50 }),
         image_size: 224,
+        evaluation: Some((256, Filter::Bilinear)),
         conventions: &PYTORCH,
     });
 
@@ -69,6 +72,7 @@ impl ResNet {
         asset: "resnet50_v2",
         architecture: Architecture::ResNet(Self { depth: 50 }),
         image_size: 224,
+        evaluation: Some((232, Filter::Bilinear)),
         conventions: &PYTORCH,
     });
 

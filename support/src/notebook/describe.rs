@@ -30,7 +30,14 @@ const VALUES: usize = 1 << 22;
 #[derive(Debug)]
 pub struct Description {
     text: String,
-    png: Option<Vec<u8>>,
+    image: Option<Encoded>,
+}
+
+/// An image file.
+#[derive(Debug)]
+struct Encoded {
+    mime: &'static str,
+    base64: String,
 }
 
 /// A value that has more to tell, or less, than its `Debug` text.
@@ -89,7 +96,7 @@ impl Description {
         }
         Self {
             text: beginning.0,
-            png: None,
+            image: None,
         }
     }
 
@@ -112,10 +119,9 @@ impl Description {
         let mut contents = vec![("text/plain", self.text.clone())];
         let text = self.text.replace('&', "&amp;").replace('<', "&lt;");
         let mut html = format!("<pre>{text}</pre>");
-        if let Some(png) = &self.png {
-            let png = STANDARD.encode(png);
-            html += &format!("<img src=\"data:image/png;base64,{png}\">");
-            contents.push(("image/png", png));
+        if let Some(Encoded { mime, base64 }) = &self.image {
+            html += &format!("<img src=\"data:{mime};base64,{base64}\">");
+            contents.push((*mime, base64.clone()));
         }
         contents.push(("text/html", html));
         contents
@@ -136,10 +142,11 @@ impl fmt::Write for Beginning {
 
 impl<T: Display> Describe for T {
     fn describe(&self) -> Description {
-        let (mime, content) = self.content();
-        let png = (mime == "image/png").then(|| STANDARD.decode(content).ok());
+        let (mime, base64) = self.content();
         Description {
-            png: png.flatten(),
+            image: mime
+                .starts_with("image/")
+                .then_some(Encoded { mime, base64 }),
             ..Description::text(format_args!("{}", self.text()))
         }
     }
@@ -168,8 +175,12 @@ impl Describe for DynamicImage {
 fn picture(width: u32, height: u32, thumbnail: DynamicImage) -> Description {
     let mut png = Vec::new();
     let written = thumbnail.write_to(&mut std::io::Cursor::new(&mut png), ImageFormat::Png);
+    let image = written.is_ok().then(|| Encoded {
+        mime: "image/png",
+        base64: STANDARD.encode(png),
+    });
     Description {
-        png: written.is_ok().then_some(png),
+        image,
         ..Description::text(format_args!("{width} x {height} pixels"))
     }
 }
@@ -337,6 +348,11 @@ mod tests {
         assert_eq!(describe!(tensor).text, "[2] Float Cpu, 1 to 1, mean 1");
     }
 
+    fn thumbnail(description: Description) -> DynamicImage {
+        let png = STANDARD.decode(description.image.unwrap().base64).unwrap();
+        image::load_from_memory(&png).unwrap()
+    }
+
     #[test]
     fn an_image_is_a_thumbnail_of_its_shape() {
         for (width, height, expected) in [
@@ -347,13 +363,12 @@ mod tests {
             let image = RgbImage::from_pixel(width, height, image::Rgb([200, 0, 0]));
             let description = describe!(image);
             assert_eq!(description.text, format!("{width} x {height} pixels"));
-            let thumbnail = image::load_from_memory(&description.png.unwrap()).unwrap();
+            let thumbnail = thumbnail(description);
             assert_eq!((thumbnail.width(), thumbnail.height()), expected);
             assert_eq!(thumbnail.to_rgb8().get_pixel(0, 0).0, [200, 0, 0]);
         }
         let image = DynamicImage::new_luma8(300, 300);
-        let png = describe!(image).png.unwrap();
-        assert_eq!(image::load_from_memory(&png).unwrap().width(), 128);
+        assert_eq!(thumbnail(describe!(image)).width(), 128);
         assert_eq!(describe!(RgbImage::new(0, 0)).text, "0 x 0 pixels");
     }
 

@@ -74,7 +74,7 @@ impl std::fmt::Debug for DisplayHandle {
 
 impl Display for Figure {
     fn content(&self) -> (&'static str, String) {
-        ("image/png", STANDARD.encode(self.png()))
+        (self.mime_type(), STANDARD.encode(self.encoded()))
     }
 
     fn text(&self) -> String {

@@ -17,6 +17,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use tch::{Device, Kind, Tensor};
 
+use super::mixing::{self, Mixed};
 use super::sampler::{Sampler, repeats};
 use super::{Augmentation, Dataset, Pixels, Skipped};
 use crate::assets::hash_all;
@@ -49,8 +50,11 @@ pub struct Batch {
     /// memory.
     pub images: Tensor,
     /// The classes on the CPU: `[batch]`, 64-bit integers, or where there are several labels per image
-    /// `[batch, classes]`, 32-bit floats, 1 for the classes that an image is of and 0 for the others.
+    /// `[batch, classes]`, 32-bit floats, 1 for the classes that an image is of and 0 for the others. Of an
+    /// image that another one was mixed into, those of the one with the larger share.
     pub labels: Tensor,
+    /// The other classes of images that were [mixed](super::Augmentation::mix_up).
+    pub mixed: Option<Mixed>,
     /// Which examples these are: indices into [`Dataset::examples`] of [`Batches::dataset`].
     pub indices: Vec<usize>,
     /// How many of the images are of which shard.
@@ -214,6 +218,14 @@ impl Batches {
         }
     }
 
+    /// Makes the first image of an epoch; `None` if there is none.
+    pub(crate) fn first_pixels(&self, epoch: usize) -> Result<Option<Pixels>> {
+        let mut batches = self.epoch(epoch);
+        let (mut pictures, parts) = BatchIter::collect(&mut batches)?;
+        batches.mix(&mut pictures, &parts);
+        Ok(pictures.into_iter().next().map(|first| first.pixels))
+    }
+
     /// Starts an epoch: worker threads, one per core, begin with its first images.
     ///
     /// The order of the examples, and how their images are augmented, depends on the dataset's
@@ -240,6 +252,8 @@ impl Batches {
         BatchIter {
             workers: self.order(epoch).into_iter().map(start).collect(),
             batches: self.clone(),
+            epoch,
+            batch: 0,
             any: false,
         }
     }
@@ -293,6 +307,11 @@ impl Batches {
     /// Returns the same batches of the images as they are without augmentation, each once.
     pub(crate) fn unaugmented(&self) -> Self {
         self.of(self.dataset.unaugmented())
+    }
+
+    /// Returns the same batches of images that change from epoch to epoch.
+    pub(crate) fn augment(&self, augmentation: Augmentation) -> Result<Self> {
+        Ok(self.of(self.dataset.augment(augmentation)?))
     }
 
     /// Returns batches of the examples at these indices, in this order before any shuffling.
@@ -411,15 +430,27 @@ impl Batches {
         self.error(format!("none of {count} images can be read{example}"))
     }
 
-    /// Makes a batch of images of one size.
-    fn batch(&self, pictures: Vec<Image>, parts: Parts) -> Result<Batch> {
+    /// Makes a batch of images of one size; `mixed` has the place of the image that was mixed into each, and
+    /// the share that is left of it.
+    fn batch(
+        &self,
+        pictures: Vec<Image>,
+        parts: Parts,
+        mixed: Option<Vec<(usize, f32)>>,
+    ) -> Result<Batch> {
         let (indices, pixels): (Vec<_>, Vec<_>) = pictures
             .into_iter()
             .map(|Image { index, pixels }| (index, pixels))
             .unzip();
+        let labels = self.labels(&indices)?;
+        let (labels, mixed) = match mixed {
+            Some(mixed) => mixing::labels(&labels, &mixed).map_err(Error::torch("batch"))?,
+            None => (labels, None),
+        };
         Ok(Batch {
             images: stack(pixels)?,
-            labels: self.labels(&indices)?,
+            labels,
+            mixed,
             indices,
             parts,
         })
@@ -459,6 +490,9 @@ pub struct BatchIter {
     batches: Batches,
     /// The images of each shard.
     workers: Vec<(usize, Workers<Loaded>)>,
+    epoch: usize,
+    /// The number of the next batch.
+    batch: usize,
     /// Whether an image has been read.
     any: bool,
 }
@@ -501,6 +535,29 @@ impl BatchIter {
         }
         Ok((pictures, parts))
     }
+
+    /// Mixes the images of each shard with each other, if they are augmented so; returns which one was
+    /// mixed into each, and the share that is left of it.
+    fn mix(&mut self, pictures: &mut [Image], parts: &Parts) -> Option<Vec<(usize, f32)>> {
+        let ways = self.batches.augmentation()?.mixings();
+        let number = self.batch;
+        self.batch += 1;
+        if ways.is_empty() {
+            return None;
+        }
+        let (mut mixed, mut rest) = (Vec::with_capacity(pictures.len()), pictures);
+        for &(shard, count) in parts {
+            let (part, others) = rest.split_at_mut(count as usize);
+            rest = others;
+            let mut random = mixing::random_of(self.batches.seed(), self.epoch, number, shard);
+            let mut images: Vec<_> = part.iter_mut().map(|picture| &mut picture.pixels).collect();
+            let share = mixing::mix(&mut images, &ways, &mut random);
+            let (first, count) = (mixed.len(), part.len());
+            let others = (0..count).map(|at| first + (at + count - 1) % count);
+            mixed.extend(others.map(|other| (other, share)));
+        }
+        Some(mixed)
+    }
 }
 
 impl Iterator for BatchIter {
@@ -509,7 +566,10 @@ impl Iterator for BatchIter {
     fn next(&mut self) -> Option<Self::Item> {
         let batch = match self.collect() {
             Ok((pictures, _)) if pictures.is_empty() => return None,
-            Ok((pictures, parts)) => self.batches.batch(pictures, parts),
+            Ok((mut pictures, parts)) => {
+                let mixed = self.mix(&mut pictures, &parts);
+                self.batches.batch(pictures, parts, mixed)
+            }
             Err(error) => Err(error),
         };
         if batch.is_err() {

@@ -160,6 +160,11 @@ impl Dataset<Pixels> {
         self.augmentation.is_some()
     }
 
+    /// Returns whether the images of a batch are mixed with each other.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.augmentation().is_some_and(Augmentation::is_mixing)
+    }
+
     /// Returns a dataset of the images as `map` makes them, each once.
     pub(super) fn unaugmented(&self) -> Self {
         Self {
@@ -180,26 +185,23 @@ impl Dataset<Pixels> {
         self.sampler.as_ref()
     }
 
-    /// Makes an example's pixels as they are in an epoch; `None` if its image was skipped.
-    pub(crate) fn load_augmented(&self, example: &Example, epoch: usize) -> Result<Option<Pixels>> {
-        self.load_drawn(example, 0, epoch)
-    }
-
-    /// Does the same for an example that was drawn so many times before in the epoch.
-    pub(super) fn load_drawn(
+    /// Makes an example's pixels as they are in an epoch in which it was drawn so many times before; `None` if
+    /// its image was skipped.
+    pub(crate) fn load_drawn(
         &self,
         example: &Example,
         before: usize,
         epoch: usize,
     ) -> Result<Option<Pixels>> {
-        let pixels = self.load(example)?;
-        let augmented = |pixels| match &self.augmentation {
-            Some(augmentation) => {
-                augmentation.apply(pixels, self.seed, &key(example, before), epoch)
-            }
-            None => Ok(pixels),
+        let Some(augmentation) = &self.augmentation else {
+            return self.load(example);
         };
-        pixels.map(augmented).transpose()
+        let Some(image) = self.read(example)? else {
+            return Ok(None);
+        };
+        let format = |image| self.format(&example.id, image);
+        let pixels = augmentation.apply(image, format, self.seed, &key(example, before), epoch);
+        pixels.map(Some)
     }
 
     /// Returns a dataset whose batches are in another order in each epoch.
@@ -362,8 +364,16 @@ impl<T> Dataset<T> {
     /// A panic in the function given to `map` is that function's error, whatever the settings say
     /// about broken images.
     pub(super) fn load(&self, example: &Example) -> Result<Option<T>> {
+        let image = self.read(example)?;
+        image
+            .map(|image| self.format(&example.id, image))
+            .transpose()
+    }
+
+    /// Reads an example's image; `None` if it was skipped.
+    fn read(&self, example: &Example) -> Result<Option<RgbImage>> {
         match (read(example, |_| ()), self.broken) {
-            (Ok(picture), _) => self.format(&example.id, picture).map(Some),
+            (Ok(image), _) => Ok(Some(image)),
             (Err(error), BrokenImages::Skip) => {
                 self.skipped.add(example, &error);
                 Ok(None)

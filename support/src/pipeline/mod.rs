@@ -8,10 +8,14 @@ mod augmentation;
 mod batches;
 mod dataset;
 mod decode;
+mod mixing;
 mod noise;
 mod orientation;
 mod pixels;
+mod random_box;
+mod resize;
 mod sampler;
+mod warp;
 mod webp;
 
 #[cfg(test)]
@@ -26,6 +30,8 @@ pub use decode::decode;
 #[cfg(test)]
 pub(crate) use decode::decode_within;
 pub(crate) use decode::is_turned;
+pub use mixing::Mixed;
 pub(crate) use noise::noise;
 pub use pixels::Pixels;
+pub use resize::{Filter, Resize};
 pub(crate) use sampler::Sampler;

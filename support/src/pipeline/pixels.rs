@@ -4,6 +4,8 @@
 
 use image::RgbImage;
 
+use super::resize::{Filter, Wanted, filtered};
+
 /// An image of `height` x `width` x 3 floats, row by row, red green blue.
 #[derive(Clone, Debug)]
 pub struct Pixels {
@@ -102,6 +104,44 @@ impl Pixels {
         }
     }
 
+    /// Resizes to `width` x `height` with a filter against aliasing, as PIL's `Image.resize` and with it
+    /// torchvision's `Resize((height, width))`; the aspect ratio is not kept. An image that has only been
+    /// scaled and offset so far is rounded to whole samples on the way, and has exactly those of PIL
+    /// up to version 12; version 13, which resizes some images first down and then along, differs by a
+    /// grey level here and there.
+    ///
+    /// An image without pixels becomes `width` x `height` times what black has become.
+    pub fn resize_antialiased(self, width: u32, height: u32, filter: Filter) -> Self {
+        self.filtered(&Wanted::all(width, height), filter)
+    }
+
+    /// Resizes so that the shorter side has `shorter_side` pixels, as
+    /// [`resize_antialiased`](Self::resize_antialiased) does, and cuts out the `size` x `size` pixels in
+    /// the middle, as torchvision's `Resize(shorter_side)` and `CenterCrop(size)`. A `shorter_side` below
+    /// `size` is taken for `size`.
+    pub fn resize_and_crop(self, shorter_side: u32, size: u32, filter: Filter) -> Self {
+        let wanted = Wanted::middle(self.dimensions(), shorter_side, size);
+        self.filtered(&wanted, filter)
+    }
+
+    fn filtered(self, wanted: &Wanted, filter: Filter) -> Self {
+        let from = self.dimensions();
+        let values = match self.values {
+            Values::Samples { samples, value_of } => Values::Samples {
+                samples: filtered(&samples, from, wanted, filter),
+                value_of,
+            },
+            Values::Floats(values) => Values::Floats(filtered(&values, from, wanted, filter)),
+        };
+        let (width, height) = wanted.dimensions();
+        Self {
+            width,
+            height,
+            values,
+            range: self.range,
+        }
+    }
+
     /// Replaces the values, `height` x `width` x 3, by as many others.
     pub(super) fn change_all(self, change: impl FnOnce(Vec<f32>) -> Vec<f32>) -> Self {
         let Self {
@@ -116,6 +156,18 @@ impl Pixels {
             height,
             values,
             range,
+        }
+    }
+
+    /// Returns the values, `height` x `width` x 3, row by row, to be changed.
+    pub(super) fn values_mut(&mut self) -> &mut [f32] {
+        if let Values::Samples { samples, value_of } = &self.values {
+            let values = samples.iter().map(|&sample| value_of[usize::from(sample)]);
+            self.values = Values::Floats(values.collect());
+        }
+        match &mut self.values {
+            Values::Floats(values) => values,
+            Values::Samples { .. } => &mut [],
         }
     }
 

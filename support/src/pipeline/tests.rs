@@ -203,6 +203,9 @@ fn augmentation() -> Augmentation {
     Augmentation::new()
         .random_flip_horizontal()
         .random_rotation(0.2)
+        .random_zoom(0.2)
+        .random_translation(0.2, 0.2)
+        .random_erasing(0.5, 0.02..=0.33, 0.3..=3.3)
         .color_jitter(0.3, 0.3, 0.3)
 }
 
@@ -254,7 +257,7 @@ fn augmented_batches_depend_on_seed_and_epoch_and_not_on_threads_or_order() {
     unshuffled.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(sorted, unshuffled);
     for example in augmented.examples() {
-        let pixels = augmented.load_augmented(example, 3).unwrap().unwrap();
+        let pixels = augmented.load_drawn(example, 0, 3).unwrap().unwrap();
         let in_batch = &sorted[sorted.binary_search_by(|a| a.0.cmp(&example.id)).unwrap()];
         assert_eq!(example.label, in_batch.1 as usize);
         assert_eq!(in_batch.2, pixels.into_values());
@@ -338,6 +341,70 @@ fn what_is_not_augmented_stays_as_it_was() {
 }
 
 #[test]
+fn images_are_mixed_within_their_shard_whoever_loads_it() {
+    let folder = Folder::new(24);
+    let augmentation = Augmentation::new().mix_up(1.0).cut_mix(1.0);
+    let dataset = folder.pixels().augment(augmentation).unwrap().shuffle(24);
+    assert!(dataset.is_mixed());
+    let batches = dataset.batch(8).sharded(4);
+    let all = epoch(&batches, 1);
+    let plain = epoch(&batches.unaugmented(), 1);
+    assert!(plain.iter().all(|batch| batch.mixed.is_none()));
+    for (batch, plain) in all.iter().zip(&plain) {
+        let mixed = batch.mixed.as_ref().unwrap();
+        assert_eq!(batch.indices, plain.indices);
+        assert_eq!([batch.labels.size(), mixed.shares.size()], [[8], [8]]);
+        assert_ne!(batch.images, plain.images);
+        // What is red in an image is its number: shards of two, each mixed with the other.
+        let red = plain
+            .images
+            .select(1, 0)
+            .mean_dim([1, 2].as_slice(), false, Kind::Float);
+        let got = batch
+            .images
+            .select(1, 0)
+            .mean_dim([1, 2].as_slice(), false, Kind::Float);
+        for at in 0..8 {
+            let pair = [at, at ^ 1].map(|at: i64| red.double_value(&[at]));
+            let share = mixed.shares.double_value(&[at]);
+            let expected = [share, 1.0 - share].map(|own| own * pair[0] + (1.0 - own) * pair[1]);
+            let got = got.double_value(&[at]);
+            let own_is_larger = (got - expected[0]).abs() < 1e-3;
+            assert!(
+                own_is_larger || (got - expected[1]).abs() < 1e-3,
+                "{got} {expected:?}"
+            );
+            let places = if own_is_larger {
+                [at, at ^ 1]
+            } else {
+                [at ^ 1, at]
+            };
+            let labels = places.map(|place| plain.labels.int64_value(&[place]));
+            let got = [&batch.labels, &mixed.labels].map(|labels| labels.int64_value(&[at]));
+            assert_eq!(got, labels);
+        }
+    }
+    // In other batches and other epochs otherwise.
+    let shares = |batches: &[Batch]| -> Vec<Vec<f32>> {
+        let shares = batches
+            .iter()
+            .map(|batch| &batch.mixed.as_ref().unwrap().shares);
+        shares
+            .map(|shares| Vec::try_from(shares).unwrap())
+            .collect()
+    };
+    let (first, again, other) = (
+        shares(&all),
+        shares(&epoch(&batches, 1)),
+        shares(&epoch(&batches, 2)),
+    );
+    assert_eq!(first, again);
+    assert_ne!(first[0], first[1]);
+    assert_ne!(first, other);
+    assert!(first.iter().any(|shares| shares[0] != shares[2]));
+}
+
+#[test]
 fn an_augmentation_that_makes_no_sense_is_refused() {
     let pixels = Folder::new(1).pixels();
     for value in [-0.1, f64::NAN, f64::INFINITY, -f64::INFINITY] {
@@ -365,6 +432,44 @@ fn an_augmentation_that_makes_no_sense_is_refused() {
                 other => panic!("{name} {value}: {other:?}"),
             }
         }
+    }
+    let none = Augmentation::new;
+    for (augmentation, expected) in [
+        (
+            none().random_zoom(1.5),
+            "random_zoom, the factor: expected a share, 0 to 1, got 1.5",
+        ),
+        (
+            none().random_translation(0.0, -1.0),
+            "random_translation, the width factor: expected a share, 0 to 1, got -1",
+        ),
+        (
+            none().random_resized_crop(0.0..=1.0, 1.0..=1.0),
+            "random_resized_crop, the scale: expected a range of shares above 0, up to 1, got 0..=1",
+        ),
+        (
+            none().random_resized_crop(0.5..=1.0, 2.0..=1.0),
+            "random_resized_crop, the ratio: expected a range of numbers above 0, got 2..=1",
+        ),
+        (
+            none().random_erasing(1.5, 0.1..=0.2, 1.0..=1.0),
+            "random_erasing, the probability: expected a share, 0 to 1, got 1.5",
+        ),
+        (
+            none().random_erasing(0.5, 0.1..=f64::NAN, 1.0..=1.0),
+            "random_erasing, the scale: expected a range of shares above 0, up to 1, got 0.1..=NaN",
+        ),
+        (
+            none().mix_up(0.0),
+            "mix_up, alpha: expected a number above 0, got 0",
+        ),
+        (
+            none().cut_mix(f64::INFINITY),
+            "cut_mix, alpha: expected a number above 0, got inf",
+        ),
+    ] {
+        let error = pixels.augment(augmentation).unwrap_err();
+        assert_eq!(error.to_string(), expected);
     }
     let error = pixels
         .augment(Augmentation::new().random_rotation(72.0))

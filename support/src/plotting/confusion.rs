@@ -201,7 +201,7 @@ mod tests {
 
     /// The middle of a cell's left edge, where no count is written.
     fn pixel(figure: &Figure, classes: u32, row: u32, column: u32) -> [u8; 3] {
-        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let image = figure.image();
         // The frame's upper left corner is the first pixel in its row that is black far down.
         let is_black = |x: u32, y: u32| image.get_pixel(x, y).0 == [0; 3];
         let left = (0..image.width()).find(|x| (GAP..GAP + 100).all(|y| is_black(*x, y)));
@@ -265,7 +265,7 @@ mod tests {
             let names = (0..classes).map(|class| class.to_string()).collect();
             let matrix = ConfusionMatrix::new(names, []);
             let figure = matrix.show().unwrap();
-            let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+            let image = figure.image();
             let cells = image.enumerate_pixels().filter(|(x, y, _)| {
                 let inside = GAP + 5..GAP + 700;
                 inside.contains(y) && (150..800).contains(x)

@@ -335,7 +335,7 @@ pub(super) mod tests {
 
     /// Where pixels of about this color are, in the upper panel left of the legend.
     pub(in crate::plotting) fn places(figure: &Figure, color: RGBColor) -> Vec<(u32, u32)> {
-        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let image = figure.image();
         let close = |pixel: &Rgb<u8>| {
             [color.0, color.1, color.2]
                 .iter()

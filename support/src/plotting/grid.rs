@@ -113,30 +113,29 @@ impl Dataset<RgbImage> {
 const EPOCHS: usize = 9;
 
 impl Dataset<Pixels> {
-    /// Draws what the dataset's first image becomes in the first nine epochs of training.
+    /// Draws what the dataset's first image becomes in the first nine epochs of training; where images are
+    /// mixed, with the second one.
     ///
     /// # Errors
-    /// [`Error::Figure`] if the dataset is not augmented, or has no image that can be read;
-    /// [`Error::Image`] for one that cannot be, where broken images are not skipped.
+    /// [`Error::Figure`] if the dataset is not augmented or has no example; [`Error::Dataset`] if no
+    /// image can be read; [`Error::Image`] for one that cannot be, where broken images are not skipped.
     pub fn show_augmented(&self) -> Result<Figure> {
         if !self.is_augmented() {
             let reason = "the dataset's images are not augmented; call `augment` first";
             return Err(Error::Figure(reason.to_owned()));
         }
-        for example in self.examples() {
-            let pictures = (0..EPOCHS)
-                .map(|epoch| {
-                    let pixels = self.load_augmented(example, epoch)?;
-                    let title = format!("epoch {}", epoch + 1);
-                    Ok(pixels.map(|pixels| Titled::new(pixels.to_image(), title)))
-                })
-                .collect::<Result<Option<Vec<_>>>>()?;
-            // None if the image was skipped.
-            if let Some(pictures) = pictures {
-                return grid(&pictures);
-            }
+        // Two where the second is mixed into the first.
+        let batches = self.shuffle(1).batch(if self.is_mixed() { 2 } else { 1 });
+        let batches = batches.sharded(1);
+        let mut pictures = Vec::new();
+        for epoch in 0..EPOCHS {
+            let Some(pixels) = batches.first_pixels(epoch)? else {
+                break;
+            };
+            let title = format!("epoch {}", epoch + 1);
+            pictures.push(Titled::new(pixels.to_image(), title));
         }
-        grid(&[])
+        grid(&pictures)
     }
 }
 
@@ -225,7 +224,7 @@ pub(super) fn grid(pictures: &[Titled]) -> Result<Figure> {
         }
         Ok(())
     })?;
-    Figure::new(&figure)
+    Figure::photos(&figure)
 }
 
 /// Resizes an image so that its longer side becomes `side`.
@@ -259,7 +258,7 @@ mod tests {
     fn images_stand_in_reading_order_below_their_titles() {
         let figure = grid(&pictures(7, 300, 200)).unwrap();
         assert_eq!(figure.dimensions().0, 1000);
-        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let image = figure.image();
         let side = 1000 / 4;
         for i in 0..7 {
             let (column, row) = (i % 4, i / 4);
@@ -301,7 +300,7 @@ mod tests {
 
     /// The pixel in the middle of each cell of a grid of three by three.
     fn middles(figure: &Figure) -> Vec<[u8; 3]> {
-        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let image = figure.image();
         let (width, height) = (image.width() / 3, image.height() / 3);
         (0..9)
             .map(|i| (i % 3 * width + width / 2, i / 3 * height + height / 2 + 8))
@@ -328,12 +327,36 @@ mod tests {
         let shown = middles(&augmented.show_augmented().unwrap());
         for (epoch, shown) in shown.into_iter().enumerate() {
             let example = &augmented.examples()[1];
-            let pixels = augmented.load_augmented(example, epoch).unwrap().unwrap();
+            let pixels = augmented.load_drawn(example, 0, epoch).unwrap().unwrap();
             let expected = pixels.to_image().get_pixel(20, 15).0;
             assert!(shown[0].abs_diff(expected[0]) <= 1, "epoch {epoch}");
         }
-        let empty = augmented.take(1).show_augmented();
-        assert!(matches!(empty, Err(Error::Figure(_))));
+        let broken = augmented.take(1).show_augmented();
+        assert!(matches!(broken, Err(Error::Dataset { .. })), "{broken:?}");
+        let empty = augmented.take(0).show_augmented();
+        assert!(matches!(empty, Err(Error::Figure(_))), "{empty:?}");
+    }
+
+    #[test]
+    fn a_mixed_image_is_shown_with_what_is_mixed_into_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let examples = [100, 200].map(|gray| {
+            let path = folder.path().join(format!("{gray}.png"));
+            let image = RgbImage::from_pixel(40, 30, Rgb([gray; 3]));
+            image.save(&path).unwrap();
+            Example::at_path(path.display().to_string(), 0, &path)
+        });
+        let classes = vec!["gray".to_owned()];
+        let images = Dataset::new(examples.to_vec(), classes, 0, BrokenImages::Stop);
+        let images = images.map(|image| Pixels::from(image));
+        // Shares of about a half.
+        let mixed = images.augment(Augmentation::new().mix_up(100.)).unwrap();
+        let shown = middles(&mixed.show_augmented().unwrap());
+        assert!(
+            shown.iter().all(|[red, ..]| red.abs_diff(150) < 15),
+            "{shown:?}"
+        );
+        assert_ne!(shown[0], shown[1]);
     }
 
     #[test]
@@ -354,7 +377,7 @@ mod tests {
         assert_eq!(titled[0].title, "dogs 88%\nlabel: dogs");
         assert_eq!(titled[1].title, "dogs 88%\nlabel: cats");
         let figure = grid(&titled).unwrap();
-        let image = image::load_from_memory(figure.png()).unwrap().into_rgb8();
+        let image = figure.image();
         let middle = image.width() / 2;
         // Of the image, and of the title above it.
         let red = |left: bool, rows: std::ops::Range<u32>| {

@@ -1,4 +1,4 @@
-//! Images and curves as PNG figures, in a font that ships with the crate.
+//! Images as JPEG and curves as PNG figures, in a font that ships with the crate.
 //!
 //! How a figure gets into a notebook is `notebook`'s affair.
 
@@ -14,8 +14,9 @@ mod thresholds;
 use std::fmt;
 use std::path::Path;
 
+use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ImageEncoder, RgbImage};
+use image::{ImageFormat, RgbImage};
 use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, FontStyle, IntoDrawingArea};
 use plotters::style::{TextStyle, register_font};
@@ -31,63 +32,99 @@ const MAX_WIDTH: u32 = 1000;
 /// The font that all text is drawn in.
 const FONT: &str = "DejaVu Sans";
 
-/// A drawing, as PNG.
+/// Of photos there is nothing to see that this leaves out, and a sixth of a PNG file's bytes is left.
+const JPEG_QUALITY: u8 = 85;
+
+/// A drawing: as a JPEG file where it shows photos, so that a notebook that keeps it stays small, else
+/// as a PNG file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Figure {
-    png: Vec<u8>,
-    width: u32,
-    height: u32,
+    image: RgbImage,
+    format: ImageFormat,
+    encoded: Vec<u8>,
 }
 
 impl Figure {
-    /// Returns the PNG file's bytes.
-    pub fn png(&self) -> &[u8] {
-        &self.png
+    /// Returns the bytes of the JPEG or PNG file.
+    pub fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+
+    /// Returns what these bytes are: `image/jpeg` or `image/png`.
+    pub fn mime_type(&self) -> &'static str {
+        self.format.to_mime_type()
+    }
+
+    /// Returns the pixels, as they were drawn.
+    pub fn image(&self) -> &RgbImage {
+        &self.image
     }
 
     /// Returns the width and height in pixels.
     pub fn dimensions(&self) -> (u32, u32) {
-        (self.width, self.height)
+        self.image.dimensions()
     }
 
-    /// Writes the figure to a file whose name ends in `.png`. The file is either written as a
-    /// whole or left as it was.
+    /// Writes the figure to a file whose name ends in `.png`, which has the pixels as they were drawn,
+    /// or in `.jpg` or `.jpeg`. The file is either written as a whole or left as it was.
     ///
     /// # Errors
     /// [`Error::Argument`] for another ending, [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        if !path
-            .extension()
-            .is_some_and(|ending| ending.eq_ignore_ascii_case("png"))
-        {
-            return Err(Error::Argument {
+        match ImageFormat::from_path(path) {
+            Ok(format) if format == self.format => write_whole(path, &self.encoded),
+            Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => {
+                write_whole(path, &encode(&self.image, format)?)
+            }
+            _ => Err(Error::Argument {
                 name: "path of Figure::save",
-                expected: "a file name that ends in .png".to_owned(),
+                expected: "a file name that ends in .png, .jpg or .jpeg".to_owned(),
                 got: path.display().to_string(),
-            });
+            }),
         }
-        write_whole(path, &self.png)
     }
 
+    /// Makes a figure of lines and areas.
     fn new(image: &RgbImage) -> Result<Self> {
-        let (width, height) = image.dimensions();
-        let mut png = Vec::new();
-        PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::Adaptive)
-            .write_image(
-                image.as_raw(),
-                width,
-                height,
-                image::ExtendedColorType::Rgb8,
-            )
-            .map_err(|error| Error::Figure(error.to_string()))?;
-        Ok(Self { png, width, height })
+        Self::of(image, ImageFormat::Png)
     }
+
+    /// Makes a figure that shows photos.
+    fn photos(image: &RgbImage) -> Result<Self> {
+        Self::of(image, ImageFormat::Jpeg)
+    }
+
+    fn of(image: &RgbImage, format: ImageFormat) -> Result<Self> {
+        Ok(Self {
+            image: image.clone(),
+            format,
+            encoded: encode(image, format)?,
+        })
+    }
+}
+
+/// Returns the bytes of a PNG or JPEG file.
+fn encode(image: &RgbImage, format: ImageFormat) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let written = match format {
+        ImageFormat::Jpeg => {
+            image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY))
+        }
+        _ => image.write_with_encoder(PngEncoder::new_with_quality(
+            &mut bytes,
+            CompressionType::Default,
+            FilterType::Adaptive,
+        )),
+    };
+    written.map_err(|error| Error::Figure(error.to_string()))?;
+    Ok(bytes)
 }
 
 impl fmt::Debug for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Figure of {} x {} pixels", self.width, self.height)
+        let (width, height) = self.dimensions();
+        write!(f, "Figure of {width} x {height} pixels")
     }
 }
 
@@ -128,33 +165,64 @@ fn shortened(
 mod tests {
     use super::*;
 
-    fn figure() -> Figure {
-        Figure::new(&RgbImage::from_pixel(5, 4, image::Rgb([1, 2, 3]))).unwrap()
+    /// A step from white to red, of which JPEG keeps something else.
+    fn image() -> RgbImage {
+        RgbImage::from_fn(50, 40, |x, _| match x {
+            ..23 => image::Rgb([255; 3]),
+            _ => image::Rgb([214, 39, 40]),
+        })
     }
 
     #[test]
-    fn a_figure_is_saved_as_png_in_place_of_what_was_there() {
+    fn a_figure_is_saved_in_the_format_of_the_name_in_place_of_what_was_there() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("figure.PNG");
-        std::fs::write(&path, b"old").unwrap();
-        figure().save(&path).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), figure().png());
-        assert_eq!(image::load_from_memory(figure().png()).unwrap().width(), 5);
+        let [drawing, photos] = [Figure::new, Figure::photos].map(|make| make(&image()).unwrap());
+        assert_eq!(
+            [drawing.mime_type(), photos.mime_type()],
+            ["image/png", "image/jpeg"]
+        );
+        for figure in [&drawing, &photos] {
+            assert_eq!(figure.image(), &image());
+            for (name, same) in [
+                ("figure.PNG", &drawing),
+                ("a.jpg", &photos),
+                ("a.jpeg", &photos),
+            ] {
+                let path = folder.path().join(name);
+                std::fs::write(&path, b"old").unwrap();
+                figure.save(&path).unwrap();
+                assert_eq!(std::fs::read(&path).unwrap(), same.encoded(), "{name}");
+            }
+        }
+        let read = |figure: &Figure| {
+            image::load_from_memory(figure.encoded())
+                .unwrap()
+                .into_rgb8()
+        };
+        assert_eq!(read(&drawing), image());
+        let jpeg = read(&photos);
+        assert_ne!(jpeg, image());
+        let differences = jpeg
+            .iter()
+            .zip(image().into_raw())
+            .map(|(a, b)| a.abs_diff(b));
+        assert!(differences.max().unwrap() < 40);
         let files = std::fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(files, 1, "nothing temporary is left");
+        assert_eq!(files, 3, "nothing temporary is left");
     }
 
     #[test]
-    fn a_name_without_png_or_a_missing_folder_is_refused() {
+    fn a_name_of_no_such_format_or_a_missing_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["figure.jpg", "figure", ".png"] {
-            let error = figure().save(folder.path().join(name)).unwrap_err();
+        let figure = Figure::new(&image()).unwrap();
+        for name in ["figure.webp", "figure", ".png", "figure.txt"] {
+            let error = figure.save(folder.path().join(name)).unwrap_err();
             assert!(matches!(error, Error::Argument { .. }), "{error}");
         }
-        let error = figure()
-            .save(folder.path().join("no/figure.png"))
-            .unwrap_err();
-        assert!(matches!(error, Error::Io { .. }), "{error}");
+        for name in ["no/figure.png", "no/figure.jpg"] {
+            let error = figure.save(folder.path().join(name)).unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+        }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

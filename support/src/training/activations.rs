@@ -91,6 +91,7 @@ impl Activations {
                 Ok(PrefixBatch {
                     input,
                     labels: batches.labels(&examples)?,
+                    mixed: None,
                     parts,
                 })
             })

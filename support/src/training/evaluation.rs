@@ -6,11 +6,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::Compiled;
 use super::frozen::PrefixOutputs;
 use super::history::number;
 use super::metrics::Outputs;
 use super::report::epoch_progress;
+use super::{Compiled, Predictor, TestTimeAugmentation};
 use crate::distributed::ProcessGroup;
 use crate::live::Task;
 use crate::model::Sequential;
@@ -101,18 +101,46 @@ impl Sequential<Compiled> {
     /// when the images do not fit the model; `Stopped` by the notebook's Stop button; `Distributed` when
     /// another process fails.
     pub fn evaluate(&self, batches: &Batches) -> Result<Evaluation> {
-        batches.group().together(|| self.evaluate_share(batches))
+        batches
+            .group()
+            .together(|| self.evaluate_share(batches, None))
     }
 
-    fn evaluate_share(&self, batches: &Batches) -> Result<Evaluation> {
+    /// Returns loss and accuracy as [`evaluate`](Self::evaluate) does, of the probabilities that
+    /// test-time augmentation gives.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate); `Argument` also when the augmentation has no pass, mixes images,
+    /// or has arguments that [`augment`](crate::pipeline::Dataset::augment) refuses.
+    pub fn evaluate_with(
+        &self,
+        batches: &Batches,
+        augmentation: &TestTimeAugmentation,
+    ) -> Result<Evaluation> {
+        batches
+            .group()
+            .together(|| self.evaluate_share(batches, Some(augmentation)))
+    }
+
+    fn evaluate_share(
+        &self,
+        batches: &Batches,
+        with: Option<&TestTimeAugmentation>,
+    ) -> Result<Evaluation> {
         const NAME: &str = "evaluate, the batches";
         self.check(batches, NAME)?;
         let batches = &batches.unaugmented().share(NAME)?;
         let group = batches.group();
         let mut task = Task::begin_together(group, "evaluate", "batch", batches.len());
-        let images = PrefixOutputs::computed(self, 0, batches)?;
+        let (cut, outputs) = match with {
+            None => (0, PrefixOutputs::computed(self, 0, batches)?),
+            Some(_) => (
+                self.last(),
+                PrefixOutputs::logits(Predictor::new(self, with)?, batches),
+            ),
+        };
         let start = std::time::Instant::now();
-        self.evaluate_outputs(0, &images, |step, _, totals| {
+        self.evaluate_outputs(cut, &outputs, |step, _, totals| {
             task.progress
                 .show(|| epoch_progress(step, batches.len(), totals, start.elapsed()));
             match task.stop.requested() {
@@ -134,7 +162,8 @@ impl Sequential<Compiled> {
         let mut totals = Totals::default();
         for (step, batch) in (1..).zip(outputs.epoch(0)) {
             let batch = batch?;
-            let batch = self.batch_loss(&logits(&batch.input)?, &batch.labels)?;
+            let batch =
+                self.batch_loss(&logits(&batch.input)?, &batch.labels, batch.mixed.as_ref())?;
             let batch = batch.read()?;
             let loss = batch.mean().loss;
             totals.add(batch);

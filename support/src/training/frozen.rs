@@ -6,10 +6,10 @@ use tch::Tensor;
 
 use super::activations::Activations;
 use super::callbacks::{Console, End};
-use super::{Fit, memory};
+use super::{Fit, Predictor, memory};
 use crate::Result;
 use crate::model::Sequential;
-use crate::pipeline::{Batches, Parts};
+use crate::pipeline::{Batches, Mixed, Parts};
 
 /// Outputs that took fewer multiply-adds a byte than this are not stored.
 /// [`Fit::cache_activations`] says where the number is from.
@@ -38,16 +38,20 @@ pub(super) struct PrefixBatch {
     pub(super) input: Tensor,
     /// `[N]`, or `[N, classes]` of several labels per image
     pub(super) labels: Tensor,
+    /// The other labels of mixed images.
+    pub(super) mixed: Option<Mixed>,
     /// How many of them are of which shard.
     pub(super) parts: Parts,
 }
 
 /// Returns a layer's output for images.
-type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+pub(super) type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
 enum Outputs {
     Stored(Activations),
     Computed(Forward),
+    /// The last layer's, the logits.
+    Logits(Predictor),
 }
 
 impl<'a> PrefixOutputs<'a> {
@@ -61,6 +65,12 @@ impl<'a> PrefixOutputs<'a> {
         Ok(Self { batches, outputs })
     }
 
+    /// Returns the last layer's outputs, in the order before any shuffling.
+    pub(super) fn logits(predictor: Predictor, batches: &'a Batches) -> Self {
+        let outputs = Outputs::Logits(predictor);
+        Self { batches, outputs }
+    }
+
     /// Returns an epoch's outputs, batch by batch.
     pub(super) fn epoch(&self, epoch: usize) -> Box<dyn Iterator<Item = Result<PrefixBatch>> + '_> {
         match &self.outputs {
@@ -70,16 +80,29 @@ impl<'a> PrefixOutputs<'a> {
                 Ok(PrefixBatch {
                     input: compute(&batch.images)?,
                     labels: batch.labels,
+                    mixed: batch.mixed,
                     parts: batch.parts,
                 })
             })),
+            Outputs::Logits(predictor) => match predictor.logits(self.batches) {
+                Err(error) => Box::new(std::iter::once(Err(error))),
+                Ok(logits) => Box::new(logits.map(|logits| {
+                    let (batch, input) = logits?;
+                    Ok(PrefixBatch {
+                        input,
+                        labels: batch.labels,
+                        mixed: None,
+                        parts: batch.parts,
+                    })
+                })),
+            },
         }
     }
 
     fn stored(&self) -> Option<&Activations> {
         match &self.outputs {
             Outputs::Stored(outputs) => Some(outputs),
-            Outputs::Computed(_) => None,
+            Outputs::Computed(_) | Outputs::Logits(_) => None,
         }
     }
 }

@@ -24,6 +24,7 @@ mod schedule;
 mod state;
 mod step;
 mod store;
+mod test_time;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,8 @@ pub use metrics::{Metric, Scores};
 pub use optimizer::{Adam, AdamW, Optimizer, OptimizerOptions, RmsProp, Sgd};
 pub use options::Fit;
 pub use schedule::{CosineDecay, OneCycle, ReduceOnPlateau, Schedule};
+pub(crate) use test_time::Predictor;
+pub use test_time::TestTimeAugmentation;
 
 use state::TrainedWeights;
 use tch::{Kind, Tensor};

@@ -147,7 +147,7 @@ pub(in crate::training) mod tests {
     use crate::settings::{BrokenImages, Limit, Settings};
     use crate::training::{
         AdamW, EarlyStopping, Evaluation, LearningRateFinder, Loss, OneCycle,
-        OptimizerOptions as _, RmsProp, Sgd, WeightAverage,
+        OptimizerOptions as _, RmsProp, Sgd, TestTimeAugmentation, WeightAverage,
     };
 
     use super::*;
@@ -281,6 +281,7 @@ pub(in crate::training) mod tests {
             ("stored activations", Augmentation::new(), true),
             ("computed anew", Augmentation::new(), false),
             ("augmented", augmentation(), true),
+            ("mixed", augmentation().mix_up(0.4).cut_mix(1.), true),
         ] {
             let run = |ranks| {
                 on_ranks(ranks, |group| {
@@ -460,6 +461,34 @@ pub(in crate::training) mod tests {
         let alone = run(1).remove(0);
         for numbers in run(SHARDS) {
             assert_close("3 images on 4 ranks", &numbers, &alone);
+        }
+    }
+
+    #[test]
+    fn any_number_of_ranks_averages_the_same_variants() {
+        let folder = images();
+        let augmentation = Augmentation::new().random_translation(0.3, 0.3);
+        for with in [
+            TestTimeAugmentation::flip(),
+            TestTimeAugmentation::new(augmentation, 2),
+        ] {
+            let run = |ranks| {
+                on_ranks(ranks, |group| {
+                    let [train, _] = batches(folder.path(), &group, Augmentation::new());
+                    let model = model(0, 1e-4);
+                    let found = model.evaluate_with(&train, &with).unwrap();
+                    let predictions = model.predictions_with(&train, &with).unwrap();
+                    assert_close("loss", &[predictions.loss()], &[found.loss]);
+                    assert_close("accuracy", &[predictions.accuracy()], &[found.accuracy]);
+                    let plain = model.evaluate(&train).unwrap();
+                    assert!((plain.loss - found.loss).abs() > 1e-5, "{plain} {found}");
+                    found.loss
+                })
+            };
+            let alone = run(1);
+            for loss in run(2) {
+                assert_close("two ranks", &[loss], &alone);
+            }
         }
     }
 

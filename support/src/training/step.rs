@@ -9,7 +9,7 @@ use super::optimizer::{Rates, flatten};
 use super::{Compiled, Evaluation};
 use crate::distributed::{ProcessGroup, Reducer};
 use crate::model::{Sequential, TrainingStep};
-use crate::pipeline::Batches;
+use crate::pipeline::{Batches, Mixed};
 use crate::{Error, Result};
 
 /// A batch's loss, where it was computed.
@@ -70,6 +70,7 @@ impl Sequential<Compiled> {
         let batch = PrefixBatch {
             input: images.shallow_clone(),
             labels: labels.shallow_clone(),
+            mixed: None,
             parts: vec![(0, labels.size()[0])],
         };
         let rates = self.compiled.optimizer.rates();
@@ -91,7 +92,7 @@ impl Sequential<Compiled> {
                 parts: &batch.parts,
             };
             let logits = self.run(cut, &batch.input, self.last(), step)?;
-            self.batch_loss(&logits, &batch.labels)
+            self.batch_loss(&logits, &batch.labels, batch.mixed.as_ref())
         });
         match (loss.transpose()?, reducer) {
             (None, None) => Ok(Totals::default()),
@@ -165,13 +166,32 @@ impl Sequential<Compiled> {
         group.reducer(&values, 3)
     }
 
-    /// Returns the mean loss of a batch, and how many of its examples are classified right.
-    pub(super) fn batch_loss(&self, logits: &Tensor, labels: &Tensor) -> Result<BatchLoss> {
+    /// Returns the mean loss of a batch, and how many of its examples are classified right; the loss of
+    /// mixed images is that of both labels, by their shares.
+    pub(super) fn batch_loss(
+        &self,
+        logits: &Tensor,
+        labels: &Tensor,
+        mixed: Option<&Mixed>,
+    ) -> Result<BatchLoss> {
         let objective = &self.compiled.objective;
         objective.check_labels(logits, labels)?;
         let evaluate = || {
             let labels = labels.f_to_device(logits.device())?;
-            let each = objective.each(logits, &labels)?;
+            let each = match mixed {
+                None => objective.each(logits, &labels)?,
+                Some(Mixed {
+                    labels: others,
+                    shares,
+                }) => {
+                    let others = others.f_to_device(logits.device())?;
+                    let shares = shares.f_to_device(logits.device())?;
+                    let own = objective.each(logits, &labels)?;
+                    objective
+                        .each(logits, &others)?
+                        .f_lerp_tensor(&own, &shares)?
+                }
+            };
             Ok(BatchLoss {
                 mean: each.f_mean(each.kind())?,
                 correct: objective.loss().correct(logits, &labels)?,
@@ -305,6 +325,51 @@ mod tests {
         ] {
             let error = step(&labels).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_loss_of_mixed_images_is_that_of_soft_labels() {
+        let shares = Tensor::from_slice(&[0.9_f32, 0.5, 1.0]);
+        let labels = Tensor::from_slice(&[0_i64, 1, 0]);
+        let mixed = Mixed {
+            labels: Tensor::from_slice(&[1_i64, 0, 1]),
+            shares: shares.shallow_clone(),
+        };
+        for (loss, units) in [
+            (Loss::BinaryCrossentropy, 1),
+            (Loss::SparseCategoricalCrossentropy, 2),
+        ] {
+            let base = Backbone::untrained([3, 32, 32], Device::Cpu).unwrap();
+            let model = Sequential::new(base)
+                .push(GlobalAveragePooling2d)
+                .push(Dense::new(1280, units))
+                .compile(RmsProp::new(1e-4), loss)
+                .unwrap();
+            let logits = Tensor::from_slice(&[2_f32, -1., 0.5, 3., -2., 1.]);
+            let logits = logits.view([3, 2]).narrow(1, 0, units as i64);
+            let found = model.batch_loss(&logits, &labels, Some(&mixed)).unwrap();
+            // What PyTorch makes of labels that are probabilities.
+            let of_second = Tensor::from_slice(&[0.1_f32, 0.5, 0.0]).view([3, 1]);
+            let none = None::<&Tensor>;
+            let expected = match loss {
+                Loss::BinaryCrossentropy => logits.binary_cross_entropy_with_logits(
+                    &of_second,
+                    none,
+                    none,
+                    tch::Reduction::Mean,
+                ),
+                Loss::SparseCategoricalCrossentropy => {
+                    let targets = Tensor::cat(&[1. - &of_second, of_second], 1);
+                    logits.cross_entropy_loss(&targets, none, tch::Reduction::Mean, -100, 0.)
+                }
+                Loss::MultiLabelBinaryCrossentropy => unreachable!(),
+            };
+            let totals = found.read().unwrap();
+            let off = totals.mean().loss - expected.double_value(&[]);
+            assert!(off.abs() < 1e-6, "{loss:?}: {off}");
+            // The label with the larger share counts.
+            assert_eq!(totals.correct, 2.);
         }
     }
 }

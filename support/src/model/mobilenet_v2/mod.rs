@@ -20,6 +20,7 @@ use super::builder::{Builder, scaled};
 use super::layer::Layer;
 use super::origin::{Origin, PYTORCH, TENSORFLOW, Weights};
 use super::weights::pytorch;
+use crate::pipeline::Filter;
 use crate::settings::Settings;
 use crate::{Error, Result};
 
@@ -67,6 +68,7 @@ impl MobileNetV2 {
         asset: crate::assets::DEFAULT_WEIGHTS,
         architecture: WIDTH_1,
         image_size: 224,
+        evaluation: None,
         conventions: &TENSORFLOW,
     });
 
@@ -78,6 +80,7 @@ impl MobileNetV2 {
         asset: "mobilenet_v2_keras_160_no_top",
         architecture: WIDTH_1,
         image_size: 160,
+        evaluation: None,
         conventions: &TENSORFLOW,
     });
 
@@ -89,6 +92,7 @@ impl MobileNetV2 {
         asset: "mobilenet_v2_torchvision",
         architecture: WIDTH_1,
         image_size: 224,
+        evaluation: Some((256, Filter::Bilinear)),
         conventions: &PYTORCH,
     });
 
@@ -100,6 +104,7 @@ impl MobileNetV2 {
         asset: "mobilenet_v2_timm",
         architecture: WIDTH_1,
         image_size: 224,
+        evaluation: Some((256, Filter::Bicubic)),
         conventions: &PYTORCH,
     });
 
