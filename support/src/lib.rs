@@ -15,11 +15,13 @@
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other networks and weights: [`Backbone::pretrained`](model::Backbone::pretrained) |
 //! | freeze | [`set_trainable`](model::Backbone::set_trainable), [`layers_mut`](model::Backbone::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
+//! | choose a network | [`compare_backbones`](analysis::compare_backbones), [`LinearProbe`](analysis::LinearProbe) |
 //! | choose a learning rate | [`Sequential::find_learning_rate`](model::Sequential::find_learning_rate) |
 //! | on several processes | [`distributed`] |
 //! | compile, evaluate, fit | [`Sequential::compile`](model::Sequential::compile), [`evaluate`](model::Sequential::evaluate), [`fit`](model::Sequential::fit) |
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
+//! | find wrong labels | [`Features::doubtful_labels`](analysis::Features::doubtful_labels), [`ImageDataset::relabel`](dataset::ImageDataset::relabel) |
 //! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
@@ -59,7 +61,7 @@ pub mod prelude {
     pub use image::RgbImage;
     pub use tch::{Device, Tensor};
 
-    pub use crate::analysis::Predictions;
+    pub use crate::analysis::{LinearProbe, Predictions, compare_backbones};
     pub use crate::classifier::{Classifier, TrainingRecord};
     pub use crate::data_report::data_report;
     pub use crate::dataset::ImageDataset;

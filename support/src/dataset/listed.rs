@@ -149,33 +149,13 @@ impl ImageDataset {
 pub(super) fn read_csv(path: &Path) -> Result<Found> {
     let name = path.display().to_string();
     let refused = |reason: String| unfit(&name, reason);
-    let (file, size) = open_regular(path)?;
-    if size > LARGEST_CSV {
-        return Err(refused(format!(
-            "expected a CSV file of at most {} MiB, got {size} bytes",
-            LARGEST_CSV >> 20
-        )));
-    }
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_reader(file);
-    let damaged = |error: csv::Error| refused(error.to_string());
-    let header = reader.headers().map_err(damaged)?.clone();
-    let column = |wanted: &str| header.iter().position(|column| column == wanted);
-    let missing = || {
-        let got: Vec<&str> = header.iter().collect();
-        let got = crate::text::listed(&got);
-        refused(format!(
-            "expected a first line with the columns path and label, and commas between them, got {got}"
-        ))
-    };
-    let at_path = column("path").ok_or_else(missing)?;
-    let at_label = column("label").ok_or_else(missing)?;
-    let at_split = column("split");
+    let (columns, reader) = open_csv(path)?;
+    let [at_path, at_label] = columns.find(["path", "label"])?;
+    let at_split = columns.position("split");
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut entries = Vec::new();
     for record in reader.into_records() {
-        let record = record.map_err(damaged)?;
+        let record = record.map_err(|error| refused(error.to_string()))?;
         let number = record.position().map_or(0, csv::Position::line);
         let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
         let (id, label) = (field(at_path), field(at_label));
@@ -197,6 +177,53 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
         });
     }
     found(&name, "line", entries, at_split.is_some())
+}
+
+/// The columns of a CSV file.
+pub(super) struct Columns {
+    file: String,
+    header: csv::StringRecord,
+}
+
+impl Columns {
+    fn position(&self, name: &str) -> Option<usize> {
+        self.header.iter().position(|column| column == name)
+    }
+
+    /// Returns where these columns are, all of which have to be there.
+    pub(super) fn find<const N: usize>(&self, names: [&str; N]) -> Result<[usize; N]> {
+        let places = names.map(|name| self.position(name));
+        if places.contains(&None) {
+            let (expected, got) = (names.join(" and "), Vec::from_iter(&self.header));
+            let got = crate::text::listed(&got);
+            return Err(unfit(
+                &self.file,
+                format!(
+                    "expected a first line with the columns {expected}, and commas between them, got {got}"
+                ),
+            ));
+        }
+        Ok(places.map(Option::unwrap_or_default))
+    }
+}
+
+/// Opens a CSV file, of which the first line is read.
+pub(super) fn open_csv(path: &Path) -> Result<(Columns, csv::Reader<fs::File>)> {
+    let name = path.display().to_string();
+    let (file, size) = open_regular(path)?;
+    if size > LARGEST_CSV {
+        let largest = LARGEST_CSV >> 20;
+        return Err(unfit(
+            &name,
+            format!("expected a CSV file of at most {largest} MiB, got {size} bytes"),
+        ));
+    }
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_reader(file);
+    let header = reader.headers().cloned();
+    let header = header.map_err(|error| unfit(&name, error.to_string()))?;
+    Ok((Columns { file: name, header }, reader))
 }
 
 impl Entry {
@@ -268,7 +295,7 @@ fn found(name: &str, unit: &str, entries: Vec<Entry>, split: bool) -> Result<Fou
     Ok(Found { classes, examples })
 }
 
-fn unfit(name: &str, reason: String) -> Error {
+pub(super) fn unfit(name: &str, reason: String) -> Error {
     Error::Dataset {
         name: name.into(),
         reason,

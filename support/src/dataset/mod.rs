@@ -4,6 +4,7 @@
 mod cats_vs_dogs;
 mod cifar10;
 mod listed;
+mod relabel;
 mod source;
 mod split;
 #[cfg(test)]

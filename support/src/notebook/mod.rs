@@ -9,7 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::Result;
-use crate::analysis::{ConfusionMatrix, Predictions, Report};
+use crate::analysis::{
+    BackboneComparison, ConfusionMatrix, DoubtfulLabels, Predictions, Report,
+};
 use crate::classifier::Classification;
 use crate::data_report::DataReport;
 use crate::dataset::ImageDataset;
@@ -98,10 +100,12 @@ macro_rules! show_as_text {
 }
 
 show_as_text!(
+    BackboneComparison,
     Classification,
     ConfusionMatrix,
     DataReport,
     DeviceReport,
+    DoubtfulLabels,
     Evaluation,
     ImageDataset,
     LearningRates,
@@ -125,10 +129,12 @@ macro_rules! show_at_the_end {
 }
 
 show_at_the_end!(
+    BackboneComparison,
     Classification,
     ConfusionMatrix,
     DataReport,
     DeviceReport,
+    DoubtfulLabels,
     Evaluation,
     Figure,
     ImageDataset,

@@ -37,6 +37,14 @@ impl Loss {
         }
     }
 
+    /// Returns the loss with the fewest logits for so many classes.
+    pub(crate) fn of_classes(classes: usize) -> Self {
+        match classes {
+            2 => Self::BinaryCrossentropy,
+            _ => Self::SparseCategoricalCrossentropy,
+        }
+    }
+
     /// Returns the shape of an example's output, in words.
     fn shape(self) -> &'static str {
         match self {
@@ -79,7 +87,7 @@ impl Loss {
     }
 
     /// Returns the loss of each of the `N` examples.
-    pub(super) fn each(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn each(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
         self.reduced(logits, labels, Reduction::None)?
             .f_reshape([-1])
     }
@@ -93,7 +101,8 @@ impl Loss {
         let no_weights = None::<&Tensor>;
         match self {
             Self::BinaryCrossentropy => {
-                let targets = labels.f_to_kind(Kind::Float)?.f_unsqueeze(1)?;
+                // In 64 bits where the logits are: libtorch takes the targets' precision for the loss.
+                let targets = labels.f_to_kind(logits.kind())?.f_unsqueeze(1)?;
                 logits
                     .f_binary_cross_entropy_with_logits(&targets, no_weights, no_weights, reduction)
             }
@@ -105,7 +114,7 @@ impl Loss {
     }
 
     /// Returns how many of the `N` examples are classified right, a scalar.
-    pub(super) fn correct(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn correct(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
         let predicted = match self {
             Self::BinaryCrossentropy => {
                 logits.f_gt(0.)?.f_to_kind(Kind::Int64)?.f_squeeze_dim(1)?
