@@ -18,7 +18,8 @@ use support::prelude::*;
 const USAGE: &str = "usage: classify [--json] MODEL PICTURE|FOLDER...
 
 Prints which class the model takes each image for, and how sure it is: a table, or with --json
-one object a line with path, class, probability and the probabilities of all classes. MODEL is a
+one object a line with path, class, probability and the probabilities of all classes. A calibrated
+model also tells if an image is unlike those that it was trained on (novelty above 1). MODEL is a
 file that a notebook's `model.save` wrote. A folder stands for the images in it and below.
 The exit code is 1 if an image or the model cannot be read, 2 for other arguments than these.";
 
@@ -104,6 +105,9 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
     for (path, found) in paths.iter().zip(classifier.predict_all(&paths)) {
         let line = match found {
             Ok(found) if json => object(path, &classifier, &found),
+            Ok(found) if found.is_unlike() => {
+                format!("{:1$}  {found}", path.display().to_string(), widths.0)
+            }
             Ok(found) => {
                 let (path, percent) = (path.display().to_string(), 100. * found.probability);
                 format!(
@@ -128,11 +132,14 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
 fn object(path: &Path, classifier: &Classifier, found: &Classification) -> String {
     let classes = classifier.classes().iter().cloned();
     let probabilities = classes.zip(found.probabilities.iter().map(|&value| json!(value)));
-    json!({
+    let mut object = json!({
         "path": path.display().to_string(),
         "class": found.class,
         "probability": found.probability,
         "probabilities": probabilities.collect::<Map<_, _>>(),
-    })
-    .to_string()
+    });
+    if let Some(novelty) = found.novelty {
+        object["novelty"] = json!(novelty);
+    }
+    object.to_string()
 }

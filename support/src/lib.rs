@@ -22,6 +22,7 @@
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
 //! | find wrong labels | [`Features::doubtful_labels`](analysis::Features::doubtful_labels), [`ImageDataset::relabel`](dataset::ImageDataset::relabel) |
+//! | probabilities to rely on, "none of these" | [`Sequential::calibrate`](model::Sequential::calibrate) |
 //! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!

@@ -1,22 +1,27 @@
 //! What a trained model gets right and wrong: predictions example by example, what can be counted
-//! from them, where in the images they come from, which labels are doubtful, and which
+//! from them, where in the images they come from, what probabilities are worth, which labels are doubtful, and which
 //! backbone suits the images. How they are drawn is [`plotting`](crate::plotting)'s affair.
 
 mod backbones;
+mod calibration;
 mod confusion;
 mod doubtful_labels;
 mod explanations;
 mod features;
 mod lbfgs;
+mod novelty;
 mod predictions;
 mod probe;
 mod report;
 
 pub use backbones::{BackboneComparison, ComparedBackbone, compare_backbones};
+pub use calibration::{Calibration, Reliability, ReliabilityBin};
 pub use confusion::ConfusionMatrix;
 pub use doubtful_labels::{DoubtfulLabel, DoubtfulLabels};
 pub use explanations::Explanations;
 pub use features::Features;
+pub(crate) use novelty::Novelty;
+pub use novelty::NoveltyInfo;
 pub use predictions::{Prediction, Predictions};
 pub(crate) use predictions::{argmax, probabilities};
 pub use probe::LinearProbe;

@@ -37,7 +37,9 @@ mod picture;
 mod predict;
 mod save;
 
-pub use info::{BackboneInfo, Input, ModelInfo, Optimizer, Resize, TrainingSettings};
+pub use info::{
+    BackboneInfo, CalibrationInfo, Input, ModelInfo, Optimizer, Resize, TrainingSettings,
+};
 pub use picture::Image;
 pub use predict::{Classification, Classifications, Classifier};
 pub use save::TrainingRecord;

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::info::ModelInfo;
 use super::picture::Image;
-use crate::analysis::{argmax, probabilities};
+use crate::analysis::{Novelty, argmax, probabilities};
 use crate::files::read_regular;
 use crate::model::weights::{self, Contents};
 use crate::model::{Backbone, HeadLayer, Sequential};
@@ -29,9 +29,11 @@ const AHEAD: usize = 2 * BATCH_SIZE;
 pub struct Classifier {
     model: Sequential,
     info: ModelInfo,
+    novelty: Option<Novelty>,
 }
 
-/// What a classifier makes of an image. Shows as `cats, 99.2 %`.
+/// What a classifier makes of an image. Shows as `cats, 99.2 %`, or if the image [is unlike](Self::is_unlike) those
+/// that the model was trained on, as `unlike anything it was trained on (most like cats)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
     /// The most probable class.
@@ -43,13 +45,32 @@ pub struct Classification {
     /// The probability of each class, in the order of [`Classifier::classes`]; they add up to 1.
     pub probabilities: Vec<f64>,
     /// The network's output: one number that speaks for the second class and against the first, or one
-    /// for each class, as the [loss](ModelInfo::loss) says.
+    /// for each class, as the [loss](ModelInfo::loss) says. Not divided by a calibrated model's temperature, which
+    /// the probabilities are made with.
     pub logits: Vec<f32>,
+    /// How unlike the training images it is, if the model is [calibrated](Sequential::calibrate): the squared
+    /// distance of its features from theirs, as a share of the largest that is accepted.
+    pub novelty: Option<f64>,
+}
+
+impl Classification {
+    /// Returns whether the image is unlike those that the model was trained on: then its class and probability mean
+    /// nothing. A model that is not calibrated cannot tell.
+    #[must_use]
+    pub fn is_unlike(&self) -> bool {
+        self.novelty.is_some_and(|novelty| novelty > 1.)
+    }
 }
 
 impl fmt::Display for Classification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {:.1} %", self.class, 100. * self.probability)
+        let Self {
+            class, probability, ..
+        } = self;
+        match self.is_unlike() {
+            true => write!(f, "unlike anything it was trained on (most like {class})"),
+            false => write!(f, "{class}, {:.1} %", 100. * probability),
+        }
     }
 }
 
@@ -74,11 +95,21 @@ impl Classifier {
             path: path.into(),
             reason,
         };
-        let (contents, texts) = weights::read_safetensors(&bytes).map_err(refused)?;
+        let (mut contents, texts) = weights::read_safetensors(&bytes).map_err(refused)?;
         let info = ModelInfo::read(&texts).map_err(refused)?;
         let mut model = network(&info, &contents, device, &refused)?;
+        let novelty = info.calibration.map(|_| {
+            let inputs = model.layer_shape(model.before_last_dense());
+            let inputs = inputs.first().copied().unwrap_or_default();
+            Novelty::read(&mut contents, inputs, info.classes.len())
+        });
+        let novelty = novelty.transpose().map_err(&refused)?;
         weights::assign(contents, model.variables_mut().collect()).map_err(refused)?;
-        Ok(Self { model, info })
+        Ok(Self {
+            model,
+            info,
+            novelty,
+        })
     }
 
     /// Returns the names of the classes.
@@ -131,8 +162,8 @@ impl Classifier {
     /// `Io` or `Image` when it cannot be read, `Torch` when libtorch fails.
     pub fn predict(&self, picture: impl Into<Image>) -> Result<Classification> {
         let pixels = picture.into().load(&self.info.input)?;
-        let (probabilities, logits) = self.forward(vec![pixels])?;
-        Ok(self.classification(&probabilities, &logits))
+        let mut found = self.classify(vec![pixels])?;
+        Ok(found.remove(0))
     }
 
     /// Classifies many images, which are read on other threads while the network is at work: an
@@ -167,28 +198,48 @@ impl Classifier {
         }
     }
 
-    /// Returns the probabilities and the logits of images that were made for the network, image
-    /// after image.
-    fn forward(&self, pictures: Vec<Pixels>) -> Result<(Vec<f64>, Vec<f32>)> {
-        let logits = self.model.forward(&stack(pictures)?)?;
-        let probabilities = probabilities(self.info.loss, &logits)?;
+    /// Classifies images that were made for the network.
+    fn classify(&self, pictures: Vec<Pixels>) -> Result<Vec<Classification>> {
+        let model = &self.model;
+        let before_last = model.before_last_dense();
+        let features = model.inference(0, before_last)?(&stack(pictures)?)?;
+        let logits = model.inference(before_last, model.last())?(&features)?;
+        let logits = logits.f_to_device(Device::Cpu);
+        let logits = logits.map_err(Error::torch("logits"))?;
+        let temperature = self.info.calibration.map_or(1., |it| it.temperature);
+        let scaled = logits.f_to_kind(Kind::Double);
+        let scaled = scaled.and_then(|logits| logits.f_div_scalar(temperature));
+        let scaled = scaled.map_err(Error::torch("temperature"))?;
+        let probabilities = probabilities(self.info.loss, &scaled)?;
+        let units = logits.size()[1] as usize;
         let logits = logits
-            .f_to_device(Device::Cpu)
-            .and_then(|logits| logits.f_reshape([-1]))
+            .f_reshape([-1])
             .and_then(|logits| Vec::<f32>::try_from(&logits))
             .map_err(Error::torch("logits"))?;
-        Ok((probabilities, logits))
-    }
-
-    fn classification(&self, probabilities: &[f64], logits: &[f32]) -> Classification {
-        let index = argmax(probabilities);
-        Classification {
-            class: self.info.classes[index].clone(),
-            index,
-            probability: probabilities[index],
-            probabilities: probabilities.to_vec(),
-            logits: logits.to_vec(),
-        }
+        let novelty = match (&self.novelty, self.info.calibration) {
+            (Some(novelty), Some(info)) => {
+                let distances = novelty.distances(&features)?.into_iter();
+                distances
+                    .map(|it| Some(it / info.novelty.threshold))
+                    .collect()
+            }
+            _ => vec![None; logits.len() / units],
+        };
+        let probabilities = probabilities.chunks(self.info.classes.len());
+        let rows = probabilities.zip(logits.chunks(units)).zip(novelty);
+        Ok(rows
+            .map(|((probabilities, logits), novelty)| {
+                let index = argmax(probabilities);
+                Classification {
+                    class: self.info.classes[index].clone(),
+                    index,
+                    probability: probabilities[index],
+                    probabilities: probabilities.to_vec(),
+                    logits: logits.to_vec(),
+                    novelty,
+                }
+            })
+            .collect())
     }
 }
 
@@ -246,15 +297,10 @@ impl Classifications<'_> {
             self.ready.extend(broken.into_iter().flatten().map(Err));
             return Ok(());
         }
-        let (classifier, count) = (self.classifier, pictures.len());
-        let (probabilities, logits) = classifier.forward(pictures)?;
-        let rows = probabilities.chunks(probabilities.len() / count);
-        let mut rows = rows.zip(logits.chunks(logits.len() / count));
+        let mut found = self.classifier.classify(pictures)?.into_iter();
         let results = broken.into_iter().filter_map(|broken| match broken {
             Some(error) => Some(Err(error)),
-            None => rows.next().map(|(probabilities, logits)| {
-                Ok(classifier.classification(probabilities, logits))
-            }),
+            None => found.next().map(Ok),
         });
         self.ready.extend(results);
         Ok(())

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::info::{BackboneInfo, Input, ModelInfo, Optimizer, Resize, TrainingSettings};
+use super::info::{
+    BackboneInfo, CalibrationInfo, Input, ModelInfo, Optimizer, Resize, TrainingSettings,
+};
+use crate::analysis::Calibration;
 use crate::model::Sequential;
 use crate::model::weights::{self, Metadata, ORIGIN};
 use crate::pipeline::{Batches, noise};
@@ -19,6 +22,7 @@ pub struct TrainingRecord {
     batches: Batches,
     history: History,
     evaluation: Option<Evaluation>,
+    calibration: Option<Calibration>,
 }
 
 impl TrainingRecord {
@@ -29,6 +33,7 @@ impl TrainingRecord {
             batches: train_batches.clone(),
             history: History::default(),
             evaluation: None,
+            calibration: None,
         }
     }
 
@@ -45,6 +50,14 @@ impl TrainingRecord {
         self.evaluation = Some(*evaluation);
         self
     }
+
+    /// Tells what [`calibrate`](Sequential::calibrate) found of the model as it is saved: its temperature, and how to
+    /// tell images unlike those that it was trained on.
+    #[must_use]
+    pub fn calibration(mut self, calibration: &Calibration) -> Self {
+        self.calibration = Some(calibration.clone());
+        self
+    }
 }
 
 impl Sequential<Compiled> {
@@ -56,7 +69,8 @@ impl Sequential<Compiled> {
     /// # Errors
     /// `Io` when the file cannot be written. `Argument` when the classes do not fit the model, or it
     /// takes images otherwise than the file can tell: not square, or made by a function given to `map`
-    /// that does not what [`Weights::format`](crate::model::Weights::format) does; `Image` when that
+    /// that does not what [`Weights::format`](crate::model::Weights::format) does, or has been trained since it was
+    /// calibrated; `Image` when that
     /// function panics. `ModelFile` when the file could not be loaded again: two classes of one name,
     /// layers that do not fit each other, images of more than 4096 pixels to a side.
     pub fn save(&self, path: impl AsRef<Path>, record: &TrainingRecord) -> Result<()> {
@@ -72,12 +86,24 @@ impl Sequential<Compiled> {
         info.write(&mut texts).map_err(refused)?;
         let variables = self.variables();
         let tensors = variables.map(|variable| (variable.name().to_owned(), variable.value()));
+        let calibration = record.calibration.iter();
+        let tensors = tensors.chain(calibration.flat_map(|it| it.novelty().1.tensors()));
         weights::write(path, tensors, texts)
     }
 
     fn info(&self, record: &TrainingRecord) -> Result<ModelInfo> {
         let batches = &record.batches;
         self.check(batches, "save, the training batches")?;
+        if let Some(calibration) = &record.calibration {
+            calibration.check(self)?;
+        }
+        let calibration = record
+            .calibration
+            .as_ref()
+            .map(|calibration| CalibrationInfo {
+                temperature: calibration.temperature(),
+                novelty: calibration.novelty().0,
+            });
         let (name, hyperparameters) = self.compiled.optimizer().describe();
         Ok(ModelInfo {
             classes: batches.classes().to_vec(),
@@ -100,6 +126,7 @@ impl Sequential<Compiled> {
             },
             history: record.history.clone(),
             evaluation: record.evaluation,
+            calibration,
         })
     }
 

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::Result;
 use crate::analysis::{
-    BackboneComparison, ConfusionMatrix, DoubtfulLabels, Predictions, Report,
+    BackboneComparison, Calibration, ConfusionMatrix, DoubtfulLabels, Predictions, Report,
 };
 use crate::classifier::Classification;
 use crate::data_report::DataReport;
@@ -101,6 +101,7 @@ macro_rules! show_as_text {
 
 show_as_text!(
     BackboneComparison,
+    Calibration,
     Classification,
     ConfusionMatrix,
     DataReport,
@@ -130,6 +131,7 @@ macro_rules! show_at_the_end {
 
 show_at_the_end!(
     BackboneComparison,
+    Calibration,
     Classification,
     ConfusionMatrix,
     DataReport,

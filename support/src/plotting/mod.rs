@@ -9,6 +9,7 @@ mod explanations;
 mod grid;
 mod history;
 mod learning_rates;
+mod reliability;
 
 use std::fmt;
 use std::path::Path;
