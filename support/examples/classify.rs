@@ -20,7 +20,8 @@ const USAGE: &str = "usage: classify [--json] MODEL PICTURE|FOLDER...
 Prints which class the model takes each image for, and how sure it is: a table, or with --json
 one object a line with path, class, probability and the probabilities of all classes. A model of
 several labels per image prints all classes that it takes an image for; their names are `classes`
-in its JSON, and `class` is the most probable one in any case. MODEL is a
+in its JSON, and `class` is the most probable one in any case. A calibrated model also tells if an
+image is unlike those that it was trained on (`novelty` above 1). MODEL is a
 file that a notebook's `model.save` wrote. A folder stands for the images in it and below.
 The exit code is 1 if an image or the model cannot be read, 2 for other arguments than these.";
 
@@ -107,7 +108,7 @@ fn classify(model: &str, names: &[String], json: bool) -> support::Result<bool> 
     for (path, found) in paths.iter().zip(classifier.predict_all(&paths)) {
         let line = match found {
             Ok(found) if json => object(path, &classifier, &found),
-            Ok(found) if multi_label => {
+            Ok(found) if multi_label || found.is_unlike() => {
                 format!("{:1$}  {found}", path.display().to_string(), widths.0)
             }
             Ok(found) => {
@@ -147,6 +148,9 @@ fn object(path: &Path, classifier: &Classifier, found: &Classification) -> Strin
             .map(|(name, _)| name.as_str())
             .collect();
         object["classes"] = json!(names);
+    }
+    if let Some(novelty) = found.novelty {
+        object["novelty"] = json!(novelty);
     }
     object.to_string()
 }

@@ -22,11 +22,12 @@ def read(path):
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         data = file.read()
     info = json.loads(header.pop("__metadata__")["model"])
-    if info["version"] != 1:
-        raise SystemExit(f"{path}: version 1 is expected, got {info['version']}")
+    if info["version"] not in (1, 2):
+        raise SystemExit(f"{path}: version 1 or 2 is expected, got {info['version']}")
     tensors = {
         name: np.frombuffer(data[slice(*tensor["data_offsets"])], "<f4").reshape(tensor["shape"])
         for name, tensor in header.items()
+        if not name.startswith("novelty/")
     }
     return info, tensors
 

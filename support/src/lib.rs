@@ -17,6 +17,7 @@
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other networks and weights: [`Backbone::pretrained`](model::Backbone::pretrained) |
 //! | freeze | [`set_trainable`](model::Backbone::set_trainable), [`layers_mut`](model::Backbone::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
+//! | choose a network | [`compare_backbones`](analysis::compare_backbones), [`LinearProbe`](analysis::LinearProbe) |
 //! | choose a learning rate | [`Sequential::find_learning_rate`](model::Sequential::find_learning_rate) |
 //! | an optimizer | [`RmsProp`](training::RmsProp), [`Sgd`](training::Sgd), [`Adam`](training::Adam), [`AdamW`](training::AdamW), [weight decay, clipping, a slower base](training::OptimizerOptions) |
 //! | a learning rate that changes | [`Fit::schedule`](training::Fit::schedule): [`CosineDecay`](training::CosineDecay), [`OneCycle`](training::OneCycle), [`ReduceOnPlateau`](training::ReduceOnPlateau) |
@@ -28,6 +29,8 @@
 //! | look at predictions | [`Sequential::predictions`](model::Sequential::predictions), [`Predictions`](analysis::Predictions) |
 //! | judge several variants of each image | [`TestTimeAugmentation`](training::TestTimeAugmentation) |
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
+//! | find wrong labels | [`Features::doubtful_labels`](analysis::Features::doubtful_labels), [`ImageDataset::relabel`](dataset::ImageDataset::relabel) |
+//! | probabilities to rely on, "none of these" | [`Sequential::calibrate`](model::Sequential::calibrate) |
 //! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
@@ -67,7 +70,7 @@ pub mod prelude {
     pub use image::RgbImage;
     pub use tch::{Device, Tensor};
 
-    pub use crate::analysis::Predictions;
+    pub use crate::analysis::{LinearProbe, Predictions, compare_backbones};
     pub use crate::classifier::{Classifier, TrainingRecord};
     pub use crate::data_report::data_report;
     pub use crate::dataset::ImageDataset;

@@ -16,6 +16,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use small_set::{batches, pictures};
+use support::analysis::Calibration;
 use support::classifier::{Classification, Classifier, TrainingRecord};
 use support::dataset::images_in;
 use support::model::{
@@ -24,7 +25,7 @@ use support::model::{
 };
 use support::pipeline::{Batches, Pixels};
 use support::settings::BrokenImages;
-use support::training::{Compiled, EpochLog, Evaluation, History, Loss, RmsProp};
+use support::training::{Compiled, EpochLog, Evaluation, Fit, History, Loss, RmsProp};
 use support::{Error, Result};
 use tch::{CModule, Device, Tensor};
 use tempfile::TempDir;
@@ -365,7 +366,7 @@ fn refused(path: &Path) -> String {
 
 /// A field of the JSON, another value for it, and what the refusal says.
 const REFUSED: &str = r#"
-/version | 2 | version 2, and 1 is expected
+/version | 3 | version 3, and 1 or 2 is expected
 /classes | ["cats", "dogs"] | names of the 3 classes that the head tells apart, got 2
 /classes | [] | names of the 3 classes that the head tells apart, got 0
 /classes | ["cats", "dogs", "cats"] | two classes are named cats
@@ -727,4 +728,104 @@ fn the_script_makes_a_keras_model_of_the_same_logits_in_tensorflow() {
         .collect();
     let found = Tensor::from_slice(&found).reshape([3, 3]);
     assert_close("logits", &found, &logits(&expected), 1e-4);
+}
+
+/// A model's calibration on the set's images, all of which are accepted.
+fn calibrated(model: &Sequential<Compiled>, folder: &TempDir) -> (Batches, Calibration) {
+    let (train, validation) = batches(folder.path(), BrokenImages::Stop);
+    let calibration = model.calibrate(&train, &validation).unwrap();
+    (train, calibration.accept(1.).unwrap())
+}
+
+#[test]
+fn a_calibrated_model_divides_its_logits_and_knows_images_unlike_its_own() {
+    let (folder, model) = (pictures(&CLASSES, 6), model());
+    let (train, calibration) = calibrated(&model, &folder);
+    let temperature = calibration.temperature();
+    assert!((temperature - 1.).abs() > 0.05, "{temperature}");
+    assert!(calibration.after().loss < calibration.before().loss);
+    assert_eq!(calibration.show().unwrap().dimensions(), (600, 600));
+    let saved = tempfile::tempdir().unwrap();
+    let path = saved.path().join("model.safetensors");
+    let record = TrainingRecord::new(&train).calibration(&calibration);
+    model.save(&path, &record).unwrap();
+
+    let classifier = load(&path).unwrap();
+    let validation = images_in(&folder.path().join("validation")).unwrap();
+    let found: Vec<Classification> = classifier
+        .predict_all(&validation)
+        .collect::<Result<_>>()
+        .unwrap();
+    let scaled = logits(&found) / temperature;
+    let expected = scaled.softmax(1, None);
+    for (row, found) in (0..).zip(&found) {
+        let probabilities = Tensor::from_slice(&found.probabilities);
+        assert_close("probabilities", &probabilities, &expected.get(row), 1e-5);
+        // Batches of another size round otherwise.
+        assert!(found.novelty.unwrap() < 1. + 1e-3, "{found:?}");
+    }
+    for color in [[0; 3], [255; 3], [255, 0, 255]] {
+        let stranger = RgbImage::from_pixel(SIZE, SIZE, image::Rgb(color));
+        let stranger = classifier.predict(stranger).unwrap();
+        assert!(stranger.is_unlike(), "{stranger:?}");
+        let class = &stranger.class;
+        let expected = format!("unlike anything it was trained on (most like {class})");
+        assert_eq!(stranger.to_string(), expected);
+    }
+
+    let mut other = self::model();
+    other.load_weights(&path).unwrap();
+    let expected = model.forward(&images()).unwrap();
+    assert_close("logits", &other.forward(&images()).unwrap(), &expected, 0.);
+}
+
+#[test]
+fn a_calibration_that_does_not_fit_is_refused() {
+    let (folder, mut model) = (pictures(&CLASSES, 3), model());
+    let (train, calibration) = calibrated(&model, &folder);
+    let saved = tempfile::tempdir().unwrap();
+    let path = &saved.path().join("model.safetensors");
+    let record = TrainingRecord::new(&train).calibration(&calibration);
+    model.save(path, &record).unwrap();
+    let tensor = |change: fn(&mut Tensors)| refusal(path, |tensors, _| change(tensors));
+    let missing = tensor(|tensors| tensors.retain(|(name, ..)| name != "novelty/means"));
+    assert_eq!(missing, "novelty/means is missing");
+    let other = tensor(|tensors| {
+        let means = tensors
+            .iter_mut()
+            .find(|(name, ..)| name == "novelty/means");
+        means.unwrap().1 = vec![1280, 3];
+    });
+    assert_eq!(
+        other,
+        "novelty/means: expected shape [1280, 1280], got [1280, 3]"
+    );
+    for (field, value, expected) in [
+        (
+            "/calibration/temperature",
+            "0",
+            "expected a temperature above 0, got 0",
+        ),
+        (
+            "/calibration/novelty/threshold",
+            "-1",
+            "expected a novelty threshold above 0, got -1",
+        ),
+        ("/version", "3", "it has version 3, and 1 or 2 is expected"),
+    ] {
+        let found = refusal(path, |_, texts| {
+            let mut info: Value = serde_json::from_str(&texts["model"]).unwrap();
+            assert_eq!(info["version"], 2);
+            *info.pointer_mut(field).unwrap() = serde_json::from_str(value).unwrap();
+            texts.insert("model".into(), info.to_string());
+        });
+        assert!(found.contains(expected), "{found}");
+    }
+    model.fit(&train, Fit::epochs(1)).unwrap();
+    let error = model.save(path, &record).unwrap_err().to_string();
+    assert!(error.contains("calibrate after the training"), "{error}");
+    for share in [0., 1.5, f64::NAN] {
+        let error = calibration.clone().accept(share).unwrap_err().to_string();
+        assert!(error.contains("above 0 and at most 1"), "{error}");
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::check_threshold;
+use crate::analysis::{NoveltyInfo, check_threshold};
 use crate::model::weights::Metadata;
 use crate::model::{Architecture, HeadLayer, Weights, output_shape};
 use crate::pipeline::{Pixels, Resize};
@@ -17,6 +17,9 @@ const KEY: &str = "model";
 /// Changes when a reader of this version could no longer read the file, or would misunderstand it;
 /// fields may be added without.
 const VERSION: u32 = 1;
+
+/// That of a calibrated model, whose probabilities a reader of version 1 would misunderstand.
+const CALIBRATED: u32 = 2;
 
 /// The most pixels to a side: beyond, a damaged file would ask for any amount of memory.
 const MAX_SIZE: u32 = 4096;
@@ -45,6 +48,18 @@ pub struct ModelInfo {
     /// Loss and accuracy on other images than those trained on, if they were measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<Evaluation>,
+    /// What the logits are worth, if that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationInfo>,
+}
+
+/// How a [calibrated](crate::model::Sequential::calibrate) model's output is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationInfo {
+    /// What the logits are divided by before they become probabilities.
+    pub temperature: f64,
+    /// From where on an image is unlike those that the model was trained on.
+    pub novelty: NoveltyInfo,
 }
 
 /// How an image becomes the network's input: resized, then each sample, as a number from 0 to 1, less
@@ -111,7 +126,11 @@ impl ModelInfo {
     /// Adds it to the texts of a file.
     pub(super) fn write(&self, texts: &mut Metadata) -> Result<(), String> {
         let versioned = Versioned {
-            version: VERSION,
+            version: if self.calibration.is_some() {
+                CALIBRATED
+            } else {
+                VERSION
+            },
             info: self,
         };
         let json = serde_json::to_string(&versioned).map_err(|error| error.to_string())?;
@@ -127,9 +146,9 @@ impl ModelInfo {
         )?;
         let in_json = |error| format!("its text {KEY:?}: {error}");
         let Version { version } = serde_json::from_str(json).map_err(in_json)?;
-        if version != VERSION {
+        if ![VERSION, CALIBRATED].contains(&version) {
             return Err(format!(
-                "it has version {version}, and {VERSION} is expected; read it with the release that \
+                "it has version {version}, and {VERSION} or {CALIBRATED} is expected; read it with the release that \
                  wrote it"
             ));
         }
@@ -151,6 +170,20 @@ impl ModelInfo {
             check_threshold("threshold", threshold).map_err(|error| error.to_string())?;
             if !self.loss.is_multi_label() {
                 return Err("it has a threshold, and one label per image".into());
+            }
+        }
+        if let Some(CalibrationInfo {
+            temperature,
+            novelty,
+        }) = self.calibration
+        {
+            let numbers = [
+                ("temperature", temperature),
+                ("novelty threshold", novelty.threshold),
+            ];
+            let positive = |value: f64| value.is_finite() && value > 0.;
+            if let Some((name, value)) = numbers.into_iter().find(|(_, value)| !positive(*value)) {
+                return Err(format!("expected a {name} above 0, got {value}"));
             }
         }
         let mut seen = BTreeSet::new();

@@ -37,7 +37,7 @@ mod picture;
 mod predict;
 mod save;
 
-pub use info::{BackboneInfo, Input, ModelInfo, Optimizer, TrainingSettings};
+pub use info::{BackboneInfo, CalibrationInfo, Input, ModelInfo, Optimizer, TrainingSettings};
 pub use picture::Image;
 pub use predict::{Classification, Classifications, Classifier};
 pub use save::TrainingRecord;

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::info::ModelInfo;
 use super::picture::Image;
-use crate::analysis::{THRESHOLD, predicted};
+use crate::analysis::{Novelty, THRESHOLD, predicted};
 use crate::files::read_regular;
 use crate::model::weights::{self, Contents};
 use crate::model::{Backbone, HeadLayer, Sequential};
@@ -29,11 +29,13 @@ const AHEAD: usize = 2 * BATCH_SIZE;
 pub struct Classifier {
     model: Sequential,
     info: ModelInfo,
+    novelty: Option<Novelty>,
     with: Option<TestTimeAugmentation>,
 }
 
 /// What a classifier makes of an image. Shows as `cats, 99.2 %`, and where an image can be of several classes
-/// as `cat 99.2 %, outdoor 80.1 %` or `none`.
+/// as `cat 99.2 %, outdoor 80.1 %` or `none`; if the image [is unlike](Self::is_unlike) those that the model
+/// was trained on, as `unlike anything it was trained on (most like cats)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
     /// The most probable class.
@@ -49,12 +51,29 @@ pub struct Classification {
     /// image can be of several classes.
     pub probabilities: Vec<f64>,
     /// The network's output: one number that speaks for the second class and against the first, or one
-    /// for each class, as the [loss](ModelInfo::loss) says.
+    /// for each class, as the [loss](ModelInfo::loss) says. Not divided by a calibrated model's temperature, which
+    /// the probabilities are made with.
     pub logits: Vec<f32>,
+    /// How unlike the training images it is, if the model is [calibrated](Sequential::calibrate): the squared
+    /// distance of its features from theirs, as a share of the largest that is accepted.
+    pub novelty: Option<f64>,
+}
+
+impl Classification {
+    /// Returns whether the image is unlike those that the model was trained on: then its class and probability mean
+    /// nothing. A model that is not calibrated cannot tell.
+    #[must_use]
+    pub fn is_unlike(&self) -> bool {
+        self.novelty.is_some_and(|novelty| novelty > 1.)
+    }
 }
 
 impl fmt::Display for Classification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_unlike() {
+            let class = &self.class;
+            return write!(f, "unlike anything it was trained on (most like {class})");
+        }
         match self.classes.as_slice() {
             [] => f.write_str("none"),
             [(class, probability)] => write!(f, "{class}, {:.1} %", 100. * probability),
@@ -89,13 +108,20 @@ impl Classifier {
             path: path.into(),
             reason,
         };
-        let (contents, texts) = weights::read_safetensors(&bytes).map_err(refused)?;
+        let (mut contents, texts) = weights::read_safetensors(&bytes).map_err(refused)?;
         let info = ModelInfo::read(&texts).map_err(refused)?;
         let mut model = network(&info, &contents, device, &refused)?;
+        let novelty = info.calibration.map(|_| {
+            let inputs = model.layer_shape(model.before_last_dense());
+            let inputs = inputs.first().copied().unwrap_or_default();
+            Novelty::read(&mut contents, inputs, info.classes.len())
+        });
+        let novelty = novelty.transpose().map_err(&refused)?;
         weights::assign(contents, model.variables_mut().collect()).map_err(refused)?;
         Ok(Self {
             model,
             info,
+            novelty,
             with: None,
         })
     }
@@ -164,8 +190,8 @@ impl Classifier {
     /// `Io` or `Image` when it cannot be read, `Torch` when libtorch fails.
     pub fn predict(&self, picture: impl Into<Image>) -> Result<Classification> {
         let pixels = picture.into().load(&self.info.input, self.with.as_ref())?;
-        let (probabilities, logits) = self.forward(vec![pixels])?;
-        Ok(self.classification(&probabilities, &logits))
+        let mut found = self.classify(vec![pixels])?;
+        Ok(found.remove(0))
     }
 
     /// Classifies many images, which are read on other threads while the network is at work: an
@@ -201,9 +227,8 @@ impl Classifier {
         }
     }
 
-    /// Returns the probabilities and the logits of images that were made for the network, each with its
-    /// variants, image after image.
-    fn forward(&self, pictures: Vec<Vec<Pixels>>) -> Result<(Vec<f64>, Vec<f32>)> {
+    /// Classifies images that were made for the network, each with its variants.
+    fn classify(&self, pictures: Vec<Vec<Pixels>>) -> Result<Vec<Classification>> {
         let mut variants: Vec<Vec<Pixels>> = Vec::new();
         for picture in pictures {
             variants.resize_with(picture.len(), Vec::new);
@@ -214,24 +239,52 @@ impl Classifier {
         let mut variants = variants.into_iter().map(stack);
         // There is at least one picture, and each is there as it is.
         let images = variants.next().unwrap_or_else(|| stack(Vec::new()))?;
-        let forward = |images: &Tensor| self.model.forward(images);
+        let (model, before_last) = (&self.model, self.model.before_last_dense());
+        let features_of = model.inference(0, before_last)?;
+        let logits_of = model.inference(before_last, model.last())?;
+        let features = features_of(&images)?;
         let logits = match &self.with {
-            None => forward(&images)?,
+            None => logits_of(&features)?,
             Some(with) => {
+                let forward = |images: &Tensor| logits_of(&features_of(images)?);
                 let variants = variants.collect::<Result<_>>()?;
                 with.logits(self.info.loss, forward, &images, variants)?
             }
         };
-        let probabilities = probabilities(self.info.loss, &logits)?;
+        let novelties = match (&self.novelty, self.info.calibration) {
+            (Some(novelty), Some(info)) => {
+                let distances = novelty.distances(&features)?.into_iter();
+                let novelty = |distance| Some(distance / info.novelty.threshold);
+                distances.map(novelty).collect()
+            }
+            _ => vec![None; logits.size()[0] as usize],
+        };
+        let temperature = self.info.calibration.map_or(1., |it| it.temperature);
+        let scaled = logits
+            .f_to_kind(Kind::Double)
+            .and_then(|logits| logits.f_div_scalar(temperature))
+            .map_err(Error::torch("temperature"))?;
+        let probabilities = probabilities(self.info.loss, &scaled)?;
+        let units = logits.size()[1] as usize;
         let logits = logits
             .f_to_device(Device::Cpu)
             .and_then(|logits| logits.f_reshape([-1]))
             .and_then(|logits| Vec::<f32>::try_from(&logits))
             .map_err(Error::torch("logits"))?;
-        Ok((probabilities, logits))
+        let rows = probabilities.chunks(self.info.classes.len());
+        let rows = rows.zip(logits.chunks(units)).zip(novelties);
+        let classification = |((probabilities, logits), novelty)| {
+            self.classification(probabilities, logits, novelty)
+        };
+        Ok(rows.map(classification).collect())
     }
 
-    fn classification(&self, probabilities: &[f64], logits: &[f32]) -> Classification {
+    fn classification(
+        &self,
+        probabilities: &[f64],
+        logits: &[f32],
+        novelty: Option<f64>,
+    ) -> Classification {
         let index = argmax(probabilities);
         let threshold = self.info.threshold.unwrap_or(THRESHOLD);
         let found = predicted(self.info.loss, probabilities, threshold);
@@ -247,6 +300,7 @@ impl Classifier {
             probability: probabilities[index],
             probabilities: probabilities.to_vec(),
             logits: logits.to_vec(),
+            novelty,
         }
     }
 }
@@ -305,15 +359,10 @@ impl Classifications<'_> {
             self.ready.extend(broken.into_iter().flatten().map(Err));
             return Ok(());
         }
-        let (classifier, count) = (self.classifier, pictures.len());
-        let (probabilities, logits) = classifier.forward(pictures)?;
-        let rows = probabilities.chunks(probabilities.len() / count);
-        let mut rows = rows.zip(logits.chunks(logits.len() / count));
+        let mut found = self.classifier.classify(pictures)?.into_iter();
         let results = broken.into_iter().filter_map(|broken| match broken {
             Some(error) => Some(Err(error)),
-            None => rows.next().map(|(probabilities, logits)| {
-                Ok(classifier.classification(probabilities, logits))
-            }),
+            None => found.next().map(Ok),
         });
         self.ready.extend(results);
         Ok(())

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::info::{BackboneInfo, Input, ModelInfo, Optimizer, TrainingSettings};
+use super::info::{BackboneInfo, CalibrationInfo, Input, ModelInfo, Optimizer, TrainingSettings};
+use crate::analysis::Calibration;
 use crate::model::Sequential;
 use crate::model::weights::{self, Metadata, ORIGIN};
 use crate::pipeline::{Batches, Resize, noise};
@@ -20,6 +21,7 @@ pub struct TrainingRecord {
     history: History,
     evaluation: Option<Evaluation>,
     threshold: Option<f64>,
+    calibration: Option<Calibration>,
 }
 
 impl TrainingRecord {
@@ -31,6 +33,7 @@ impl TrainingRecord {
             history: History::default(),
             evaluation: None,
             threshold: None,
+            calibration: None,
         }
     }
 
@@ -55,6 +58,14 @@ impl TrainingRecord {
         self.threshold = Some(threshold);
         self
     }
+
+    /// Tells what [`calibrate`](Sequential::calibrate) found of the model as it is saved: its temperature, and how to
+    /// tell images unlike those that it was trained on.
+    #[must_use]
+    pub fn calibration(mut self, calibration: &Calibration) -> Self {
+        self.calibration = Some(calibration.clone());
+        self
+    }
 }
 
 impl Sequential<Compiled> {
@@ -67,8 +78,8 @@ impl Sequential<Compiled> {
     /// `Io` when the file cannot be written. `Argument` when the classes do not fit the model, or it
     /// takes images otherwise than the file can tell: not square, or made by a function given to `map`
     /// that does not what [`Weights::format`](crate::model::Weights::format) or
-    /// [`format_evaluation`](crate::model::Weights::format_evaluation) does; `Image` when that function
-    /// panics. `ModelFile` when the file could not be loaded again: two classes of one name,
+    /// [`format_evaluation`](crate::model::Weights::format_evaluation) does; or when it has been trained since
+    /// it was calibrated. `Image` when that function panics. `ModelFile` when the file could not be loaded again: two classes of one name,
     /// layers that do not fit each other, a threshold that is no probability or for one label per image,
     /// images of more than 4096 pixels to a side.
     pub fn save(&self, path: impl AsRef<Path>, record: &TrainingRecord) -> Result<()> {
@@ -84,12 +95,24 @@ impl Sequential<Compiled> {
         info.write(&mut texts).map_err(refused)?;
         let variables = self.variables();
         let tensors = variables.map(|variable| (variable.name().to_owned(), variable.value()));
+        let calibration = record.calibration.iter();
+        let tensors = tensors.chain(calibration.flat_map(|it| it.novelty().1.tensors()));
         weights::write(path, tensors, texts)
     }
 
     fn info(&self, record: &TrainingRecord) -> Result<ModelInfo> {
         let batches = &record.batches;
         self.check(batches, "save, the training batches")?;
+        if let Some(calibration) = &record.calibration {
+            calibration.check(self)?;
+        }
+        let calibration = record
+            .calibration
+            .as_ref()
+            .map(|calibration| CalibrationInfo {
+                temperature: calibration.temperature(),
+                novelty: calibration.novelty().0,
+            });
         let (name, hyperparameters) = self.compiled.optimizer().describe();
         Ok(ModelInfo {
             classes: batches.classes().to_vec(),
@@ -113,6 +136,7 @@ impl Sequential<Compiled> {
             },
             history: record.history.clone(),
             evaluation: record.evaluation.clone(),
+            calibration,
         })
     }
 

@@ -210,46 +210,31 @@ pub(super) fn read_csv(path: &Path) -> Result<Found> {
 fn read_labelled(path: &Path, labels: &LabelColumns) -> Result<Found> {
     let name = path.display().to_string();
     let refused = |reason: String| unfit(&name, reason);
-    let (file, size) = open_regular(path)?;
-    if size > LARGEST_CSV {
-        return Err(refused(format!(
-            "expected a CSV file of at most {} MiB, got {size} bytes",
-            LARGEST_CSV >> 20
-        )));
-    }
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_reader(file);
-    let damaged = |error: csv::Error| refused(error.to_string());
-    let header = reader.headers().map_err(damaged)?.clone();
-    let column = |wanted: &str| header.iter().position(|column| column == wanted);
+    let (columns, reader) = open_csv(path)?;
     let missing = || {
-        let got: Vec<&str> = header.iter().collect();
-        let got = crate::text::listed(&got);
-        let label = match labels {
-            LabelColumns::Class => "label",
-            LabelColumns::Separated(_) => "labels",
-            LabelColumns::Indicators => "one for each class",
-        };
-        refused(format!(
-            "expected a first line with the columns path and {label}, and commas between them, got {got}"
-        ))
+        columns.missing(match labels {
+            LabelColumns::Class => "path and label",
+            LabelColumns::Separated(_) => "path and labels",
+            LabelColumns::Indicators => "path and one for each class",
+        })
     };
+    let column = |name| columns.position(name);
     let at_path = column("path").ok_or_else(missing)?;
     let at_split = column("split");
     let at_labels: Vec<usize> = match labels {
         LabelColumns::Class => column("label").into_iter().collect(),
         LabelColumns::Separated(_) => column("labels").or(column("label")).into_iter().collect(),
         LabelColumns::Indicators => {
-            let others = (0..header.len()).filter(|&at| at != at_path && Some(at) != at_split);
-            others.collect()
+            let all = 0..columns.header.len();
+            all.filter(|&at| at != at_path && Some(at) != at_split)
+                .collect()
         }
     };
     let &first_label = at_labels.first().ok_or_else(missing)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut entries = Vec::new();
     for record in reader.into_records() {
-        let record = record.map_err(damaged)?;
+        let record = record.map_err(|error| refused(error.to_string()))?;
         let number = record.position().map_or(0, csv::Position::line);
         let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
         let id = field(at_path);
@@ -259,10 +244,10 @@ fn read_labelled(path: &Path, labels: &LabelColumns) -> Result<Found> {
             LabelColumns::Indicators => {
                 let is_of = |&at: &usize| match record.get(at).unwrap_or_default() {
                     "0" => Ok(None),
-                    "1" => Ok(Some(header[at].to_owned())),
+                    "1" => Ok(Some(columns.header[at].to_owned())),
                     other => Err(refused(format!(
                         "line {number}: {id}: expected 0 or 1 in the column {}, got {other:?}",
-                        &header[at]
+                        &columns.header[at]
                     ))),
                 };
                 let names = at_labels.iter().map(is_of).filter_map(Result::transpose);
@@ -287,6 +272,55 @@ fn read_labelled(path: &Path, labels: &LabelColumns) -> Result<Found> {
         });
     }
     found(&name, "line", entries, at_split.is_some())
+}
+
+/// The columns of a CSV file.
+pub(super) struct Columns {
+    file: String,
+    header: csv::StringRecord,
+}
+
+impl Columns {
+    fn position(&self, name: &str) -> Option<usize> {
+        self.header.iter().position(|column| column == name)
+    }
+
+    /// Returns where these columns are, all of which have to be there.
+    pub(super) fn find<const N: usize>(&self, names: [&str; N]) -> Result<[usize; N]> {
+        let places = names.map(|name| self.position(name));
+        if places.contains(&None) {
+            return Err(self.missing(&names.join(" and ")));
+        }
+        Ok(places.map(Option::unwrap_or_default))
+    }
+
+    fn missing(&self, expected: &str) -> Error {
+        let got = crate::text::listed(&Vec::from_iter(&self.header));
+        let expected = format!("expected a first line with the columns {expected}");
+        unfit(
+            &self.file,
+            format!("{expected}, and commas between them, got {got}"),
+        )
+    }
+}
+
+/// Opens a CSV file, of which the first line is read.
+pub(super) fn open_csv(path: &Path) -> Result<(Columns, csv::Reader<fs::File>)> {
+    let name = path.display().to_string();
+    let (file, size) = open_regular(path)?;
+    if size > LARGEST_CSV {
+        let largest = LARGEST_CSV >> 20;
+        return Err(unfit(
+            &name,
+            format!("expected a CSV file of at most {largest} MiB, got {size} bytes"),
+        ));
+    }
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_reader(file);
+    let header = reader.headers().cloned();
+    let header = header.map_err(|error| unfit(&name, error.to_string()))?;
+    Ok((Columns { file: name, header }, reader))
 }
 
 impl Entry {
@@ -384,7 +418,7 @@ pub(super) fn arrange(name: &str, entries: Vec<Entry>, split: bool) -> Result<Fo
     Ok(Found { classes, examples })
 }
 
-fn unfit(name: &str, reason: String) -> Error {
+pub(super) fn unfit(name: &str, reason: String) -> Error {
     Error::Dataset {
         name: name.into(),
         reason,

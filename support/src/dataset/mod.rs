@@ -5,6 +5,7 @@ mod cats_vs_dogs;
 mod cifar10;
 mod label;
 mod listed;
+mod relabel;
 mod source;
 mod split;
 #[cfg(test)]

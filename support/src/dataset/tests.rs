@@ -1149,3 +1149,68 @@ fn images_with_names_that_are_no_text_are_found() {
     let found = images_in(root.path()).unwrap();
     assert_eq!(found, [path, root.path().join("b.png")]);
 }
+
+/// Corrects labels of the set `cats/{0..4}.jpg`, `dogs/{0..4}.jpg`.
+fn relabel(csv: &str) -> Result<ImageDataset> {
+    let names = ["cats", "dogs"].map(|class| [0, 1, 2, 3].map(|n| format!("{class}/{n}.jpg")));
+    let names = names.concat();
+    let root = folder(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let path = root.path().join("relabel.csv");
+    fs::write(&path, csv).unwrap();
+    load(root.path())?.relabel(path)
+}
+
+#[test]
+fn a_file_corrects_the_labels_of_its_examples_and_no_others() {
+    let csv = "note,id,label,suggested\n,cats/1.jpg,cats,dogs\n\"a, b\",dogs/3.jpg,dogs,cats\n";
+    let dataset = relabel(csv).unwrap();
+    let parts = dataset.split_examples([1, 0, 0]).unwrap();
+    let all = parts.iter().flatten();
+    let other: BTreeSet<&str> = all
+        .filter(|example| {
+            !example
+                .id
+                .starts_with(&example.label.names(dataset.classes()))
+        })
+        .map(|example| example.id.as_str())
+        .collect();
+    assert_eq!(other, BTreeSet::from(["cats/1.jpg", "dogs/3.jpg"]));
+    let note = dataset.note();
+    assert!(note.contains("\n2 labels were corrected by "), "{note}");
+}
+
+#[test]
+fn a_correction_that_does_not_fit_is_refused_with_its_line() {
+    for (rows, expected) in [
+        (
+            "cats/9.jpg,cats,dogs",
+            "line 2: there is no example \"cats/9.jpg\"",
+        ),
+        (
+            "cats/1.jpg,cats,dogs\ncats/2.jpg,cats,owls",
+            "line 3: cats/2.jpg: expected one of the classes cats, dogs, got \"owls\"",
+        ),
+        (
+            "cats/1.jpg,,dogs",
+            "expected one of the classes cats, dogs, got \"\"",
+        ),
+        (
+            "dogs/1.jpg,cats,cats",
+            "line 2: dogs/1.jpg is labelled dogs in the dataset, and cats in the file",
+        ),
+        (
+            "cats/0.jpg,cats,dogs\ncats/1.jpg,cats,dogs\ncats/2.jpg,cats,dogs\ncats/3.jpg,cats,dogs",
+            "no training example of cats is left",
+        ),
+    ] {
+        let csv = format!("id,label,suggested\n{rows}\n");
+        let error = relabel(&csv).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let error = relabel("id,suggested\ncats/1.jpg,dogs\n")
+        .unwrap_err()
+        .to_string();
+    let expected =
+        "the columns id and label and suggested, and commas between them, got id, suggested";
+    assert!(error.contains(expected), "{error}");
+}

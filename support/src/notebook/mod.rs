@@ -9,7 +9,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::Result;
-use crate::analysis::{ConfusionMatrix, Predictions, Report, ThresholdCurve};
+use crate::analysis::{
+    BackboneComparison, Calibration, ConfusionMatrix, DoubtfulLabels, Predictions, Report,
+    ThresholdCurve,
+};
 use crate::classifier::Classification;
 use crate::data_report::DataReport;
 use crate::dataset::ImageDataset;
@@ -98,10 +101,13 @@ macro_rules! show_as_text {
 }
 
 show_as_text!(
+    BackboneComparison,
+    Calibration,
     Classification,
     ConfusionMatrix,
     DataReport,
     DeviceReport,
+    DoubtfulLabels,
     Evaluation,
     ImageDataset,
     LearningRates,
@@ -126,10 +132,13 @@ macro_rules! show_at_the_end {
 }
 
 show_at_the_end!(
+    BackboneComparison,
+    Calibration,
     Classification,
     ConfusionMatrix,
     DataReport,
     DeviceReport,
+    DoubtfulLabels,
     Evaluation,
     Figure,
     ImageDataset,

@@ -7,7 +7,7 @@ use plotters::style::RGBColor;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{FONT, Figure, MAX_WIDTH, draw, shortened};
-use crate::analysis::{Prediction, Predictions};
+use crate::analysis::{DoubtfulLabel, DoubtfulLabels, Prediction, Predictions};
 use crate::dataset::Label;
 use crate::pipeline::{Dataset, Pixels};
 use crate::{Error, Result};
@@ -150,6 +150,25 @@ impl Predictions {
         let pictures = self.pictures(MAX_IMAGES)?.into_iter();
         let titled = |(index, pixels): (usize, Pixels)| {
             Titled::predicted(pixels.to_image(), &self.examples()[index], self.classes())
+        };
+        grid(&pictures.map(titled).collect::<Vec<_>>())
+    }
+}
+
+impl DoubtfulLabels {
+    /// Draws the images of the doubtful labels, at most the first 25, the most doubtful first, as they were made for
+    /// the model: each under its label and the suggested class with its probability.
+    ///
+    /// # Errors
+    /// [`Error::Figure`] if there is none; [`Error::Image`] for one that cannot be read any more, where broken images
+    /// are not skipped.
+    pub fn show(&self) -> Result<Figure> {
+        let pictures = self.pictures(MAX_IMAGES)?.into_iter();
+        let titled = |(found, pixels): (&DoubtfulLabel, Pixels)| {
+            let [label, suggested] = [found.label, found.suggested].map(|it| &self.classes()[it]);
+            let percent = 100. * found.probability;
+            let title = format!("label: {label}\n{suggested}? {percent:.0}%");
+            Titled::new(pixels.to_image(), title)
         };
         grid(&pictures.map(titled).collect::<Vec<_>>())
     }

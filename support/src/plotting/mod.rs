@@ -9,6 +9,7 @@ mod explanations;
 mod grid;
 mod history;
 mod learning_rates;
+mod reliability;
 mod thresholds;
 
 use std::fmt;

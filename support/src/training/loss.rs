@@ -45,6 +45,14 @@ impl Loss {
         }
     }
 
+    /// Returns the loss with the fewest logits for so many classes.
+    pub(crate) fn of_classes(classes: usize) -> Self {
+        match classes {
+            2 => Self::BinaryCrossentropy,
+            _ => Self::SparseCategoricalCrossentropy,
+        }
+    }
+
     /// Returns the shape of an example's output, in words.
     fn shape(self) -> &'static str {
         match self {
@@ -94,7 +102,7 @@ impl Loss {
 
     /// Returns how many of the `N` examples are classified right, a scalar; of several labels, the sum of
     /// the examples' shares of classes told right, as Keras' `binary_accuracy` counts.
-    pub(super) fn correct(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn correct(self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
         let above = || logits.f_gt(0.);
         match self {
             Self::BinaryCrossentropy => above()?
@@ -255,7 +263,7 @@ impl Objective {
 
     /// Returns each example's loss, `[N]`, of logits `[N, outputs]` and labels that
     /// [fit](Self::check_labels). A batch's loss is their mean.
-    pub(super) fn each(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn each(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
         let LossOptions {
             label_smoothing: smoothing,
             class_weights,

@@ -59,6 +59,9 @@ const HDF5_SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 /// The key in a safetensors file's metadata under which the weights' origin stands.
 pub(crate) const ORIGIN: &str = "pretrained weights";
 
+/// What the names of a model file's tensors start with that are no weights, see `docs/model_file.md`.
+pub(crate) const NOVELTY: &str = "novelty/";
+
 /// A file's tensors, and where they come from as far as it tells.
 pub(crate) struct File {
     path: PathBuf,
@@ -72,7 +75,8 @@ pub(crate) fn read(path: &Path) -> Result<File> {
     let read = if bytes.starts_with(HDF5_SIGNATURE) {
         read_hdf5(&bytes)
     } else if bytes.get(8) == Some(&b'{') {
-        read_safetensors(&bytes).and_then(|(contents, metadata)| {
+        read_safetensors(&bytes).and_then(|(mut contents, metadata)| {
+            contents.retain(|name, _| !name.starts_with(NOVELTY));
             let origin = metadata.get(ORIGIN).map(|name| name.parse());
             let origin = origin.transpose().map_err(|error: Error| error.to_string());
             Ok(of_state_dict(contents, origin?))
