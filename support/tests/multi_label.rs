@@ -45,7 +45,7 @@ fn dataset(count: u32) -> [Dataset<RgbImage>; 3] {
 
 fn batches(dataset: &Dataset<RgbImage>) -> Batches {
     dataset
-        .map(|image| MobileNetV2::TF_HUB.format(image, SIZE.into()))
+        .map(|image| MobileNetV2::TF_HUB.format(image, SIZE))
         .shuffle(100)
         .batch(8)
 }

@@ -205,7 +205,7 @@ fn photos() -> PathBuf {
 /// The targets are those of scikit-learn on features of images that were resized by PIL, less .002.
 #[test]
 #[ignore = "needs photos and weights"]
-fn of_photos_a_probe_reaches_what_scikit_learn_does() {
+fn a_probe_reaches_what_scikit_learn_does_on_real_photos() {
     let mut settings = Settings::from_env().unwrap();
     settings.dataset = Some(photos().to_str().unwrap().into());
     settings.limit = Limit::All;
@@ -241,7 +241,7 @@ fn of_photos_a_probe_reaches_what_scikit_learn_does() {
 
 #[test]
 #[ignore = "needs photos and weights"]
-fn of_photos_turned_labels_are_first_in_the_list() {
+fn turned_labels_of_real_photos_are_first_in_the_list() {
     let files = tempfile::tempdir().unwrap();
     let (dataset, turned) = turned(&photos(), &files.path().join("list.csv"), 20);
     assert_eq!(turned.len(), 100);

@@ -27,6 +27,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
     for (part, _) in &left_out {
         tests.args(["--skip", part]);
     }
+    let python = ready.python.command("python")?;
+    tests.env("TRANSFER_TEST_PYTHON", python.get_program());
     // As many tests as there are cores run at once; libtorch's threads would get in their way.
     tests.env("OMP_NUM_THREADS", "1");
     // What a GPU computes is compared with the CPU's in full 32-bit floats.

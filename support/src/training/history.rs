@@ -75,7 +75,7 @@ impl EpochLog {
         }
     }
 
-    /// Returns all that was measured, by Keras' name, the training's first.
+    /// Returns losses, accuracies and metrics by Keras' name, the training's first.
     pub fn values(&self) -> impl Iterator<Item = (&str, f64)> {
         let all = self
             .metrics

@@ -2,9 +2,10 @@
 
     pip install tensorboard==2.21.0
     python tensor_board.py
-    python tensor_board.py FOLDER     # of the callback `TensorBoard`: prints runs, tags and scalars
+    python tensor_board.py FOLDER     # of the callback `TensorBoard`: prints {run: {tag: [[step, value]]}}
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -38,10 +39,8 @@ def make():
 
 def show(folder):
     runs = EventMultiplexer().AddRunsFromDirectory(folder).Reload()
-    for run, tags in sorted(runs.Runs().items()):
-        for tag in tags["scalars"]:
-            values = [(event.step, event.value) for event in runs.Scalars(run, tag)]
-            print(run, tag, values)
+    values = lambda run, tag: [(event.step, event.value) for event in runs.Scalars(run, tag)]
+    print(json.dumps({run: {tag: values(run, tag) for tag in tags["scalars"]} for run, tags in runs.Runs().items()}))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ use crate::training::History;
 use crate::{Error, Result};
 
 /// Writes what each epoch measured to a CSV file, as Keras' `CSVLogger` does: a line for each epoch, with
-/// columns by Keras' names, after `epoch`, which counts from 1, and before `seconds`.
+/// columns by Keras' names, after `epoch`, which counts from 1, and before `learning_rate` and `seconds`.
 ///
 /// The file is whole after each epoch. Lines of epochs before this `fit`'s first one stay: those before
 /// its `initial_epoch`, and those before the checkpoint that it goes on from.
@@ -83,7 +83,9 @@ impl Table {
         for (epoch, log) in (before + 1..).zip(&history.epochs) {
             let values = [(EPOCH, epoch as f64)].into_iter().chain(log.values());
             let mut line = vec![String::new(); self.columns.len()];
-            for (name, value) in values.chain([("seconds", log.seconds)]) {
+            let rate = log.learning_rate.map(|rate| ("learning_rate", rate));
+            let values = values.chain(rate).chain([("seconds", log.seconds)]);
+            for (name, value) in values {
                 let at = self.columns.iter().position(|column| column == name);
                 let at = at.unwrap_or_else(|| {
                     self.columns.push(name.to_owned());

@@ -1,7 +1,7 @@
 //! TensorBoard's event files.
 //!
-//! The crates that write them are no longer maintained (tensorboard-rs, tboard) and bring protobuf's code for
-//! all of TensorFlow's graphs. A scalar takes six fields, which stand here.
+//! No crate that writes them has had a release since 2024 (tensorboard-rs, tfrecord, tboard), and each brings protobuf's
+//! code for all of TensorFlow's graphs. A scalar takes six fields, which stand here.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -15,9 +15,9 @@ use crate::training::Compiled;
 use crate::{Error, Result};
 
 /// Writes what is measured as event files for [TensorBoard](https://www.tensorflow.org/tensorboard), as Keras'
-/// callback of that name does: two runs, `train` and `validation`, with `epoch_loss`, `epoch_accuracy` and
-/// the other metrics by epoch, counted from 1, and the training's `batch_loss` by step, counted from the
-/// first epoch on.
+/// callback of that name does: two runs, `train` and `validation`, with `epoch_loss`, `epoch_accuracy`, the
+/// other metrics and the training's `epoch_learning_rate` by epoch, counted from 1, and its `batch_loss` by step,
+/// counted from the first epoch on.
 ///
 /// `tensorboard --logdir FOLDER` shows them. A run that goes on adds files to the folder.
 #[derive(Debug)]
@@ -83,7 +83,9 @@ impl Callback for TensorBoard {
     /// # Errors
     /// `Io` when a file cannot be written.
     fn on_epoch_end(&mut self, epoch: &Epoch<'_>) -> Result<(), End> {
-        for (name, value) in epoch.log.values() {
+        let rate = epoch.log.learning_rate;
+        let rate = rate.map(|rate| ("learning_rate", rate));
+        for (name, value) in epoch.log.values().chain(rate) {
             let (phase, name) = match name.strip_prefix("val_") {
                 Some(name) => (Phase::Validation, name),
                 None => (Phase::Training, name),

@@ -10,7 +10,7 @@ use crate::distributed::tests::on_ranks;
 use crate::model::{Backbone, Dense, GlobalAveragePooling2d};
 use crate::pipeline::Augmentation;
 use crate::training::ranks::tests::{EPOCHS, batches, images, model};
-use crate::training::{Loss, Monitor, RmsProp};
+use crate::training::{Loss, Metric, Monitor, RmsProp};
 
 /// The values of the last layer.
 fn last_layer(model: &Sequential<Compiled>) -> Vec<f64> {
@@ -261,7 +261,7 @@ fn the_logs_of_a_run_that_went_on_are_whole() {
     let history = run(EPOCHS);
     let text = std::fs::read_to_string(&path).unwrap();
     let mut lines = text.lines();
-    let header = "epoch,loss,accuracy,val_loss,val_accuracy,seconds";
+    let header = "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate,seconds";
     assert_eq!(lines.next(), Some(header));
     let losses = lines.map(|line| line.split(',').nth(1).unwrap().parse().unwrap());
     assert_eq!(losses.collect::<Vec<f64>>(), history.loss());
@@ -274,7 +274,69 @@ fn the_logs_of_a_run_that_went_on_are_whole() {
     // One at the head of each of two files.
     assert_eq!(records("validation"), 2 + 2 * EPOCHS);
     let steps = train.epoch(0).count();
-    assert_eq!(records("train"), 2 + (2 + steps) * EPOCHS);
+    assert_eq!(records("train"), 2 + (3 + steps) * EPOCHS);
+}
+
+/// Keeps the loss of each step of training, numbered as TensorBoard has them.
+struct StepLosses<'a>(&'a RefCell<Vec<(usize, f64)>>);
+
+impl Callback for StepLosses<'_> {
+    fn on_step_end(&mut self, step: &Step<'_>) -> Result<(), End> {
+        if step.phase == Phase::Training {
+            let number = (step.epoch - 1) * step.steps + step.step;
+            self.0.borrow_mut().push((number, step.loss));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "needs TensorBoard"]
+fn a_runs_event_files_are_read_in_tensorboard() {
+    let folder = images();
+    let [train, validation] = batches(folder.path(), &ProcessGroup::default(), Augmentation::new());
+    let board = tempfile::tempdir().unwrap();
+    let losses = RefCell::default();
+    let fit = Fit::epochs(2).validation(&validation);
+    let fit = fit.callback(StepLosses(&losses));
+    let fit = fit.callback(TensorBoard::new(board.path()));
+    let mut model = model(0, 1e-4).metrics([Metric::Auc]).unwrap();
+    let history = model.fit(&train, fit).unwrap();
+
+    let python = std::env::var_os("TRANSFER_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/reference/tensor_board.py"
+    );
+    let mut command = std::process::Command::new(python);
+    let output = command.arg(script).arg(board.path()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // Event files have 32 bits.
+    let scalars = |scalars: &[(usize, f64)]| {
+        let scalars = scalars.iter();
+        scalars.map(|&(step, value)| serde_json::json!([step, f64::from(value as f32)])).collect()
+    };
+    let curve = |name: &str| -> Value {
+        let values = history.epochs.iter().map(|log| log.value(name).unwrap());
+        scalars(&(1..).zip(values).collect::<Vec<_>>())
+    };
+    let expected = serde_json::json!({
+        "train": {
+            "batch_loss": scalars(&losses.into_inner()),
+            "epoch_loss": curve("loss"),
+            "epoch_accuracy": curve("accuracy"),
+            "epoch_auc": curve("auc"),
+            "epoch_learning_rate": curve("learning_rate"),
+        },
+        "validation": {
+            "epoch_loss": curve("val_loss"),
+            "epoch_accuracy": curve("val_accuracy"),
+            "epoch_auc": curve("val_auc"),
+        },
+    });
+    assert_eq!(read, expected);
 }
 
 /// Returns how many records a file has.
@@ -292,8 +354,8 @@ fn records(path: &Path) -> usize {
 fn a_training_without_validation_can_stop_early_by_a_metric_of_its_own() {
     let folder = images();
     let [train, _] = batches(folder.path(), &ProcessGroup::default(), Augmentation::new());
-    let model = model(0, 1e-30).metrics([crate::training::Metric::Auc]);
-    let rule = EarlyStopping::new().monitor(Monitor::Metric(crate::training::Metric::Auc));
+    let model = model(0, 1e-30).metrics([Metric::Auc]);
+    let rule = EarlyStopping::new().monitor(Monitor::Metric(Metric::Auc));
     let history = model
         .unwrap()
         .fit(&train, Fit::epochs(9).early_stopping(rule.min_delta(0.5)));
