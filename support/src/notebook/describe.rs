@@ -14,9 +14,10 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 use tch::{Kind, TchError, Tensor};
 
 use super::Display;
+use crate::analysis::Features;
 use crate::live::for_evcxr;
 use crate::model::{Backbone, Sequential, Summary};
-use crate::text::thousands;
+use crate::text::{listed, thousands};
 use crate::training::History;
 
 /// The most characters of a text.
@@ -276,7 +277,21 @@ impl Describe for History {
         if let (Some(loss), Some(accuracy)) = (last.val_loss, last.val_accuracy) {
             text += &format!(", validation loss {loss:.4}, validation accuracy {accuracy:.4}");
         }
+        for (name, value) in &last.metrics {
+            text += &format!(", {name} {value:.4}");
+        }
         Description::text(format_args!("{text}"))
+    }
+}
+
+impl Describe for Features {
+    fn describe(&self) -> Description {
+        Description::text(format_args!(
+            "{} features of {} examples of {}",
+            thousands(self.values().size()[1] as usize),
+            thousands(self.len()),
+            listed(self.classes())
+        ))
     }
 }
 
@@ -425,12 +440,13 @@ mod tests {
             epochs: vec![crate::training::EpochLog {
                 loss: 0.5,
                 accuracy: 0.75,
+                metrics: [("val_auc".into(), 0.875)].into(),
                 ..crate::training::EpochLog::default()
             }],
         };
         assert_eq!(
             describe!(history).text,
-            "1 epochs, loss 0.5000, accuracy 0.7500"
+            "1 epochs, loss 0.5000, accuracy 0.7500, val_auc 0.8750"
         );
         assert_eq!(describe!(History::default()).text, "no epochs");
     }
