@@ -93,13 +93,16 @@ def trainings_are_reported_by_their_last_epoch_without_times():
     assert epochs(log)[1] == "loss: 0.1634 - accuracy: 0.9420 - val_loss: 0.152 - val_accuracy: 0.9530"
 
 
-def the_chinese_notebook_has_the_same_code():
-    shapes = []
-    for name in ["transfer_learning.ipynb", "transfer_learning.zh.ipynb"]:
-        cells = nbformat.read(NOTEBOOKS / name, as_version=4).cells
-        shapes.append([cell.source if cell.cell_type == "code" else cell.cell_type for cell in cells])
-    for number, (english, chinese) in enumerate(zip(*shapes, strict=True)):
-        assert english == chinese, f"cell {number}:\n{english}\n{chinese}"
+def the_chinese_notebooks_have_the_same_code():
+    twins = sorted(NOTEBOOKS.glob("*.zh.ipynb"))
+    assert twins
+    for twin in twins:
+        shapes = []
+        for path in [twin.with_name(twin.name.replace(".zh.", ".")), twin]:
+            cells = nbformat.read(path, as_version=4).cells
+            shapes.append([cell.source if cell.cell_type == "code" else cell.cell_type for cell in cells])
+        for number, (english, chinese) in enumerate(zip(*shapes, strict=True)):
+            assert english == chinese, f"{twin.name}, cell {number}:\n{english}\n{chinese}"
 
 
 def nbconvert(folder, name, *cells):
@@ -227,7 +230,7 @@ def main():
     check(saved_outputs_are_judged)
     check(deterministic_outputs_are_compared_however_they_are_cut)
     check(trainings_are_reported_by_their_last_epoch_without_times)
-    check(the_chinese_notebook_has_the_same_code)
+    check(the_chinese_notebooks_have_the_same_code)
     with tempfile.TemporaryDirectory() as scratch_folder:
         check(failures_are_honest, Path(scratch_folder))
         check(our_runs_are_honest_as_well, Path(scratch_folder))

@@ -22,8 +22,10 @@ pub struct BackboneComparison {
 }
 
 /// What a backbone is worth on a set of images.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ComparedBackbone {
+    /// The network's name, with the size of its images.
+    pub name: String,
     /// The network and where its weights come from.
     pub weights: Weights,
     /// Height and width in pixels of the images that it was given: those of its weights.
@@ -93,6 +95,7 @@ fn compared(
         LinearProbe::C,
     )?;
     Ok(ComparedBackbone {
+        name: model.base().name(),
         weights,
         image_size: size,
         parameters: model.base().summary().total,
@@ -103,19 +106,21 @@ fn compared(
 
 impl fmt::Display for BackboneComparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.backbones.iter().map(|row| row.weights.name().len());
-        let first = names.max().unwrap_or(0).max("weights".len());
+        let names = self.backbones.iter().map(|row| row.name.len());
+        let first = names.max().unwrap_or(0).max("network".len());
+        let weights = self.backbones.iter().map(|row| row.weights.name().len());
+        let second = weights.max().unwrap_or(0).max("weights".len());
         write!(
             f,
-            "{:first$}  image size  parameters  images/s  accuracy of a linear probe",
-            "weights"
+            "{:first$}  {:second$}  parameters  images/s  accuracy of a linear probe",
+            "network", "weights"
         )?;
         for row in &self.backbones {
-            let size = format!("{0} x {0}", row.image_size);
             let millions = format!("{:.2} M", row.parameters as f64 / 1e6);
             write!(
                 f,
-                "\n{:first$}  {size:>10}  {millions:>10}  {:>8.0}  {:>26.4}",
+                "\n{:first$}  {:second$}  {millions:>10}  {:>8.0}  {:>26.4}",
+                row.name,
                 row.weights.name(),
                 row.images_per_second,
                 row.accuracy
