@@ -316,7 +316,9 @@ fn a_runs_event_files_are_read_in_tensorboard() {
     // Event files have 32 bits.
     let scalars = |scalars: &[(usize, f64)]| {
         let scalars = scalars.iter();
-        scalars.map(|&(step, value)| serde_json::json!([step, f64::from(value as f32)])).collect()
+        scalars
+            .map(|&(step, value)| serde_json::json!([step, f64::from(value as f32)]))
+            .collect()
     };
     let curve = |name: &str| -> Value {
         let values = history.epochs.iter().map(|log| log.value(name).unwrap());
