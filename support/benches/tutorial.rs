@@ -333,7 +333,7 @@ fn training(
         "phase_1_seconds": seconds[0],
         "phase_2_seconds": seconds[1],
         "seconds": seconds[2],
-        "phase_1_val_accuracy": history.val_accuracy().iter().take(phase_1_epochs).last(),
+        "phase_1_val_accuracy": history.val_accuracy().iter().take(phase_1_epochs).next_back(),
         "phase_2_val_accuracy": history.val_accuracy().last(),
         "peak_memory_mb": program::peak_memory()? / (1024. * 1024.),
         "loss": history.loss(),
