@@ -456,7 +456,7 @@ fn a_model_that_the_loss_or_the_optimizer_cannot_train_is_not_compiled() {
     assert!(compile(2, 1e-4).contains("expected shape [1] for BinaryCrossentropy, got [2]"));
     for rate in [0., -1., f64::NAN, f64::INFINITY] {
         assert!(
-            compile(1, rate).contains("expected a positive number"),
+            compile(1, rate).contains("learning rate to be a positive number"),
             "{rate}"
         );
     }
