@@ -181,6 +181,34 @@ fn turned_labels_are_found_shown_and_corrected_by_a_file() {
 }
 
 #[test]
+fn the_label_of_an_example_that_is_listed_twice_is_corrected_once() {
+    let (folder, files) = (
+        pictures(&["cats", "dogs"], 40),
+        tempfile::tempdir().unwrap(),
+    );
+    let list = files.path().join("list.csv");
+    let (_, turned) = turned(folder.path(), &list, 20);
+    let rows = fs::read_to_string(&list).unwrap();
+    let twice: String = rows
+        .lines()
+        .filter(|row| turned.iter().any(|id| row.starts_with(id)))
+        .map(|row| format!("{row}\n"))
+        .collect();
+    fs::write(&list, rows + &twice).unwrap();
+    let dataset = ImageDataset::from_csv(&list, &Settings::from_env().unwrap()).unwrap();
+    let [all, ..] = dataset.split([1, 0, 0]).unwrap();
+    let model = Sequential::new(base()).push(GlobalAveragePooling2d);
+    let features = model.features(&all.map(small_set::format).batch(8));
+    let doubtful = features.unwrap().doubtful_labels().unwrap();
+    let doubted = doubtful.examples().iter();
+    let twice = doubted.filter(|label| turned.contains(&label.id)).count();
+    assert!(twice > turned.len(), "{doubtful}");
+    let csv = files.path().join("relabel.csv");
+    doubtful.save_csv(&csv).unwrap();
+    dataset.relabel(&csv).unwrap();
+}
+
+#[test]
 fn a_class_of_one_example_cannot_be_judged_by_others() {
     let folder = pictures(&["cats", "dogs"], 3);
     for number in [1, 2] {

@@ -1,5 +1,6 @@
 //! Labels that are probably wrong.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 
@@ -221,8 +222,10 @@ impl DoubtfulLabels {
     pub fn save_csv(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let mut csv = csv::Writer::from_writer(Vec::new());
+        // An example may be in the dataset several times.
+        let mut seen = HashSet::new();
         let rows = self.examples().iter();
-        let rows = rows.map(
+        let rows = rows.filter(|found| seen.insert(&found.id)).map(
             |DoubtfulLabel {
                  id,
                  label,

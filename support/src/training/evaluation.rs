@@ -106,7 +106,7 @@ impl Sequential<Compiled> {
             .together(|| self.evaluate_share(batches, None))
     }
 
-    /// Returns loss and accuracy as [`evaluate`](Self::evaluate) does, of the probabilities that
+    /// Returns loss, accuracy and metrics as [`evaluate`](Self::evaluate) does, of the probabilities that
     /// test-time augmentation gives.
     ///
     /// # Errors
