@@ -414,7 +414,7 @@ def several_figures_come_in_order(kernel):
     messages = succeed(
         kernel,
         """
-        let log = support::training::EpochLog { loss: 0.5, accuracy: 0.5, val_loss: None, val_accuracy: None, seconds: 1.0 };
+        let log = support::training::EpochLog { loss: 0.5, accuracy: 0.5, ..Default::default() };
         let mut history = History { epochs: vec![log.clone()] };
         let first = history.learning_curves()?;
         history.epochs.push(log);
