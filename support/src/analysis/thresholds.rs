@@ -165,4 +165,20 @@ mod tests {
             "dogs: the best F1, 0.8571, is that of a threshold of 0.2000 (precision 0.7500, recall 1.0000)"
         );
     }
+
+    #[test]
+    fn the_figure_has_its_line_at_the_best_threshold() {
+        // matplotlib's red, of which the legend is at the left too.
+        let rightmost = |best: f64| {
+            let points = points(vec![(best, true), (0.1, false)]);
+            let class = "dogs".into();
+            let figure = ThresholdCurve { class, points }.show().unwrap();
+            let pixels = figure.image().enumerate_pixels();
+            let red = pixels.filter(|(.., pixel)| pixel.0[0] > 190 && pixel.0[1] < 80);
+            red.map(|(x, ..)| x).max().unwrap()
+        };
+        let [middle, right] = [0.6, 0.9].map(rightmost);
+        // 1,000 pixels, less the axis' labels and margins, stand for 1.04.
+        assert!((240..290).contains(&(right - middle)), "{middle} {right}");
+    }
 }

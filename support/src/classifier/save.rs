@@ -79,9 +79,9 @@ impl Sequential<Compiled> {
     /// takes images otherwise than the file can tell: not square, or made by a function given to `map`
     /// that does not what [`Weights::format`](crate::model::Weights::format) or
     /// [`format_evaluation`](crate::model::Weights::format_evaluation) does; or when it has been trained since
-    /// it was calibrated. `Image` when that function panics. `ModelFile` when the file could not be loaded again: two classes of one name,
-    /// layers that do not fit each other, a threshold that is no probability or for one label per image,
-    /// images of more than 4096 pixels to a side.
+    /// it was calibrated. `Image` when that function panics. `ModelFile` when the file could not be loaded
+    /// again: two classes of one name, layers that do not fit each other, a threshold that is no probability
+    /// or for one label per image, images of more than 4096 pixels to a side.
     pub fn save(&self, path: impl AsRef<Path>, record: &TrainingRecord) -> Result<()> {
         let path = path.as_ref();
         let info = self.info(record)?;

@@ -135,8 +135,8 @@ impl Sequential<Compiled> {
     /// So the model is compiled with fastai's `base_lr`, whose default is 2e-3, and what fastai's learner has by
     /// default is [`AdamW`](super::AdamW) with `betas(0.9, 0.99)` and `epsilon(1e-5)`. A factor that the optimizer
     /// has for discriminative rates is taken in place of the hundredth. Other than there, the base's batch
-    /// normalizations are frozen in the first phase, as the rest of the base, which therefore runs once per image; the optimizer's
-    /// state begins anew in the second.
+    /// normalizations are frozen in the first phase, as the rest of the base, which therefore runs once per
+    /// image; the optimizer's state begins anew in the second.
     ///
     /// ```no_run
     /// # use support::prelude::*;

@@ -17,8 +17,9 @@ use crate::{Error, Result};
 /// validation, after the epoch. [`Early`](End::Early) says why; an [`Error`] is what `fit` returns.
 ///
 /// Where several processes train together, callbacks are called on rank 0 alone, and what ends it there ends
-/// it for all, after the same step: they tell each other after every one. Each process gives the same number of them to its `fit`. So that the
-/// processes cannot diverge, a callback sees the model and does not change it.
+/// it for all, after the same step: they tell each other after every one. Each process gives the same
+/// number of them to its `fit`. So that the processes cannot diverge, a callback sees the model and does not
+/// change it.
 ///
 /// ```
 /// use support::training::callbacks::{Callback, End, Epoch};
