@@ -1,5 +1,5 @@
 //! What tch leaves out of libtorch: oneDNN's convolution with what follows it in the same pass, for
-//! inference on the CPU only, and whether a tensor has changed.
+//! inference and with a gradient, on the CPU only, and whether a tensor has changed.
 
 use std::ffi::{CStr, c_char};
 
@@ -43,6 +43,17 @@ unsafe extern "C" {
         input: *const C_tensor,
         weight: *const C_tensor,
         bias: *const C_tensor,
+        geometry: Geometry,
+        activation: Activation,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut C_tensor;
+
+    fn support_normalized_convolution(
+        input: *const C_tensor,
+        kernel: *const C_tensor,
+        normalization: *const *const C_tensor,
+        epsilon: f64,
         geometry: Geometry,
         activation: Activation,
         error: *mut c_char,
@@ -105,6 +116,34 @@ pub(super) fn convolution(
     })
 }
 
+/// Returns `input` `[N, C, H, W]` convolved with `kernel`, normalized by `[gamma, beta, mean, variance]` and
+/// activated, recorded for a backward pass.
+pub(super) fn normalized_convolution(
+    input: &Tensor,
+    kernel: &Tensor,
+    normalization: [&Tensor; 4],
+    epsilon: f64,
+    geometry: Geometry,
+    activation: Activation,
+) -> Result<Tensor, TchError> {
+    let normalization = normalization.map(Tensor::as_ptr);
+    taken(|error| {
+        // Safety: the tensors live through the call, which writes into `error` within its size.
+        unsafe {
+            support_normalized_convolution(
+                input.as_ptr(),
+                kernel.as_ptr(),
+                normalization.as_ptr(),
+                epsilon,
+                geometry,
+                activation,
+                error,
+                ERROR_SIZE,
+            )
+        }
+    })
+}
+
 /// Takes over the tensor that `call` returns, or the error that it writes.
 fn taken(call: impl FnOnce(*mut c_char) -> *mut C_tensor) -> Result<Tensor, TchError> {
     let mut error = [0 as c_char; ERROR_SIZE];
@@ -116,4 +155,81 @@ fn taken(call: impl FnOnce(*mut c_char) -> *mut C_tensor) -> Result<Tensor, TchE
     }
     // Safety: the callee gives its ownership away.
     Ok(unsafe { Tensor::from_ptr(tensor) })
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    /// Convolves, normalizes and activates by libtorch's operators, one after the other.
+    fn by_operators(
+        [input, kernel, gamma, beta, mean, variance]: [&Tensor; 6],
+        epsilon: f64,
+        geometry: Geometry,
+        activation: Activation,
+    ) -> Tensor {
+        let (strides, padding) = ([geometry.stride; 2], geometry.padding);
+        let bias = None::<&Tensor>;
+        let output = input.conv2d(kernel, bias, strides, padding, [1, 1], geometry.groups);
+        let statistics = [gamma, beta, mean, variance].map(Some);
+        let [gamma, beta, mean, variance] = statistics;
+        let output = output.batch_norm(gamma, beta, mean, variance, false, 0., epsilon, false);
+        match activation {
+            Activation::None => output,
+            Activation::Relu => output.relu(),
+            Activation::Relu6 => output.relu6(),
+        }
+    }
+
+    #[test]
+    fn a_normalized_convolution_has_the_outputs_and_gradients_of_the_operators_that_it_stands_for()
+    {
+        let geometry = |stride, padding, groups| Geometry {
+            stride,
+            padding: [padding; 2],
+            groups,
+        };
+        for (kernel, geometry, activation) in [
+            ([24, 16, 1, 1], geometry(1, 0, 1), Activation::Relu6),
+            ([24, 16, 1, 1], geometry(1, 0, 1), Activation::None),
+            ([16, 1, 3, 3], geometry(2, 1, 16), Activation::Relu6),
+            ([24, 16, 3, 3], geometry(2, 1, 1), Activation::Relu),
+        ] {
+            let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+            let channels = kernel[0];
+            let mut tensors = [
+                random(&[4, 16, 9, 9]),
+                random(&kernel),
+                random(&[channels]) + 2.,
+                random(&[channels]),
+                random(&[channels]),
+                random(&[channels]).abs() + 0.5,
+            ];
+            for tensor in &mut tensors[..4] {
+                let _ = tensor.requires_grad_(true);
+            }
+            let [input, kernel, normalization @ ..] = tensors.each_ref();
+            let (epsilon, inputs) = (1e-3, &tensors.each_ref()[..4]);
+            let fused =
+                normalized_convolution(input, kernel, normalization, epsilon, geometry, activation);
+            let fused = fused.unwrap();
+            let expected = by_operators(tensors.each_ref(), epsilon, geometry, activation);
+            let weights = random(&expected.size());
+            let gradients = |output: &Tensor| {
+                let loss = (output * &weights).sum(Kind::Float);
+                Tensor::run_backward(&[loss], inputs, false, false)
+            };
+            let pairs = gradients(&fused).into_iter().zip(gradients(&expected));
+            for (found, expected) in pairs.chain([(fused, expected)]) {
+                let difference = (&found - &expected).norm() / expected.norm();
+                let difference = difference.double_value(&[]);
+                assert!(
+                    difference < 1e-4,
+                    "{geometry:?}, {activation:?}: {difference}"
+                );
+            }
+        }
+    }
 }

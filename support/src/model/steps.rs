@@ -3,14 +3,14 @@
 //!
 //! A batch normalization in inference mode is `scale * x + shift` for each channel, so it can be
 //! multiplied into the kernel of the convolution before it: no pass over the activations remains.
-//! In training this happens within what autograd records, so that `gamma`, `beta` and the kernel get
-//! their gradients; for inference it is done once.
+//! In training this happens in each step, and `gamma`, `beta` and the kernel get their gradients; for
+//! inference it is done once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tch::{Device, TchError, Tensor};
 
-use super::fused::{Activation, Geometry};
+use super::fused::{self, Activation, Geometry};
 use super::layer::{Layer, Operation};
 use crate::{Error, Result};
 
@@ -150,8 +150,7 @@ impl Step {
         match self.work {
             Work::Layer => layer.forward(input, residual),
             Work::Convolution(convolution) => convolution
-                .run(layers, input)
-                .and_then(|output| convolution.finish(output, residual))
+                .run(layers, input, residual)
                 .map_err(Error::torch(format!("layer {}", layer.name()))),
         }
     }
@@ -202,17 +201,29 @@ impl Convolution {
         Ok((kernel, beta.f_sub(&mean.f_mul(&scale)?)?))
     }
 
-    /// Returns the normalized convolution's output, recorded for a backward pass.
-    fn run(self, layers: &[Layer], input: &Tensor) -> Result<Tensor, TchError> {
-        let padded = self.pad(input)?;
+    /// Returns the step's output, recorded for a backward pass.
+    fn run(
+        self,
+        layers: &[Layer],
+        input: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor, TchError> {
+        let (padded, normalization) = (self.pad(input)?, &layers[self.layer + 1]);
+        let kernel = layers[self.layer].variables()[0].value();
         if input.device() != Device::Cpu {
             // Small batches keep a GPU waiting for the next kernel: these are the fewest.
-            let kernel = layers[self.layer].variables()[0].value();
             let output = convolve(&padded, kernel, None, self.geometry)?;
-            return layers[self.layer + 1].normalize(&output, self.epsilon);
+            return self.finish(normalization.normalize(&output, self.epsilon)?, residual);
         }
-        let (kernel, bias) = self.folded(layers)?;
-        convolve(&padded, &kernel, Some(&bias), self.geometry)
+        let convolution = |activation| {
+            let variables = [0, 1, 2, 3].map(|i| normalization.variables()[i].value());
+            let (epsilon, geometry) = (self.epsilon, self.geometry);
+            fused::normalized_convolution(&padded, kernel, variables, epsilon, geometry, activation)
+        };
+        match residual {
+            None => convolution(self.activation),
+            residual => self.finish(convolution(Activation::None)?, residual),
+        }
     }
 
     /// Adds the zeros that [`Geometry`] cannot tell.
