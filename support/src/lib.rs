@@ -15,6 +15,7 @@
 //! | shuffle and batch | [`Dataset::shuffle`](pipeline::Dataset::shuffle), [`batch`](pipeline::Dataset::batch) |
 //! | or draw rare classes more often | [`sample_balanced`](pipeline::Dataset::sample_balanced), [`sample_weighted`](pipeline::Dataset::sample_weighted) |
 //! | the pretrained base | [`MobileNetV2::pretrained`](model::MobileNetV2::pretrained), other networks and weights: [`Backbone::pretrained`](model::Backbone::pretrained) |
+//! | compute in bfloat16 | [`Settings::precision`](settings::Settings::precision), [`Precision`](precision::Precision) |
 //! | freeze | [`set_trainable`](model::Backbone::set_trainable), [`layers_mut`](model::Backbone::layers_mut) |
 //! | add the head | [`Sequential`](model::Sequential), [`GlobalAveragePooling2d`](model::GlobalAveragePooling2d), [`Dropout`](model::Dropout), [`Dense`](model::Dense) |
 //! | choose a network | [`compare_backbones`](analysis::compare_backbones), [`LinearProbe`](analysis::LinearProbe) |
@@ -54,6 +55,7 @@ pub mod model;
 pub mod notebook;
 pub mod pipeline;
 pub mod plotting;
+pub mod precision;
 #[cfg(test)]
 mod properties;
 pub mod settings;
@@ -81,6 +83,7 @@ pub mod prelude {
     };
     pub use crate::notebook::{DisplayHandle, display};
     pub use crate::pipeline::{Augmentation, Batches, Dataset, Filter, Pixels};
+    pub use crate::precision::Precision;
     pub use crate::settings::{Limit, Settings};
     pub use crate::training::callbacks::{CsvLog, TensorBoard};
     pub use crate::training::{

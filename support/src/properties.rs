@@ -362,13 +362,14 @@ fn no_csv_file_panics_or_takes_more_memory_than_its_size() {
 
 #[test]
 fn no_setting_panics() {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 10] = [
         "TRANSFER_DATASET",
         "TRANSFER_LIMIT",
         "TRANSFER_EPOCHS",
         "TRANSFER_BATCH",
         "TRANSFER_SEED",
         "TRANSFER_DEVICE",
+        "TRANSFER_PRECISION",
         "TRANSFER_BROKEN",
         "TRANSFER_DATA",
         "TRANSFER_CHECKPOINTS",

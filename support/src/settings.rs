@@ -10,6 +10,7 @@ use std::time::Duration;
 use tch::Device;
 
 use crate::distributed::{Place, ProcessGroup};
+use crate::precision::Precision;
 use crate::{Error, Result, device};
 
 /// The folder of checkpoints in the data folder.
@@ -33,6 +34,8 @@ pub struct Settings {
     pub seed: u64,
     /// Where tensors live (`TRANSFER_DEVICE`: `auto`, `cpu`, `cuda` or `cuda:N`).
     pub device: Device,
+    /// What networks compute with (`TRANSFER_PRECISION`: `f32`, `bf16` or `auto`).
+    pub precision: Precision,
     /// The processes that train together (`RANK`, `WORLD_SIZE` and what else [`distributed`](crate::distributed)
     /// lists, and `TRANSFER_TIMEOUT`): one, unless a launcher says otherwise.
     pub group: ProcessGroup,
@@ -69,7 +72,7 @@ pub enum BrokenImages {
 
 impl Settings {
     /// Reads the settings from the environment. A variable that is unset or empty takes its
-    /// default: 10 epochs, batches of 32, seed 0, a GPU where there is one.
+    /// default: 10 epochs, batches of 32, seed 0, a GPU where there is one, 32-bit floats.
     ///
     /// Where a launcher has started several processes, waits for all of them: call it once.
     ///
@@ -122,6 +125,8 @@ impl Settings {
         let local_rank = place.as_ref().map_or(0, |place| place.local_rank);
         let device = text("TRANSFER_DEVICE")?;
         let device = device::pick_for(device.as_deref().unwrap_or("auto"), local_rank)?;
+        let precision = text("TRANSFER_PRECISION")?.as_deref().map(str::parse);
+        let precision = precision.transpose()?.unwrap_or_default();
         let data_dir = text("TRANSFER_DATA")?.map_or_else(default_data_dir, PathBuf::from);
         let checkpoints = text("TRANSFER_CHECKPOINTS")?;
         let mut settings = Self {
@@ -131,6 +136,7 @@ impl Settings {
             batch_size: count("TRANSFER_BATCH", 32)?,
             seed,
             device,
+            precision,
             group: ProcessGroup::default(),
             broken,
             checkpoints: checkpoints.map_or_else(|| data_dir.join(CHECKPOINTS), PathBuf::from),
@@ -147,7 +153,7 @@ impl Settings {
     }
 
     /// What each setting is called, its variable, its value.
-    fn rows(&self) -> [(&'static str, &'static str, String); 9] {
+    fn rows(&self) -> [(&'static str, &'static str, String); 10] {
         let dataset = match &self.dataset {
             Some(dataset) => dataset.clone(),
             None => "what is at hand".into(),
@@ -184,6 +190,11 @@ impl Settings {
             ("batch size", "TRANSFER_BATCH", self.batch_size.to_string()),
             ("seed", "TRANSFER_SEED", self.seed.to_string()),
             ("device", "TRANSFER_DEVICE", device),
+            (
+                "precision",
+                "TRANSFER_PRECISION",
+                self.precision.name().into(),
+            ),
             ("broken images", "TRANSFER_BROKEN", broken.into()),
             ("data folder", "TRANSFER_DATA", data_dir),
             ("checkpoints", "TRANSFER_CHECKPOINTS", checkpoints),
@@ -278,6 +289,7 @@ mod tests {
             ("TRANSFER_BATCH", "8"),
             ("TRANSFER_SEED", "7"),
             ("TRANSFER_DEVICE", "cpu"),
+            ("TRANSFER_PRECISION", "auto"),
             ("TRANSFER_BROKEN", "stop"),
             ("TRANSFER_DATA", "/elsewhere"),
         ])
@@ -292,6 +304,7 @@ mod tests {
             (settings.device, settings.broken),
             (Device::Cpu, BrokenImages::Stop)
         );
+        assert_eq!(settings.precision, Precision::Auto);
         assert_eq!(settings.data_dir, Path::new("/elsewhere"));
     }
 
@@ -329,6 +342,10 @@ mod tests {
             refusal("TRANSFER_DEVICE", "gpu"),
             "TRANSFER_DEVICE=gpu: expected auto, cpu, cuda or cuda:N"
         );
+        assert_eq!(
+            refusal("TRANSFER_PRECISION", "half"),
+            "TRANSFER_PRECISION=half: expected f32, bf16 or auto"
+        );
     }
 
     #[test]
@@ -352,6 +369,7 @@ epochs           3                   from TRANSFER_EPOCHS
 batch size       32                  default; TRANSFER_BATCH sets it
 seed             5                   changed in code
 device           cpu                 from TRANSFER_DEVICE
+precision        f32                 default; TRANSFER_PRECISION sets it
 broken images    skip                default; TRANSFER_BROKEN sets it
 data folder      /d                  from TRANSFER_DATA
 checkpoints      in the data folder  default; TRANSFER_CHECKPOINTS sets it";

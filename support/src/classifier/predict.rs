@@ -13,6 +13,7 @@ use crate::files::read_regular;
 use crate::model::weights::{self, Contents};
 use crate::model::{Backbone, HeadLayer, Sequential};
 use crate::pipeline::{Pixels, Workers, stack, threads};
+use crate::precision::Precision;
 use crate::training::{Evaluation, History, TestTimeAugmentation, argmax, probabilities};
 use crate::{Error, Result, device};
 
@@ -138,6 +139,16 @@ impl Classifier {
             with: Some(augmentation),
             ..self
         })
+    }
+
+    /// Returns a classifier that computes with another precision than 32-bit floats; `Auto` is no other one, as it
+    /// takes a training to decide.
+    ///
+    /// # Errors
+    /// `Setting` for bfloat16 where that is not native.
+    pub fn with_precision(mut self, precision: Precision) -> Result<Self> {
+        self.model.base_mut().set_precision(precision)?;
+        Ok(self)
     }
 
     /// Returns the names of the classes.

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::architecture::Architecture;
 use super::builder::Builder;
@@ -16,6 +16,8 @@ use super::origin::Weights;
 use super::steps::{self, check_shape};
 use super::weights;
 use crate::assets::Assets;
+use crate::distributed::ProcessGroup;
+use crate::precision::{LARGEST_DEVIATION, NOT_NATIVE, Precision, multiplies_bf16};
 use crate::settings::Settings;
 use crate::{Error, Result};
 
@@ -33,6 +35,7 @@ pub struct Backbone {
     /// For each layer, the last layer that reads its output.
     last_reader: Vec<usize>,
     device: Device,
+    precision: Precision,
     /// Newest last.
     prepared: RefCell<Vec<Prepared>>,
 }
@@ -52,13 +55,13 @@ const KEPT: usize = 4;
 
 impl Backbone {
     /// Returns a network with pretrained weights of the given origin, fetched once into the settings'
-    /// data folder, on the settings' device. [`Weights::format`] makes images for it.
+    /// data folder, on the settings' device and with their precision. [`Weights::format`] makes images for it.
     ///
     /// `image_shape` is `[3, height, width]`; which sizes it takes is said at the family's type.
     ///
     /// # Errors
-    /// `Argument` for another shape, what [`Assets::fetch`] gives, or `Weights` when the file
-    /// does not fit.
+    /// `Argument` for another shape, `Setting` for a precision that the device does not have, what
+    /// [`Assets::fetch`] gives, or `Weights` when the file does not fit.
     pub fn pretrained(
         weights: Weights,
         image_shape: [i64; 3],
@@ -68,6 +71,7 @@ impl Backbone {
             // Before anything is fetched.
             let architecture = weights.architecture();
             let mut network = Self::frame(architecture, weights, image_shape, settings.device)?;
+            network.set_precision(settings.precision)?;
             let path = Assets::open(&settings.data_dir)?.fetch(weights.asset())?;
             weights::read(&path)?.assign(network.variables_mut())?;
             Ok(network)
@@ -137,6 +141,7 @@ impl Backbone {
             layers,
             last_reader,
             device,
+            precision: Precision::F32,
             prepared: RefCell::default(),
         };
         network.set_trainable(true);
@@ -193,6 +198,69 @@ impl Backbone {
     #[must_use]
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// Returns what the network computes with.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Sets what the network computes with.
+    ///
+    /// # Errors
+    /// `Setting` for bfloat16 where that is not native.
+    pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
+        precision.check(self.device)?;
+        self.precision = precision;
+        self.prepared.take();
+        Ok(())
+    }
+
+    /// Decides for [`Precision::Auto`], together with the other ranks, by some images of each; returns which
+    /// precision it is and why, where that was open.
+    pub(crate) fn settle_precision(
+        &mut self,
+        images: impl FnOnce() -> Result<Tensor>,
+        group: &ProcessGroup,
+    ) -> Result<Option<String>> {
+        if self.precision != Precision::Auto {
+            return Ok(None);
+        }
+        if !multiplies_bf16(self.device) {
+            self.set_precision(Precision::F32)?;
+            return Ok(Some(format!("f32, as {NOT_NATIVE}")));
+        }
+        let images = images()?;
+        let expected = self.pooled(&images)?;
+        self.set_precision(Precision::Bf16)?;
+        let off = self.pooled(&images)?.f_sub(&expected);
+        let squares = off.and_then(|off| {
+            let squares = [off, expected].map(|it| it.f_square()?.f_sum(Kind::Double));
+            let [off, expected] = squares;
+            Tensor::f_stack(&[off?, expected?], 0)
+        });
+        let squares = group.all_reduce(&squares.map_err(Error::torch("precision"))?)?;
+        let [off, expected] = [0, 1].map(|at| squares.double_value(&[at]));
+        let deviation = (off / expected).sqrt();
+        let (precision, verdict) = match deviation <= LARGEST_DEVIATION {
+            true => (Precision::Bf16, "within"),
+            false => (Precision::F32, "not within"),
+        };
+        self.set_precision(precision)?;
+        Ok(Some(format!(
+            "{}, as the first batch's features in bfloat16 are {:.1} % from those in 32 bits, {verdict} the {:.0} % that are allowed",
+            precision.name(),
+            100. * deviation,
+            100. * LARGEST_DEVIATION,
+        )))
+    }
+
+    /// Returns the features of images, each channel's mean, `[N, C]`.
+    fn pooled(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward(images)?
+            .f_mean_dim(&[2, 3][..], false, Kind::Float)
+            .map_err(Error::torch("precision"))
     }
 
     /// Returns `[channels, height, width]` of the images the network takes.
@@ -275,10 +343,14 @@ impl Backbone {
     }
 
     /// Returns layer `to`'s output for layer `from`'s, a [cut](Self::is_cut), recording what the
-    /// trainable layers between need for a backward pass. Layer 0's output is the images.
+    /// trainable layers between need for a backward pass, as 32-bit floats. Layer 0's output is the images.
     pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize) -> Result<Tensor> {
         check_shape(&self.name(), self.layers[from].output_shape(), input)?;
-        steps::run(&self.layers, from, input, to, self.device)
+        let kind = self.precision.kind();
+        let output = steps::run(&self.layers, from, input, to, self.device, kind)?;
+        output
+            .f_to_kind(Kind::Float)
+            .map_err(Error::torch("features"))
     }
 
     /// Returns the layers after `from`, a [cut](Self::is_cut), up to `to`, prepared for inference: anew
@@ -293,7 +365,8 @@ impl Backbone {
         if let Some(same) = same {
             return Ok(same.inference.clone());
         }
-        let inference = Inference::new(self.name(), &self.layers, from, to, self.device)?;
+        let kind = self.precision.kind();
+        let inference = Inference::new(self.name(), &self.layers, from, to, self.device, kind)?;
         let inference = Rc::new(inference);
         if let Some(weights) = self.weights_between(from, to).filter(|it| !it.is_empty()) {
             if prepared.len() == KEPT {

@@ -1,10 +1,12 @@
 //! Layers prepared for many forward passes without a backward pass.
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::fused::{self, Activation};
 use super::layer::Layer;
-use super::steps::{Convolution, Step, Work, channels_last, check_shape, convolve, follow, steps};
+use super::steps::{
+    Convolution, Step, Work, by_itself, channels_last, check_shape, convolve, follow, steps,
+};
 use crate::{Error, Result};
 
 /// Images in a micro-batch on a CPU, at most.
@@ -24,6 +26,7 @@ pub(crate) struct Inference {
     name: String,
     input_shape: [i64; 3],
     device: Device,
+    kind: Kind,
     micro_batch: i64,
     stages: Vec<Stage>,
 }
@@ -57,38 +60,40 @@ struct FoldedConvolution {
 }
 
 impl Inference {
-    /// Prepares the layers after `from`, a cut, up to `to`.
+    /// Prepares the layers after `from`, a cut, up to `to`, for computing in `kind`.
     pub(super) fn new(
         name: String,
         layers: &[Layer],
         from: usize,
         to: usize,
         device: Device,
+        kind: Kind,
     ) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
         let mut steps = steps(layers, from, to);
         let (micro_batch, large) = match device {
-            Device::Cpu => (MICRO_BATCH, large_steps(layers, &steps)),
+            Device::Cpu => (MICRO_BATCH, large_steps(layers, &steps, kind)),
             _ => (i64::MAX, 0),
         };
         let fused = device == Device::Cpu && tch::utils::has_mkldnn();
         let rest = steps.split_off(large);
-        let largest = steps.iter().map(|step| bytes(layers, step)).max();
+        let largest = steps.iter().map(|step| bytes(layers, step, kind)).max();
         let small_batch = largest.map_or(micro_batch, |largest| {
             (ACTIVATION_BYTES / largest).clamp(1, micro_batch)
         });
         let stages = [(steps, small_batch), (rest, micro_batch)].into_iter();
-        let stages = stages.map(|(steps, size)| Stage::new(layers, steps, size, fused));
+        let stages = stages.map(|(steps, size)| Stage::new(layers, steps, size, fused, kind));
         Ok(Self {
             name,
             input_shape: layers[from].output_shape(),
             device,
+            kind,
             micro_batch,
             stages: stages.collect::<Result<_>>()?,
         })
     }
 
-    /// Returns the last layer's output for the output of the layer before the first one.
+    /// Returns the last layer's output for the output of the layer before the first one, as 32-bit floats.
     ///
     /// # Errors
     /// `Shape` for an input of another shape.
@@ -96,9 +101,10 @@ impl Inference {
         check_shape(&self.name, self.input_shape, input)?;
         let _no_grad = tch::no_grad_guard();
         in_micro_batches(input, self.micro_batch, |part| {
-            let part = channels_last(part, self.device)?;
+            let part = channels_last(part, self.device, self.kind)?;
             let mut stages = self.stages.iter();
-            stages.try_fold(part, |part, stage| stage.run(&part))
+            let output = stages.try_fold(part, |part, stage| stage.run(&part))?;
+            output.f_to_kind(Kind::Float).map_err(Error::torch("batch"))
         })
     }
 }
@@ -122,14 +128,20 @@ fn in_micro_batches(
 /// number of images: one that can be traced.
 pub(super) fn traceable(layers: &[Layer]) -> Result<impl Fn(&Tensor) -> Result<Tensor> + use<>> {
     let _no_grad = tch::no_grad_guard();
-    let stage = Stage::new(layers, steps(layers, 0, layers.len() - 1), i64::MAX, false)?;
+    let stage = Stage::new(
+        layers,
+        steps(layers, 0, layers.len() - 1),
+        i64::MAX,
+        false,
+        Kind::Float,
+    )?;
     Ok(move |input: &Tensor| stage.run(input))
 }
 
 /// Returns how many steps there are up to the last whose activations are too large for a
 /// [`MICRO_BATCH`], and on to the next bottleneck.
-fn large_steps(layers: &[Layer], steps: &[Step]) -> usize {
-    let is_large = |step| bytes(layers, step) > ACTIVATION_BYTES / MICRO_BATCH;
+fn large_steps(layers: &[Layer], steps: &[Step], kind: Kind) -> usize {
+    let is_large = |step| bytes(layers, step, kind) > ACTIVATION_BYTES / MICRO_BATCH;
     let Some(last) = steps.iter().rposition(is_large) else {
         return 0;
     };
@@ -144,13 +156,20 @@ fn large_steps(layers: &[Layer], steps: &[Step]) -> usize {
 }
 
 /// Returns the bytes of the larger of a step's input and output for one example.
-fn bytes(layers: &[Layer], step: &Step) -> i64 {
-    let bytes = |layer: usize| layers[layer].output_shape().iter().product::<i64>() * 4;
+fn bytes(layers: &[Layer], step: &Step, kind: Kind) -> i64 {
+    let size = kind.elt_size_in_bytes() as i64;
+    let bytes = |layer: usize| layers[layer].output_shape().iter().product::<i64>() * size;
     bytes(step.input).max(bytes(step.output))
 }
 
 impl Stage {
-    fn new(layers: &[Layer], steps: Vec<Step>, micro_batch: i64, fused: bool) -> Result<Self> {
+    fn new(
+        layers: &[Layer],
+        steps: Vec<Step>,
+        micro_batch: i64,
+        fused: bool,
+        kind: Kind,
+    ) -> Result<Self> {
         let prepare = |step: Step| {
             let layer = &layers[step.output];
             let operation = match step.work {
@@ -160,7 +179,7 @@ impl Stage {
                     let input_size = fused.then_some([micro_batch, channels, height, width]);
                     FusedOperation::Convolution {
                         layer: layer.name().into(),
-                        convolution: FoldedConvolution::new(convolution, layers, input_size)
+                        convolution: FoldedConvolution::new(convolution, layers, input_size, kind)
                             .map_err(Error::torch(format!("preparing layer {}", layer.name())))?,
                     }
                 }
@@ -180,7 +199,7 @@ impl Stage {
                 steps,
                 part,
                 |_, operation, input, residual| match operation {
-                    FusedOperation::Layer(layer) => layer.forward(input, residual),
+                    FusedOperation::Layer(layer) => by_itself(layer, input, residual),
                     FusedOperation::Convolution { layer, convolution } => convolution
                         .run(input, residual)
                         .map_err(Error::torch(format!("layer {layer}"))),
@@ -197,8 +216,10 @@ impl FoldedConvolution {
         mut convolution: Convolution,
         layers: &[Layer],
         input_size: Option<[i64; 4]>,
+        kind: Kind,
     ) -> Result<Self, TchError> {
-        let (mut kernel, bias) = convolution.folded(layers)?;
+        let (kernel, bias) = convolution.folded(layers)?;
+        let (mut kernel, bias) = (kernel.f_to_kind(kind)?, bias.f_to_kind(kind)?);
         if let Some(input_size) = input_size {
             let [rows, columns] = std::mem::take(&mut convolution.uneven);
             if (rows, columns) != (0, 0) {
@@ -243,6 +264,7 @@ mod tests {
     use crate::model::Backbone;
     use crate::model::steps::run;
     use crate::model::tests::{NETWORKS, network};
+    use crate::precision::{Precision, multiplies_bf16};
 
     /// Computes a layer from the outputs of those from `first` on.
     fn forward(layer: &Layer, outputs: &[Tensor], first: usize) -> Tensor {
@@ -289,13 +311,39 @@ mod tests {
             let input = Tensor::randn(shape, (Kind::Float, Device::Cpu));
             let expected = layer_by_layer(layers, from, &input, to);
             let inferred = network.inference(from, to).unwrap().run(&input).unwrap();
-            let recorded = run(layers, from, &input, to, Device::Cpu).unwrap();
+            let recorded = run(layers, from, &input, to, Device::Cpu, Kind::Float).unwrap();
             for output in [inferred, recorded] {
                 assert_eq!(output.size(), expected.size());
                 let difference = (&output - &expected).abs().max() / expected.abs().max();
                 let difference = f64::try_from(difference).unwrap();
                 let name = network.name();
                 assert!(difference < 1e-4, "{name}, {from} to {to}: {difference}");
+            }
+        }
+    }
+
+    #[test]
+    fn bfloat16_gives_features_close_to_those_of_32_bits() {
+        if !multiplies_bf16(Device::Cpu) {
+            return;
+        }
+        for of in NETWORKS {
+            let mut network = network(of);
+            let [channels, height, width] = network.input_shape();
+            let images = [4, channels, height, width];
+            let images = Tensor::randn(images, (Kind::Float, Device::Cpu));
+            let mut outputs = |precision| {
+                network.set_precision(precision).unwrap();
+                let recorded = network.run(0, &images, network.layers().len() - 1);
+                [network.forward(&images), recorded].map(|output| output.unwrap().detach())
+            };
+            let expected = outputs(Precision::F32);
+            for (found, expected) in outputs(Precision::Bf16).iter().zip(&expected) {
+                assert_eq!(found.kind(), Kind::Float);
+                let difference = f64::try_from((found - expected).norm() / expected.norm());
+                // Equal ones would not have been computed in bfloat16.
+                let (name, difference) = (network.name(), difference.unwrap());
+                assert!((1e-4..0.2).contains(&difference), "{name}: {difference}");
             }
         }
     }
@@ -359,7 +407,17 @@ mod tests {
             outputs.push(forward(layer, &outputs, 0));
         }
         let expected = gradients(outputs.pop().unwrap());
-        let folded = gradients(run(layers, 0, &input, layers.len() - 1, Device::Cpu).unwrap());
+        let folded = gradients(
+            run(
+                layers,
+                0,
+                &input,
+                layers.len() - 1,
+                Device::Cpu,
+                Kind::Double,
+            )
+            .unwrap(),
+        );
         for ((variable, expected), folded) in variables.iter().zip(&expected).zip(&folded) {
             let difference = (folded - expected).norm() / expected.norm();
             let difference = f64::try_from(difference).unwrap();

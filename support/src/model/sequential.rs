@@ -163,6 +163,15 @@ impl<C> Sequential<C> {
         }
     }
 
+    /// Returns the kind that a layer's outputs can be stored in without loss, counted like
+    /// [`last`](Self::last).
+    pub(crate) fn layer_kind(&self, index: usize) -> Kind {
+        match self.base.layers().get(index) {
+            Some(_) => self.base.precision().kind(),
+            None => Kind::Float,
+        }
+    }
+
     /// Returns the layer after which training starts: its output, alone, determines the model's,
     /// and neither it nor a layer before it is trained or random. Of those the last one, or one
     /// before it in the same block whose output is smaller. Layer 0 only hands the images on.

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::fused::{self, Activation, Geometry};
 use super::layer::{Layer, Operation};
@@ -148,7 +148,7 @@ impl Step {
     ) -> Result<Tensor> {
         let layer = &layers[self.output];
         match self.work {
-            Work::Layer => layer.forward(input, residual),
+            Work::Layer => by_itself(layer, input, residual),
             Work::Convolution(convolution) => convolution
                 .run(layers, input, residual)
                 .map_err(Error::torch(format!("layer {}", layer.name()))),
@@ -212,7 +212,8 @@ impl Convolution {
         let kernel = layers[self.layer].variables()[0].value();
         if input.device() != Device::Cpu {
             // Small batches keep a GPU waiting for the next kernel: these are the fewest.
-            let output = convolve(&padded, kernel, None, self.geometry)?;
+            let kernel = kernel.f_to_kind(input.kind())?;
+            let output = convolve(&padded, &kernel, None, self.geometry)?;
             return self.finish(normalization.normalize(&output, self.epsilon)?, residual);
         }
         let convolution = |activation| {
@@ -275,16 +276,35 @@ pub(super) fn follow<'a, T>(
     Ok(newest)
 }
 
-/// Returns layer `to`'s output for layer `from`'s, recording what the trainable layers between need
-/// for a backward pass.
+/// Returns the output of a layer that is no part of a fused operation, computed in its weights' precision.
+pub(super) fn by_itself(
+    layer: &Layer,
+    input: &Tensor,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let kind = input.kind();
+    if kind != Kind::BFloat16 {
+        return layer.forward(input, residual);
+    }
+    let widened = |tensor: &Tensor| tensor.f_to_kind(Kind::Float);
+    let failed = || Error::torch(format!("layer {}", layer.name()));
+    let input = widened(input).map_err(failed())?;
+    let residual = residual.map(widened).transpose().map_err(failed())?;
+    let output = layer.forward(&input, residual.as_ref())?;
+    output.f_to_kind(kind).map_err(failed())
+}
+
+/// Returns layer `to`'s output for layer `from`'s, computed in `kind`, recording what the trainable layers
+/// between need for a backward pass.
 pub(super) fn run(
     layers: &[Layer],
     from: usize,
     input: &Tensor,
     to: usize,
     device: Device,
+    kind: Kind,
 ) -> Result<Tensor> {
-    let input = channels_last(input, device)?;
+    let input = channels_last(input, device, kind)?;
     let steps = steps(layers, from, to);
     let steps = steps.iter().map(|step| (step, ()));
     follow(steps, &input, |step, (), input, residual| {
@@ -309,13 +329,14 @@ pub(super) fn convolve(
     )
 }
 
-/// Returns the same `[N, C, H, W]` tensor on `device`, with its memory in N, H, W, C order, for
+/// Returns the same `[N, C, H, W]` tensor of `kind` on `device`, with its memory in N, H, W, C order, for
 /// which libtorch's convolutions are faster. tch has no call for it.
-pub(super) fn channels_last(images: &Tensor, device: Device) -> Result<Tensor> {
+pub(super) fn channels_last(images: &Tensor, device: Device, kind: Kind) -> Result<Tensor> {
     images
         .f_to_device(device)
         .and_then(|images| {
             images
+                .f_to_kind(kind)?
                 .f_permute([0, 2, 3, 1])?
                 .f_contiguous()?
                 .f_permute([0, 3, 1, 2])

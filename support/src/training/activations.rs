@@ -33,7 +33,7 @@ impl Activations {
         let frozen = model.inference(0, index)?;
         let count = batches.own_examples();
         let shape = [vec![count as i64], model.layer_shape(index)].concat();
-        let mut store = Store::new(&shape, memory, batches.data_dir())?;
+        let mut store = Store::new(&shape, model.layer_kind(index), memory, batches.data_dir())?;
         // All room is taken here: before 2.38, glibc cannot use a freed tensor's memory for the next
         // one of that size once something small that stays lies behind it.
         let mut rows = vec![None; batches.examples()];

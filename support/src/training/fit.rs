@@ -83,6 +83,10 @@ impl Sequential<Compiled> {
             progress: &mut Progress::of(group),
             stop: &mut Stop::of(group),
         };
+        let first = || Ok(batches.first()?.0);
+        if let Some(which) = self.base_mut().settle_precision(first, group)? {
+            console.progress.line(&format!("precision: {which}"));
+        }
         let mut checkpoints = None;
         if fit.checkpoints.is_some() || group.size() > 1 {
             let run = RunRecord::of(self, batches, &fit)?;

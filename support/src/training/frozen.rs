@@ -255,7 +255,8 @@ fn saved_per_byte<C>(model: &Sequential<C>, cut: usize) -> f64 {
         })
         .sum();
     let values: i64 = model.layer_shape(cut).iter().product();
-    multiply_adds as f64 / (values as f64 * size_of::<f32>() as f64)
+    let size = model.layer_kind(cut).elt_size_in_bytes();
+    multiply_adds as f64 / (values as f64 * size as f64)
 }
 
 #[cfg(test)]

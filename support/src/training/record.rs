@@ -13,12 +13,16 @@ use crate::Result;
 use crate::assets::hash;
 use crate::model::{HeadLayer, Sequential, Weights};
 use crate::pipeline::{Augmentation, Batches, noise};
+use crate::precision::Precision;
 
 /// A run: a checkpoint goes on only with the run it is of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunRecord {
     backbone: BackboneRecord,
+    /// Absent where it is that of 32-bit floats.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    precision: Precision,
     head: Vec<HeadLayer>,
     /// The names of the variables that are trained.
     trainable_variables: Vec<String>,
@@ -105,6 +109,7 @@ impl RunRecord {
                 weights: base.weights(),
                 input_shape: base.input_shape(),
             },
+            precision: base.precision(),
             head: model.top().cloned().collect(),
             trainable_variables: names.map(|variable| variable.name().into()).collect(),
             loss: model.compiled.loss(),

@@ -1,4 +1,4 @@
-//! Rows of 32-bit floats in a file, read front to back where the order in which they are wanted allows it.
+//! Rows of numbers in a file, read front to back where the order in which they are wanted allows it.
 //!
 //! A shuffle with a buffer moves no example further forward than the buffer is large. So the order of an
 //! epoch can be served by a reader that only moves forward and keeps, in a window of about that size, the
@@ -24,18 +24,19 @@ pub(super) struct RowFile {
     folder: PathBuf,
     /// The shape of a row.
     row: Vec<i64>,
+    kind: Kind,
     row_bytes: usize,
     reading: Reading,
 }
 
 impl RowFile {
-    /// Makes room for rows, `[rows, ...]`, in a file in `folder`.
+    /// Makes room for rows of `kind`, `[rows, ...]`, in a file in `folder`.
     ///
     /// # Errors
     /// `Io` where the disk has no room for them.
-    pub(super) fn new(shape: &[i64], folder: &Path) -> Result<Self> {
+    pub(super) fn new(shape: &[i64], kind: Kind, folder: &Path) -> Result<Self> {
         let row = shape[1..].to_vec();
-        let row_bytes = row.iter().product::<i64>() as usize * size_of::<f32>();
+        let row_bytes = row.iter().product::<i64>() as usize * kind.elt_size_in_bytes();
         let create = || {
             fs::create_dir_all(folder)?;
             let file = tempfile::tempfile_in(folder)?;
@@ -47,6 +48,7 @@ impl RowFile {
             file: create().map_err(Error::io(action, folder))?,
             folder: folder.to_owned(),
             row,
+            kind,
             row_bytes,
             reading: Reading::default(),
         })
@@ -56,7 +58,7 @@ impl RowFile {
     pub(super) fn write(&mut self, first: i64, values: &Tensor) -> Result<()> {
         let values = values
             .f_to_device(Device::Cpu)
-            .and_then(|values| values.f_to_kind(Kind::Float)?.f_contiguous());
+            .and_then(|values| values.f_to_kind(self.kind)?.f_contiguous());
         let mut values = values.map_err(Error::torch("storing activations"))?;
         let action = "write the frozen layers' activations into a file in";
         self.file
@@ -142,7 +144,7 @@ impl Reader<'_> {
     fn read(&mut self, rows: &[i64]) -> Result<Tensor> {
         let row_bytes = self.file.row_bytes;
         let shape = [&[rows.len() as i64], self.file.row.as_slice()].concat();
-        let mut values = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))
+        let mut values = Tensor::f_zeros(shape, (self.file.kind, Device::Cpu))
             .map_err(Error::torch("memory for activations"))?;
         let mut places = Vec::with_capacity(rows.len());
         let all_places = bytes(&mut values).chunks_exact_mut(row_bytes);
@@ -218,15 +220,13 @@ fn read_forward(size: usize, batches: &[Vec<i64>]) -> (usize, usize) {
     (most, backwards)
 }
 
-/// Returns the memory of a contiguous tensor of 32-bit floats on the CPU.
+/// Returns the memory of a contiguous tensor on the CPU.
 fn bytes(tensor: &mut Tensor) -> &mut [u8] {
-    match tensor.numel() {
+    match tensor.numel() * tensor.kind().elt_size_in_bytes() {
         // It has no memory.
         0 => &mut [],
-        // Safety: the tensor has this many values one after the other, and nobody else while it is borrowed.
-        values => unsafe {
-            slice::from_raw_parts_mut(tensor.data_ptr().cast(), values * size_of::<f32>())
-        },
+        // Safety: the tensor has its values one after the other, and nobody else while it is borrowed.
+        size => unsafe { slice::from_raw_parts_mut(tensor.data_ptr().cast(), size) },
     }
 }
 
@@ -268,7 +268,7 @@ mod tests {
     /// Returns a file, and the rows in it `[ROWS, 3]`.
     fn file(folder: &Path) -> (RowFile, Tensor) {
         let values = Tensor::randn([ROWS as i64, 3], (Kind::Float, Device::Cpu));
-        let mut file = RowFile::new(&values.size(), folder).unwrap();
+        let mut file = RowFile::new(&values.size(), Kind::Float, folder).unwrap();
         file.write(0, &values).unwrap();
         (file, values)
     }
@@ -358,7 +358,9 @@ mod tests {
     #[test]
     fn a_disk_without_room_is_an_error_that_says_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let error = RowFile::new(&[1 << 48], folder.path()).err().unwrap();
+        let error = RowFile::new(&[1 << 48], Kind::Float, folder.path())
+            .err()
+            .unwrap();
         assert!(
             error.to_string().contains("cache_activations(false)"),
             "{error}"

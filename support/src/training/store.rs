@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::row_file::RowFile;
 use crate::{Error, Result};
 
-/// Rows of 32-bit floats on the CPU.
+/// Rows of numbers on the CPU.
 pub(super) struct Store {
     rows: Rows,
     bytes: usize,
@@ -20,17 +20,17 @@ enum Rows {
 }
 
 impl Store {
-    /// Makes room for rows: in memory up to `memory` bytes of them, else in a file in `folder`.
+    /// Makes room for rows of `kind`: in memory up to `memory` bytes of them, else in a file in `folder`.
     ///
     /// # Errors
     /// `Io` where the disk has no room for them.
-    pub(super) fn new(shape: &[i64], memory: usize, folder: &Path) -> Result<Self> {
-        let bytes = shape.iter().product::<i64>() as usize * size_of::<f32>();
+    pub(super) fn new(shape: &[i64], kind: Kind, memory: usize, folder: &Path) -> Result<Self> {
+        let bytes = shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes();
         let rows = if bytes <= memory {
-            let rows = Tensor::f_empty(shape, (Kind::Float, Device::Cpu));
+            let rows = Tensor::f_empty(shape, (kind, Device::Cpu));
             Rows::Memory(rows.map_err(Error::torch("memory for activations"))?)
         } else {
-            Rows::File(RowFile::new(shape, folder)?)
+            Rows::File(RowFile::new(shape, kind, folder)?)
         };
         Ok(Self { rows, bytes })
     }
@@ -99,20 +99,22 @@ mod tests {
     #[test]
     fn rows_in_a_file_are_those_in_memory() {
         let folder = tempfile::tempdir().unwrap();
-        let values = Tensor::randn([3, 2, 5], (Kind::Float, Device::Cpu));
-        let wanted = Tensor::from_slice(&[2i64, 0]);
-        let stored = |memory: usize| {
-            let new = folder.path().join("data");
-            let mut store = Store::new(&[4, 2, 5], memory, &new).unwrap();
-            store.write(1, &values).unwrap();
-            assert_eq!(store.file().is_some(), memory == 0);
-            assert_eq!((store.bytes(), store.memory()), (160, memory));
-            let (rows, read) = store.batches(vec![vec![3, 1]]).next().unwrap().unwrap();
-            assert_eq!(rows, [3, 1]);
-            read
-        };
-        assert_eq!(stored(0), values.index_select(0, &wanted));
-        assert_eq!(stored(160), stored(0));
+        for (kind, bytes) in [(Kind::Float, 160), (Kind::BFloat16, 80)] {
+            let values = Tensor::randn([3, 2, 5], (Kind::Float, Device::Cpu)).to_kind(kind);
+            let wanted = Tensor::from_slice(&[2i64, 0]);
+            let stored = |memory: usize| {
+                let new = folder.path().join("data");
+                let mut store = Store::new(&[4, 2, 5], kind, memory, &new).unwrap();
+                store.write(1, &values.to_kind(Kind::Float)).unwrap();
+                assert_eq!(store.file().is_some(), memory == 0);
+                assert_eq!((store.bytes(), store.memory()), (bytes, memory));
+                let (rows, read) = store.batches(vec![vec![3, 1]]).next().unwrap().unwrap();
+                assert_eq!((rows, read.kind()), (vec![3, 1], kind));
+                read
+            };
+            assert_eq!(stored(0), values.index_select(0, &wanted));
+            assert_eq!(stored(bytes), stored(0));
+        }
         let left = fs::read_dir(folder.path().join("data")).unwrap();
         assert_eq!(left.count(), 0);
     }
