@@ -217,7 +217,7 @@ impl Environment {
     pub(crate) fn notebooks(checkout: &Checkout, home: &Home) -> anyhow::Result<Self> {
         let pins = Pins {
             list: pins(&checkout.read("requirements.txt")?),
-            // onnxruntime begins after torch, which ends here.
+            // onnxruntime begins at 3.11, torch ends at 3.14.
             minors: 11..=14,
         };
         ensure_linkable(&checkout.libtorch_link())?;
