@@ -32,7 +32,7 @@
 //! | see what they come from | [`Sequential::explain`](model::Sequential::explain) |
 //! | find wrong labels | [`Features::doubtful_labels`](analysis::Features::doubtful_labels), [`ImageDataset::relabel`](dataset::ImageDataset::relabel) |
 //! | probabilities to rely on, "none of these" | [`Sequential::calibrate`](model::Sequential::calibrate) |
-//! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier) |
+//! | take the model home, use it | [`Sequential::save`](model::Sequential::save), [`Classifier`](classifier::Classifier), as ONNX: [`save_onnx`](classifier::Classifier::save_onnx) |
 //! | plot the learning curves | [`History::learning_curves`](training::History::learning_curves) |
 //!
 //! Modules, in the order that data flows; each uses only those above it: [`distributed`], [`live`], [`assets`],

@@ -16,7 +16,7 @@ use support::model::{
 use support::pipeline::Batches;
 use support::settings::BrokenImages;
 use support::training::{Compiled, Fit, Loss, RmsProp};
-use tch::{CModule, Device, Tensor};
+use tch::{Device, Tensor};
 
 /// Returns an image of `tests/reference/pictures.py` as the weights want it, `[1, 3, size, size]`.
 fn image(weights: Weights, n: i64, size: u32) -> Tensor {
@@ -215,11 +215,5 @@ fn every_family_comes_back_from_its_files() {
         assert_close(case.name, &again, &logits, 0.);
         let evaluation = model.evaluate(&validation).unwrap();
         assert!(evaluation.loss.is_finite(), "{}", case.name);
-
-        // TorchScript computes nothing fused.
-        model.save_torchscript(path("model.pt")).unwrap();
-        let script = CModule::load(path("model.pt")).unwrap();
-        let traced = script.forward_ts(&[images.shallow_clone()]).unwrap();
-        assert_close(case.name, &traced, &logits, 1e-4);
     }
 }

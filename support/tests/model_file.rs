@@ -1,4 +1,4 @@
-//! Model files: what is saved comes back, as Keras and TorchScript too, and what is no model file is
+//! Model files: what is saved comes back, as Keras and ONNX too, and what is no model file is
 //! refused. The reference is `tests/reference/model_file.py`'s. Needs no weights.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +14,7 @@ use common::{assert_close, formula, keras_file, picture, shapes, tensors};
 use image::RgbImage;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use serde_json::Value;
+use serde_json::{Value, json};
 use small_set::{batches, pictures};
 use support::analysis::Calibration;
 use support::classifier::{Classification, Classifier, TrainingRecord};
@@ -27,7 +27,7 @@ use support::pipeline::{Batches, Pixels};
 use support::settings::BrokenImages;
 use support::training::{Compiled, EpochLog, Evaluation, Fit, History, Loss, RmsProp};
 use support::{Error, Result};
-use tch::{CModule, Device, Tensor};
+use tch::{Device, Tensor};
 use tempfile::TempDir;
 
 const CLASSES: [&str; 3] = ["cats", "dogs", "owls"];
@@ -601,27 +601,81 @@ fn a_file_that_cannot_be_written_leaves_nothing_behind() {
 }
 
 #[test]
-fn torchscript_has_the_models_logits_for_any_number_of_images() {
-    let model = model();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.pt");
-    model.save_torchscript(&path).unwrap();
-    let script = CModule::load(&path).unwrap();
-    let images = images();
-    let expected = model.forward(&images).unwrap();
-    for count in [1, 3] {
-        let logits = script.forward_ts(&[images.narrow(0, 0, count)]).unwrap();
-        assert!(!logits.requires_grad());
-        assert_close("logits", &logits, &expected.narrow(0, 0, count), 1e-5);
+fn a_network_is_written_as_onnx_whole_or_not_at_all() {
+    let (_images, train) = set();
+    let (folder, path) = saved(&model(), &train);
+    let onnx = folder.path().join("model.onnx");
+    let classifier = load(&path).unwrap();
+    classifier.save_onnx(&onnx).unwrap();
+    let written = fs::read(&onnx).unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    let error = classifier.save_onnx(folder.path().join("none/model.onnx"));
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("cannot create "), "{error}");
+
+    let to_onnx = |words: &[&Path]| example("to_onnx", words);
+    let again = folder.path().join("again.onnx");
+    let (code, out, err) = to_onnx(&[&path, &again]);
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(0), "", ""));
+    assert!(fs::read(&again).unwrap() == written);
+    let (code, _, err) = to_onnx(&[&onnx, &again]);
+    assert_eq!(code, Some(1));
+    assert!(err.starts_with("model file "), "{err}");
+    let (code, _, err) = to_onnx(&[&path]);
+    assert_eq!(code, Some(2));
+    assert!(err.contains("usage: to_onnx MODEL ONNX"), "{err}");
+}
+
+#[test]
+#[ignore = "needs ONNX Runtime"]
+fn an_exported_model_has_the_logits_of_keras_and_tells_classes_and_input_in_onnx_runtime() {
+    let (folder, model) = (pictures(&CLASSES, 6), model());
+    let (train, calibration) = calibrated(&model, &folder);
+    let saved = tempfile::tempdir().unwrap();
+    let path = |extension: &str| saved.path().join("model").with_extension(extension);
+    let record = TrainingRecord::new(&train).calibration(&calibration);
+    model.save(path("safetensors"), &record).unwrap();
+    let classifier = load(&path("safetensors")).unwrap();
+    classifier.save_onnx(path("onnx")).unwrap();
+    images().contiguous().write_npy(path("npy")).unwrap();
+
+    let python = std::env::var_os("TRANSFER_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/reference/onnx_logits.py"
+    );
+    let mut command = Command::new(python);
+    command.args([script, "onnxruntime"]).arg(saved.path());
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let read = &read["model"];
+    let expected = &tensors("model_file.safetensors")["logits"];
+    for (key, count) in [("of_one", 1), ("of_all", 3)] {
+        let logits: Vec<[f32; 3]> = serde_json::from_value(read[key].clone()).unwrap();
+        let logits = Tensor::from_slice2(&logits);
+        assert_close(key, &logits, &expected.narrow(0, 0, count), 1e-4);
     }
-    // A head that does not fit ends the trace, and the next one works.
-    let unfit = Sequential::new(base([3, 96, 96])).push(Dense::new(1280, 1));
-    let error = unfit
-        .save_torchscript(folder.path().join("unfit.pt"))
-        .unwrap_err();
-    assert!(matches!(error, Error::Shape { .. }), "{error}");
-    model.save_torchscript(&path).unwrap();
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(read["inputs"], json!({"image": ["batch", 3, 96, 96]}));
+    assert_eq!(read["outputs"], json!({"logits": ["batch", 3]}));
+    let info: Value = serde_json::from_str(read["metadata"]["model"].as_str().unwrap()).unwrap();
+    assert_eq!(info["classes"], json!(CLASSES));
+    let scaling =
+        json!({"size": 96, "resize": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]});
+    assert_eq!(info["input"], scaling);
+    assert_eq!(info["loss"], "sparse_categorical_crossentropy");
+    let temperature = &info["calibration"]["temperature"];
+    assert_eq!(temperature, &json!(calibration.temperature()));
+}
+
+/// Runs an example; returns its exit code, and what it prints on both channels.
+fn example(name: &str, words: &[&Path]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["run", "--quiet", "-p", "support", "--example", name]);
+    let output = command.arg("--").args(words).output().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    (output.status.code(), out, err)
 }
 
 #[test]
@@ -630,14 +684,7 @@ fn the_command_line_prints_a_table_or_json_and_names_what_it_cannot_read() {
     let (_saved, path) = saved(&model(), &train);
     let broken = folder.path().join("broken.jpg");
     fs::write(&broken, b"not a picture").unwrap();
-    let classify = |words: &[&Path]| {
-        let mut command = Command::new(env!("CARGO"));
-        command.args(["run", "--quiet", "-p", "support", "--example", "classify"]);
-        let output = command.arg("--").args(words).output().unwrap();
-        let [out, err] =
-            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-        (output.status.code(), out, err)
-    };
+    let classify = |words: &[&Path]| example("classify", words);
     let dogs = folder.path().join("train/dogs");
     let cat = folder.path().join("train/cats/1.png");
     let (model, cat) = (path.as_path(), cat.as_path());

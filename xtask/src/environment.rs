@@ -217,8 +217,8 @@ impl Environment {
     pub(crate) fn notebooks(checkout: &Checkout, home: &Home) -> anyhow::Result<Self> {
         let pins = Pins {
             list: pins(&checkout.read("requirements.txt")?),
-            // Those of torch.
-            minors: 10..=14,
+            // onnxruntime begins at 3.11, torch ends at 3.14.
+            minors: 11..=14,
         };
         ensure_linkable(&checkout.libtorch_link())?;
         let Some((folder, place)) = users_environment(checkout, home) else {

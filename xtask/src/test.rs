@@ -65,15 +65,21 @@ fn left_out(ready: &Ready) -> anyhow::Result<Vec<(&'static str, &'static str)>> 
     let photos = std::env::var_os("TRANSFER_TEST_PHOTOS").map(PathBuf::from);
     let photos = photos.unwrap_or_else(|| ready.checkout.join("../shared/data"));
     let photos = photos.join("cats_and_dogs_filtered").is_dir();
-    let holds = |mut python: Command, code| output(python.args(["-c", code])).is_ok();
+    let holds = |mut python: Command, code: &str| output(python.args(["-c", code])).is_ok();
     let cuda = "import torch; assert torch.cuda.is_available()";
     let gpu = holds(ready.python.command("python")?, cuda);
-    let spec = "from importlib.util import find_spec; assert find_spec('tensorflow')";
-    let tensorflow = holds(Command::new("python3"), spec);
+    let package =
+        |name| format!("from importlib.util import find_spec; assert find_spec('{name}')");
+    let tensorflow = holds(Command::new("python3"), &package("tensorflow"));
+    let openvino = holds(ready.python.command("python")?, &package("openvino"));
     let mut kinds = vec![
         (photos, ("real_photos", "photos in TRANSFER_TEST_PHOTOS")),
         (gpu, ("on_the_gpu", "a GPU")),
         (tensorflow, ("in_tensorflow", "a python3 with TensorFlow")),
+        (
+            openvino,
+            ("in_openvino", "`pip install openvino` in the environment"),
+        ),
     ];
     kinds.retain(|(here, _)| !here);
     Ok(kinds.into_iter().map(|(_, kind)| kind).collect())

@@ -1,7 +1,8 @@
 //! The model file: a trained model with all that it takes to use it on other images.
 //!
 //! [`Sequential::save`](crate::model::Sequential::save) writes it, [`Classifier`] reads it. What is in it is
-//! [`ModelInfo`]; `docs/model_file.md` describes it for other languages. Weights alone, for a network
+//! [`ModelInfo`]; `docs/model_file.md` describes it for other languages, which
+//! [`save_onnx`](Classifier::save_onnx) is for, too. Weights alone, for a network
 //! that the reader knows, are [`save_weights`](crate::model::Sequential::save_weights)' business.
 //!
 //! In a notebook, after training:
@@ -33,6 +34,7 @@
 //! ```
 
 mod info;
+mod onnx;
 mod picture;
 mod predict;
 mod save;

@@ -181,8 +181,7 @@ impl Classifier {
         &self.info
     }
 
-    /// Returns the model, for its logits, its [summary](Sequential::summary) or
-    /// [TorchScript](Sequential::save_torchscript).
+    /// Returns the model, for its logits or its [summary](Sequential::summary).
     #[must_use]
     pub fn model(&self) -> &Sequential {
         &self.model

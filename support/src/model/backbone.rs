@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::architecture::Architecture;
 use super::builder::Builder;
 use super::fused;
-use super::inference::{self, Inference};
+use super::inference::Inference;
 use super::layer::{Layer, Operation, SetTrainable, Variable};
 use super::origin::Weights;
 use super::steps::{self, check_shape};
@@ -315,11 +315,6 @@ impl Backbone {
     /// `Shape` for images of another size than the network was made for.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.inference(0, self.layers.len() - 1)?.run(images)
-    }
-
-    /// Returns a function like [`forward`](Self::forward) that can be traced.
-    pub(super) fn traceable(&self) -> Result<impl Fn(&Tensor) -> Result<Tensor> + use<>> {
-        inference::traceable(&self.layers)
     }
 
     /// Returns whether no later layer reads past layer `index`: its output alone determines all

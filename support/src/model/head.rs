@@ -232,12 +232,8 @@ impl Dense {
             return Err(self.too_large());
         };
         let (kernel, bias) = (kernel.value(), bias.value());
-        // A trace would record a move to where the features are already.
-        let features = match kernel.device() {
-            device if device == features.device() => Ok(features.shallow_clone()),
-            device => features.f_to_device(device),
-        };
         features
+            .f_to_device(kernel.device())
             .and_then(|features| features.f_linear(kernel, Some(bias)))
             .map_err(Error::torch(&self.name))
     }

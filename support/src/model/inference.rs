@@ -124,20 +124,6 @@ fn in_micro_batches(
     Tensor::f_cat(&outputs, 0).map_err(Error::torch("batch"))
 }
 
-/// Returns a function that computes all layers with libtorch's own operators alone, whatever the
-/// number of images: one that can be traced.
-pub(super) fn traceable(layers: &[Layer]) -> Result<impl Fn(&Tensor) -> Result<Tensor> + use<>> {
-    let _no_grad = tch::no_grad_guard();
-    let stage = Stage::new(
-        layers,
-        steps(layers, 0, layers.len() - 1),
-        i64::MAX,
-        false,
-        Kind::Float,
-    )?;
-    Ok(move |input: &Tensor| stage.run(input))
-}
-
 /// Returns how many steps there are up to the last whose activations are too large for a
 /// [`MICRO_BATCH`], and on to the next bottleneck.
 fn large_steps(layers: &[Layer], steps: &[Step], kind: Kind) -> usize {

@@ -10,6 +10,7 @@ mod head;
 mod inference;
 mod layer;
 mod mobilenet_v2;
+pub(crate) mod onnx;
 mod origin;
 mod resnet;
 mod sequential;

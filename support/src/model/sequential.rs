@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use tch::{CModule, Kind, Tensor};
+use tch::Tensor;
 
 use super::backbone::Backbone;
 use super::head::{self, BuiltLayer, HeadLayer, TrainingStep};
 use super::layer::{Layer, Variable};
 use super::weights;
-use crate::files::write_whole;
-use crate::{Error, Result};
+use crate::Result;
 
 /// A base model followed by layers on top, as Keras' `Sequential`.
 ///
@@ -243,47 +242,6 @@ impl<C> Sequential<C> {
         })
     }
 
-    /// Saves the model as [TorchScript][docs], which Python and C++ read without this library:
-    /// images `[N, 3, H, W]` of any number, made as the base takes them, in, logits `[N, units]` out.
-    /// The file appears whole or not at all.
-    ///
-    /// Its tensors are constants on the base's device: from a GPU's file, PyTorch's
-    /// `torch.jit.load(path, map_location="cpu")` makes one for the CPU.
-    ///
-    /// [docs]: https://docs.pytorch.org/docs/stable/jit.html
-    ///
-    /// # Errors
-    /// `Io` when the file cannot be written, `Shape` when a layer's output and the next one's input
-    /// do not fit.
-    pub fn save_torchscript(&self, path: impl AsRef<Path>) -> Result<()> {
-        let _no_grad = tch::no_grad_guard();
-        let path = path.as_ref();
-        let base = self.base.traceable()?;
-        let top: Vec<BuiltLayer> = self.top.iter().map(BuiltLayer::detached).collect();
-        let forward = |images: &Tensor| forward_all(&top, base(images)?);
-        let shape = [&[1], &self.base.input_shape()[..]].concat();
-        let example = Tensor::f_zeros(shape, (Kind::Float, self.base.device()))
-            .map_err(Error::torch("an example for the trace"))?;
-        // A trace has to end, also one that fails.
-        let mut failure = None;
-        let mut traced = |inputs: &[Tensor]| {
-            let output = forward(&inputs[0]).unwrap_or_else(|error| {
-                failure = Some(error);
-                inputs[0].shallow_clone()
-            });
-            vec![output]
-        };
-        let module = CModule::create_by_tracing("Sequential", "forward", &[example], &mut traced);
-        failure.map_or(Ok(()), Err)?;
-        let folder = tempfile::tempdir().map_err(Error::io("create a folder for", path))?;
-        let whole = folder.path().join("model.pt");
-        module
-            .and_then(|module| module.save(&whole))
-            .map_err(Error::torch("TorchScript"))?;
-        let bytes = std::fs::read(&whole).map_err(Error::io("read", &whole))?;
-        write_whole(path, &bytes)
-    }
-
     /// Returns the layers on top among those after `from` up to `to`.
     fn top_between(&self, from: usize, to: usize) -> &[BuiltLayer] {
         let last_of_base = self.base.layers().len() - 1;
@@ -322,7 +280,7 @@ fn forward_all(top: &[BuiltLayer], features: Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
     use crate::model::tests::{NETWORKS, network};
@@ -420,7 +378,7 @@ mod tests {
             .push(GlobalAveragePooling2d)
             .push(Dropout::new(0.5))
             .push(Dropout::new(0.5));
-        let features = Tensor::rand([2, 1280, 1, 1], (tch::Kind::Float, Device::Cpu));
+        let features = Tensor::rand([2, 1280, 1, 1], (Kind::Float, Device::Cpu));
         let pooled = model.run(154, &features, 155, step(9)).unwrap();
         let whole = model.run(154, &features, 157, step(9)).unwrap();
         assert_eq!(model.run(155, &pooled, 157, step(9)).unwrap(), whole);

@@ -39,7 +39,7 @@ pub(super) enum Work {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Convolution {
     /// The convolution's layer; the batch normalization is the next one.
-    layer: usize,
+    pub(super) layer: usize,
     pub(super) geometry: Geometry,
     /// Rows at the bottom and columns to the right of zeros beyond those on all four sides.
     pub(super) uneven: [i64; 2],

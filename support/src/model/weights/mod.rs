@@ -270,7 +270,8 @@ pub(crate) fn write<'a>(
     write_whole(path, &bytes)
 }
 
-fn little_endian(tensor: &Tensor) -> Result<Vec<u8>> {
+/// Returns the values as bytes of 32-bit floats.
+pub(super) fn little_endian(tensor: &Tensor) -> Result<Vec<u8>> {
     let values = Vec::<f32>::try_from(tensor.detach().to_device(tch::Device::Cpu).reshape([-1]))
         .map_err(Error::torch("reading a variable"))?;
     Ok(values

@@ -1,13 +1,15 @@
 //! TensorBoard's event files.
 //!
 //! No crate that writes them has had a release since 2024 (tensorboard-rs, tfrecord, tboard), and each brings protobuf's
-//! code for all of TensorFlow's graphs. A scalar takes six fields, which stand here.
+//! code for all of TensorFlow's graphs. A scalar takes six fields, which are declared here.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use prost::Message;
 
 use super::{Callback, End, Epoch, Phase, Step};
 use crate::model::Sequential;
@@ -121,8 +123,8 @@ impl EventFile {
         Ok(events)
     }
 
-    fn write(&mut self, event: &[u8]) -> Result<()> {
-        let written = self.file.write_all(&record(event));
+    fn write(&mut self, event: &Event) -> Result<()> {
+        let written = self.file.write_all(&record(&event.encode_to_vec()));
         written.map_err(Error::io("write", &self.path))
     }
 }
@@ -132,39 +134,58 @@ fn seconds() -> f64 {
     since.unwrap_or_default().as_secs_f64()
 }
 
-/// Returns `Event { wall_time, file_version }`, the first of a file.
-fn version_event(wall_time: f64) -> Vec<u8> {
-    let version = bytes_field(3, b"brain.Event:2");
-    [double_field(1, wall_time), version].concat()
+/// Of [event.proto][proto] the fields that are written.
+///
+/// [proto]: https://github.com/tensorflow/tensorboard/blob/2.21.0/tensorboard/compat/proto/event.proto
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
 }
 
-/// Returns `Event { wall_time, step, summary: Summary { value: [Value { tag, simple_value }] } }`.
-fn scalar_event(wall_time: f64, step: usize, tag: &str, value: f32) -> Vec<u8> {
-    let simple_value = [&[2 << 3 | 5][..], &value.to_le_bytes()].concat();
-    let value = [bytes_field(1, tag.as_bytes()), simple_value].concat();
-    let summary = bytes_field(5, &bytes_field(1, &value));
-    let step = [vec![2 << 3], varint(step)].concat();
-    [double_field(1, wall_time), step, summary].concat()
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Scalar>,
 }
 
-/// Returns a field of a protobuf message, of a number of 64 bits.
-fn double_field(number: u8, value: f64) -> Vec<u8> {
-    [&[number << 3 | 1][..], &value.to_le_bytes()].concat()
+/// `Summary.Value`.
+#[derive(Clone, PartialEq, Message)]
+struct Scalar {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
 }
 
-/// Returns a field of a protobuf message, of text or another message.
-fn bytes_field(number: u8, bytes: &[u8]) -> Vec<u8> {
-    [&[number << 3 | 2], &varint(bytes.len())[..], bytes].concat()
-}
-
-fn varint(mut value: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
+/// Returns the first event of a file.
+fn version_event(wall_time: f64) -> Event {
+    Event {
+        wall_time,
+        file_version: Some("brain.Event:2".into()),
+        ..Event::default()
     }
-    bytes.push(value as u8);
-    bytes
+}
+
+fn scalar_event(wall_time: f64, step: usize, tag: &str, value: f32) -> Event {
+    let scalar = Scalar {
+        tag: tag.into(),
+        simple_value: Some(value),
+    };
+    Event {
+        wall_time,
+        step: step as i64,
+        summary: Some(Summary {
+            value: vec![scalar],
+        }),
+        ..Event::default()
+    }
 }
 
 /// Returns a record of a TFRecord file.
@@ -194,14 +215,15 @@ mod tests {
     fn events_are_written_as_tensorboard_writes_them() {
         // By `tests/reference/tensor_board.py`.
         let expected = include_bytes!("../../../tests/data/events.tfevents");
-        let mut written = record(&version_event(1.7e9 + 0.25));
+        let mut written = record(&version_event(1.7e9 + 0.25).encode_to_vec());
         for (step, tag, value) in [
             (1, "batch_loss", 0.6875),
             (127, "batch_loss", 0.5),
             (128, "epoch_loss", -2.5e-9),
             (70_000, "epoch_top_3_accuracy", 1.),
         ] {
-            written.extend(record(&scalar_event(1.7e9 + 0.5, step, tag, value)));
+            let event = scalar_event(1.7e9 + 0.5, step, tag, value);
+            written.extend(record(&event.encode_to_vec()));
         }
         assert_eq!(written, expected);
     }
