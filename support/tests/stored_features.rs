@@ -178,6 +178,13 @@ fn turned_labels_are_found_shown_and_corrected_by_a_file() {
             "{example:?}"
         );
     }
+
+    let [all, ..] = again.split([1, 0, 0]).unwrap();
+    let corrected = all.map(small_set::format).batch(8);
+    let doubtful = model.features(&corrected).unwrap().doubtful_labels();
+    let doubtful = doubtful.unwrap();
+    assert_eq!(doubtful.to_string(), "0 of 80 labels are doubtful");
+    doubtful.show().unwrap();
 }
 
 #[test]

@@ -157,12 +157,14 @@ impl Predictions {
 
 impl DoubtfulLabels {
     /// Draws the images of the doubtful labels, at most the first 25, the most doubtful first, as they were made for
-    /// the model: each under its label and the suggested class with its probability.
+    /// the model: each under its label and the suggested class with its probability. Says so where no label is doubtful.
     ///
     /// # Errors
-    /// [`Error::Figure`] if there is none; [`Error::Image`] for one that cannot be read any more, where broken images
-    /// are not skipped.
+    /// [`Error::Image`] for one that cannot be read any more, where broken images are not skipped.
     pub fn show(&self) -> Result<Figure> {
+        if self.is_empty() {
+            return sentence("No label is doubtful.");
+        }
         let pictures = self.pictures(MAX_IMAGES)?.into_iter();
         let titled = |(found, pixels): (&DoubtfulLabel, Pixels)| {
             let [label, suggested] = [found.label, found.suggested].map(|it| &self.classes()[it]);
@@ -172,6 +174,18 @@ impl DoubtfulLabels {
         };
         grid(&pictures.map(titled).collect::<Vec<_>>())
     }
+}
+
+/// Draws a sentence in the place of images.
+fn sentence(text: &str) -> Result<Figure> {
+    let mut figure = RgbImage::from_pixel(MAX_SIDE, TITLE_SIZE + 2 * GAP, Rgb([255; 3]));
+    draw(&mut figure, |area| {
+        let Rgb([r, g, b]) = BLACK;
+        let style = (FONT, TITLE_SIZE).into_font().color(&RGBColor(r, g, b));
+        area.draw(&Text::new(text, (GAP as i32, GAP as i32), style))?;
+        Ok(())
+    })?;
+    Figure::new(&figure)
 }
 
 /// Returns how many images stand in a row.
