@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::backbone::Backbone;
 use super::head::{self, BuiltLayer, HeadLayer, TrainingStep};
