@@ -1,4 +1,4 @@
-"""Runs this project, Keras, PyTorch and fastai on the same pictures, in turn, and makes a table of their figures.
+"""Runs this project and its peers on the same pictures, in turn, and makes a table of their figures.
 
 Each is a program that measures itself and ends with one JSON object, whose keys are in README.md. A round runs all of
 them, so that whatever else the machine does meets all alike. `cargo xtask bench` runs this twice: to check what was
@@ -19,15 +19,19 @@ from statistics import mean, median
 PEERS = Path(__file__).parent / "peers"
 # Multiply-adds of MobileNetV2's base on a picture of 160x160, two operations each.
 GFLOP_PER_PICTURE = 0.308
-# Title: program, whether it gets the allocator settings that a notebook's kernel gives, whether its tutorial is only
-# run when asked for.
+# Title: program, whether it gets the allocator settings that a notebook's kernel gives, when its tutorial is run:
+# always, with `--all`, or never.
 COLUMNS = {
-    "ours": ("ours", True, False),
-    "Keras": ("keras", False, False),
-    "PyTorch": ("pytorch", False, False),
-    "PyTorch, our allocator": ("pytorch", True, True),
-    "Keras, our allocator": ("keras", True, True),
+    "ours": ("ours", True, "always"),
+    "Keras": ("keras", False, "always"),
+    "PyTorch": ("pytorch", False, "always"),
+    "PyTorch, our allocator": ("pytorch", True, "all"),
+    "PyTorch, compiled, our allocator": ("pytorch_compiled", True, "never"),
+    "Keras, our allocator": ("keras", True, "all"),
+    "OpenVINO": ("openvino", False, "never"),
+    "ONNX Runtime": ("onnxruntime", False, "never"),
 }
+PRECISIONS = ["f32", "bf16"]
 # The same of several ranks beside one process: program, allocator settings.
 RANKED_COLUMNS = {
     "ours": ("ours", True),
@@ -43,15 +47,16 @@ RANKED_ROWS = {
 }
 # The same of `--fine-tune`.
 FINE_TUNE_COLUMNS = {
-    "ours": ("ours", True, False),
-    "fastai": ("fastai", False, False),
-    "fastai, our allocator": ("fastai", True, True),
+    "ours": ("ours", True, "always"),
+    "fastai": ("fastai", False, "always"),
+    "fastai, our allocator": ("fastai", True, "all"),
 }
 BACKBONES = [f"efficientnet_lite{variant}" for variant in range(3)]
 # Title: key, which way is better (none: not compared with ours), decimals.
 ROWS = {
     "decode + format, images/s": ("decode", "more", 0),
     "base forward, images/s": ("base_forward", "more", 0),
+    "one picture's base forward, ms": ("one_picture", "less", 2),
     "fine-tuning step, images/s": ("fine_tuning", "more", 0),
     "matrix product, GFLOP/s": ("gemm_gflops", None, 0),
     "base forward, % of that": ("base_forward_share", None, 0),
@@ -83,7 +88,7 @@ def at_least(least):
 
 def command_line(words):
     parser = argparse.ArgumentParser(prog="cargo xtask bench", allow_abbrev=False,
-                                     description="Times the tutorial beside Keras, PyTorch and fastai.")
+                                     description="Times the tutorial, or parts of it, beside other programs.")
     parser.add_argument("pictures", nargs="?", metavar="PICTURES", default=os.environ.get("TRANSFER_DATASET"), help="a folder "
                         "with train/ and validation/, two class folders in each (or TRANSFER_DATASET)")
     parser.add_argument("--rounds", type=at_least(1), default=3, metavar="N", help="how often the pieces are measured, or a "
@@ -92,7 +97,10 @@ def command_line(words):
                         "backbone's fine-tuning (3)")
     parser.add_argument("--limit", type=at_least(2), metavar="N", help="pictures of each split, at most")
     parser.add_argument("--pieces", action="store_true", help="without the tutorial as a whole")
+    parser.add_argument("--precision", choices=PRECISIONS, default="f32", help="what all compute in (f32)")
     instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--forward", action="store_true", help="instead: the base's forward pass only, on a batch and on one "
+                         "picture")
     instead.add_argument("--ranks", type=at_least(2), metavar="N", help="instead: the pieces on N processes beside one, and "
                          "PyTorch's DistributedDataParallel")
     instead.add_argument("--fine-tune", choices=BACKBONES, help="instead: this backbone's fine_tune beside fastai's, with "
@@ -105,6 +113,8 @@ def command_line(words):
     options = parser.parse_args(words)
     if not options.pictures:
         parser.error("PICTURES is missing")
+    if options.precision != "f32" and (options.ranks or options.fine_tune):
+        parser.error("--precision: --ranks and --fine-tune compare in f32 only")
     for split in ["train", "validation"]:
         if not Path(options.pictures, split).is_dir():
             parser.error(f"{options.pictures} has no folder {split}: train/ and validation/ are needed, two class folders in each")
@@ -118,19 +128,25 @@ def command_line(words):
 def measure(title, program, our_allocator, mode, options, ranks=None, seed=0):
     """Runs one program and returns its figures; its other lines are shown. With `ranks`, that many processes share the
     cores."""
-    script, weights = {
+    script, weights, *extra = {
         "ours": (None, None),
         "keras": ("keras_tutorial.py", "mobilenet_v2_tfhub"),
         "pytorch": ("pytorch_tutorial.py", "mobilenet_v2_torchvision"),
+        "pytorch_compiled": ("pytorch_tutorial.py", "mobilenet_v2_torchvision", "--compile", "default"),
         "pytorch_ddp": ("pytorch_ddp.py", "mobilenet_v2_torchvision"),
+        "openvino": ("engines.py", "mobilenet_v2_torchvision", "--engine", "openvino"),
+        "onnxruntime": ("engines.py", "mobilenet_v2_torchvision", "--engine", "onnxruntime"),
         "fastai": ("fastai_tutorial.py", options.fine_tune),
     }[program]
+    # Ours takes its precision from the environment.
+    extra += ["--precision", options.precision] if script else []
     words = [sys.executable, PEERS / script, "--weights", options.weights[weights]] if script else [options.ours]
     words += [mode, options.pictures, "--epochs", str(options.epochs), "--seed", str(seed)]
+    words += extra
     words += ["--backbone", options.fine_tune] if options.fine_tune else []
     words += ["--limit", str(options.limit)] if options.limit else []
     environment = {name: value for name, value in os.environ.items() if name not in options.allocator}
-    environment |= {"TRANSFER_DEVICE": "cpu"} | (options.allocator if our_allocator else {})
+    environment |= {"TRANSFER_DEVICE": "cpu", "TRANSFER_PRECISION": options.precision} | (options.allocator if our_allocator else {})
     if ranks:
         environment["OMP_NUM_THREADS"] = str(max(cores() // ranks, 1))
     if ranks and ranks > 1:
@@ -148,6 +164,8 @@ def measure(title, program, our_allocator, mode, options, ranks=None, seed=0):
         if process.returncode or figures is None:
             errors.seek(0)
             raise SystemExit(f"error: {title} ended with {process.returncode}, figures: {figures}\n{errors.read()}")
+    if (found := figures.get("precision", "f32")) != options.precision:
+        raise SystemExit(f"error: {title} computed in {found}, not in {options.precision}")
     if program == "ours":
         rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
         figures["versions"] |= {"libtorch": options.libtorch, "rustc": rustc}
@@ -161,11 +179,16 @@ def values(reports, key):
         value = report.get("base_forward" if key == "base_forward_share" else key)
         for way, value in (value if isinstance(value, dict) else {"": value}).items():
             if key == "base_forward_share" and value is not None:
-                value = 100 * value * GFLOP_PER_PICTURE / report["gemm_gflops"]
+                gemm = report.get("gemm_gflops")
+                value = gemm and 100 * value * GFLOP_PER_PICTURE / gemm
             if value is not None:
                 found.setdefault(way, []).append(value)
     less = any(better == "less" for row, better, _ in ROWS.values() if row == key)
     return dict(sorted(found.items(), key=lambda item: median(item[1]), reverse=not less))
+
+
+def listed(found, decimals):
+    return ", ".join(f"{way} {median(all):.{decimals}f}" for way, all in found.items())
 
 
 def best(reports, key):
@@ -182,14 +205,15 @@ def compared(reached, better, decimals):
     return cells
 
 
-def markdown(columns, machine, pictures, rounds):
+def markdown(columns, machine, pictures, rounds, precision):
     """Returns the table, what was measured on what, and what a table has no room for. `columns` has the reports by
     title, this project's first: the others are compared with it."""
     reports = [report for all in columns.values() for report in all]
-    held_out, epochs = ([report[key] for report in reports if key in report] for key in ["validation_pictures", "epochs"])
-    subject = f"Images: {pictures}, {max(report['pictures'] for report in reports)} for training"
+    trained, held_out, epochs = ([report[key] for report in reports if key in report]
+                                 for key in ["pictures", "validation_pictures", "epochs"])
+    subject = f"Images: {pictures}" + (f", {max(trained)} for training" if trained else "")
     subject += f", {held_out[0]} for validation" if held_out else ""
-    subject += f"; 160x160, batches of 32. Pieces: medians of {rounds} round{'s' if rounds > 1 else ''}."
+    subject += f"; 160x160, batches of 32, {precision}. Pieces: medians of {rounds} round{'s' if rounds > 1 else ''}."
     subject += f" Tutorial: {epochs[0]} + {epochs[0]} epochs, once." if epochs else ""
     lines = ["# Benchmark", "", f"{machine}.", subject, "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
 
@@ -203,8 +227,10 @@ def markdown(columns, machine, pictures, rounds):
             found = values(reports, key)
             spread += [(max(abs(value / median(all) - 1) for value in all), title, row) for all in found.values() if len(all) > 1]
             if len(found) > 1:
-                told = ", ".join(f"{way} {median(all):.{decimals}f}" for way, all in found.items())
-                ways.append(f"- {title}, {row}: {told}")
+                ways.append(f"- {title}, {row}: {listed(found, decimals)}")
+    for title, reports in columns.items():
+        if seconds := values(reports, "compile_seconds"):
+            ways.append(f"- {title}, first call, which compiles, s: {listed(seconds, 0)}")
     lines += ["", "In brackets: how many times as fast, or as small, ours is. Of several ways that a program was run in, the "
               "fastest is in the table."]
     if spread:
@@ -302,6 +328,7 @@ def main():
     output.mkdir(parents=True, exist_ok=True)
     rounds = range(1, options.rounds + 1)
     name = options.pictures.name
+    asked = {"always": True, "all": options.all, "never": False}
     if options.ranks:
         columns = {ranks: {title: [] for title in RANKED_COLUMNS} for ranks in [1, options.ranks]}
         runs = [(number, "pieces", title, *column, ranks) for number in rounds
@@ -310,21 +337,24 @@ def main():
             columns[ranks][title].append(figures)
         table = ranked_markdown(columns, machine(), name, options.rounds, options.ranks)
     elif options.fine_tune:
-        asked = {title: column[:2] for title, column in FINE_TUNE_COLUMNS.items() if options.all or not column[2]}
-        columns = {title: [] for title in asked}
-        runs = [(number, "fine_tune", title, *column, None) for number in rounds for title, column in asked.items()]
+        taken = {title: column[:2] for title, column in FINE_TUNE_COLUMNS.items() if asked[column[2]]}
+        columns = {title: [] for title in taken}
+        runs = [(number, "fine_tune", title, *column, None) for number in rounds for title, column in taken.items()]
         for title, _, figures in run(runs, options, output):
             columns[title].append(figures)
         table = fine_tune_markdown(columns, machine(), name, options.fine_tune)
     else:
-        columns = {title: [] for title in COLUMNS}
-        runs = [(number, "pieces", title, *column[:2], None) for number in rounds for title, column in COLUMNS.items()]
-        if not options.pieces:
+        # ONNX Runtime has no convolution in bf16 on the CPU.
+        taken = {title: column for title, column in COLUMNS.items() if (column[0], options.precision) != ("onnxruntime", "bf16")}
+        columns = {title: [] for title in taken}
+        mode = "forward" if options.forward else "pieces"
+        runs = [(number, mode, title, *column[:2], None) for number in rounds for title, column in taken.items()]
+        if not options.pieces and not options.forward:
             runs += [(1, "tutorial", title, program, our_allocator, None)
-                     for title, (program, our_allocator, extra) in COLUMNS.items() if options.all or not extra]
+                     for title, (program, our_allocator, when) in taken.items() if asked[when]]
         for title, _, figures in run(runs, options, output):
             columns[title].append(figures)
-        table = markdown(columns, machine(), name, options.rounds)
+        table = markdown(columns, machine(), name, options.rounds, options.precision)
     (output / "results.md").write_text(table)
     print(f"\n{table}\ntable         {output / 'results.md'}\nfigures       {output / 'results.jsonl'}")
 

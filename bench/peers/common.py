@@ -21,12 +21,17 @@ LEARNING_RATE = 1e-4
 # Enough for a median, few enough for a round to take a minute; one more of each goes before, uncounted.
 PASSES = 3
 FORWARDS = 10
+SINGLES = 50
 STEPS = 8
 PRODUCTS = 20
 PRODUCT_SIZE = 1024
 
+# How far from PyTorch's features in f32 others' may be, as a share of their norm. Those of another network, or of
+# pictures prepared in another way, are farther off.
+PRECISIONS = {"f32": 1e-3, "bf16": 0.15}
 
-def command_line(description, modes=("pieces", "tutorial")):
+
+def command_line(description, modes=("pieces", "forward", "tutorial"), precisions=("f32",)):
     """Returns the arguments of a peer's command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("mode", choices=modes)
@@ -35,6 +40,7 @@ def command_line(description, modes=("pieces", "tutorial")):
     parser.add_argument("--epochs", type=int, default=10, help="of each phase")
     parser.add_argument("--limit", type=int, metavar="N", help="pictures of each split, at most")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=precisions, default="f32")
     return parser
 
 
@@ -55,6 +61,14 @@ def median_rate(amount, work, repetitions):
         work()
         rates.append(amount / (time.perf_counter() - start))
     return statistics.median(rates)
+
+
+def check_features(features, expected, precision):
+    """Stops the program if features are not PyTorch's."""
+    off = float(((features - expected) ** 2).sum() / (expected**2).sum()) ** 0.5
+    # Not-a-numbers are no agreement either.
+    if features.shape != expected.shape or not off <= PRECISIONS[precision]:
+        raise SystemExit(f"the features are {off:.1e} of their norm off PyTorch's")
 
 
 def gemm_gflops(multiply):
@@ -89,6 +103,7 @@ def finish(arguments, program, versions, threads, result):
     head = {
         "program": program,
         "mode": arguments.mode,
+        "precision": arguments.precision,
         "device": getattr(arguments, "device", "cpu"),
         "versions": {"python": platform.python_version()} | versions,
         "threads": threads,
