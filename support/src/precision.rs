@@ -27,7 +27,9 @@ pub enum Precision {
 
 /// How far features computed in bfloat16 may be from those in 32 bits for [`Precision::Auto`] to choose it:
 /// the norm of the difference, as a share of the features' norm, both over a batch and pooled over each image.
-pub const LARGEST_DEVIATION: f64 = 0.05;
+/// TF-Hub's MobileNetV2 is at 0.17 to 0.19, and the tutorial as accurate as in 32 bits (docs/performance.md); the
+/// other networks that were tried are at 0.03 to 0.05.
+pub const LARGEST_DEVIATION: f64 = 0.25;
 
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` in cuda.h.
 const COMPUTE_CAPABILITY_MAJOR: i32 = 75;

@@ -95,7 +95,7 @@ struct NormalizedConvolution : torch::autograd::Function<NormalizedConvolution> 
     const at::ScalarType kind = input.scalar_type();
     const Tensor folded = (kernel * scale.view({-1, 1, 1, 1})).to(kind);
     const Tensor bias = at::addcmul(beta, mean, scale, -1).to(kind);
-    const bool has_fused = at::globalContext().userEnabledMkldnn() && kind != at::kDouble;
+    const bool has_fused = at::hasMKLDNN() && kind != at::kDouble;
     const auto convolution = has_fused ? fused_convolution : plain_convolution;
     const Tensor output = convolution(input, folded, bias, geometry, activation);
     const Tensor of_activation = activation == Activation::None ? Tensor() : output;
