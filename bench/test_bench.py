@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 import scaling
-from bench import command_line, fine_tune_markdown, markdown, ranked_markdown
+from bench import command_line, fine_tune_markdown, markdown, measure, ranked_markdown
 
 
 def pieces(program, decode, forward, gemm):
@@ -188,6 +188,19 @@ class Scaling(unittest.TestCase):
         self.assertEqual(rows[0], "| | fast, batch 32 | fast, 32 on each |")
         self.assertEqual(rows[2], "| 1 | 762 (100 %) | 762 (100 %) |")
         self.assertTrue(rows[3].startswith("| 64 |  | 48,"), rows[3])
+
+
+class Measure(unittest.TestCase):
+    def test_figures_of_another_precision_than_was_asked_for_are_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for split in ["train", "validation"]:
+                Path(folder, split).mkdir()
+            program = Path(folder, "program")
+            program.write_text("""#!/bin/sh\necho '{"precision": "f32"}'\n""")
+            program.chmod(0o755)
+            options = command_line([folder, "--ours", str(program), "--precision", "bf16"])
+            with self.assertRaisesRegex(SystemExit, "ours computed in f32, not in bf16"):
+                measure("ours", "ours", False, "forward", options)
 
 
 class CommandLine(unittest.TestCase):
