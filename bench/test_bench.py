@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 import scaling
-from bench import command_line, fine_tune_markdown, markdown, ranked_markdown
+from bench import command_line, fine_tune_markdown, markdown, measure, ranked_markdown
 
 
 def pieces(program, decode, forward, gemm):
@@ -23,39 +23,46 @@ def tutorial(program, first, second, seconds, before, after, memory):
 def columns():
     ours = [pieces("rustc", decode, {"default": forward}, gemm) for decode, forward, gemm in
             [(900, 400, 160), (1000, 420, 170), (800, 380, 154)]]
+    ours = [report | {"one_picture": {"default": 1.5}} for report in ours]
     peer = [pieces("torch", 450, {"contiguous": slow, "channels_last": fast}, 161) for slow, fast in [(80, 110), (70, 90)]]
     extra = [pieces("torch", 460, {"contiguous": 150, "channels_last": 250}, 161)]
     ours.append(tutorial("rustc", 9, 70.5, 80.04, 0.974, 0.975, 800.4))
     peer.append(tutorial("torch", 450, 480, 931, 0.963, 0.972, 1290))
-    return {"ours": ours, "PyTorch": peer, "PyTorch, kept": extra}
+    engine = [{"versions": {"engine": "1"}, "threads": 2, "base_forward": {"at once": 500}, "one_picture": {"at once": 1.2, "kept": 1},
+               "compile_seconds": {"base forward": 4.4, "one picture": 3}}]
+    return {"ours": ours, "PyTorch": peer, "PyTorch, kept": extra, "engine": engine}
 
 
 TABLE = """\
 # Benchmark
 
 A CPU, 2 cores, 8.0 GB of memory.
-Images: pets, 2000 for training, 1000 for validation; 160x160, batches of 32. Pieces: medians of 3 rounds. Tutorial: 10 + 10 epochs, once.
+Images: pets, 2000 for training, 1000 for validation; 160x160, batches of 32, bf16. Pieces: medians of 3 rounds. Tutorial: 10 + 10 epochs, once.
 
-| | ours | PyTorch | PyTorch, kept |
-|---|---|---|---|
-| decode + format, images/s | 900 | 450 (2.00x) | 460 (1.96x) |
-| base forward, images/s | 400 | 100 (4.00x) | 250 (1.60x) |
-| matrix product, GFLOP/s | 160 | 161 | 161 |
-| base forward, % of that | 76 | 19 | 48 |
-| tutorial, phase 1, s | 9.0 | 450.0 (50.00x) |  |
-| tutorial, phase 2, s | 70.5 | 480.0 (6.81x) |  |
-| tutorial in all, s | 80.0 | 931.0 (11.63x) |  |
-| validation accuracy after phase 1 | 0.9740 | 0.9630 |  |
-| validation accuracy after phase 2 | 0.9750 | 0.9720 |  |
-| tutorial, peak memory, MB | 800 | 1290 (1.61x) |  |
+| | ours | PyTorch | PyTorch, kept | engine |
+|---|---|---|---|---|
+| decode + format, images/s | 900 | 450 (2.00x) | 460 (1.96x) |  |
+| base forward, images/s | 400 | 100 (4.00x) | 250 (1.60x) | 500 (0.80x) |
+| one picture's base forward, ms | 1.50 |  |  | 1.00 (0.67x) |
+| matrix product, GFLOP/s | 160 | 161 | 161 |  |
+| base forward, % of that | 76 | 19 | 48 |  |
+| tutorial, phase 1, s | 9.0 | 450.0 (50.00x) |  |  |
+| tutorial, phase 2, s | 70.5 | 480.0 (6.81x) |  |  |
+| tutorial in all, s | 80.0 | 931.0 (11.63x) |  |  |
+| validation accuracy after phase 1 | 0.9740 | 0.9630 |  |  |
+| validation accuracy after phase 2 | 0.9750 | 0.9720 |  |  |
+| tutorial, peak memory, MB | 800 | 1290 (1.61x) |  |  |
 
 In brackets: how many times as fast, or as small, ours is. Of several ways that a program was run in, the fastest is in the table.
 A round is off its median by 11 % at most (ours, decode + format, images/s).
 
 - PyTorch, base forward, images/s: channels_last 100, contiguous 75
 - PyTorch, kept, base forward, images/s: channels_last 250, contiguous 150
+- engine, one picture's base forward, ms: kept 1.00, at once 1.20
+- engine, first call, which compiles, s: base forward 4, one picture 3
 - ours: rustc 1; 2 threads
 - PyTorch: torch 1; 2 threads
+- engine: engine 1; 2 threads
 """
 
 
@@ -63,10 +70,10 @@ class Table(unittest.TestCase):
     maxDiff = None
 
     def test_it_has_medians_of_the_best_way_and_what_ours_is_to_them(self):
-        self.assertEqual(markdown(columns(), "A CPU, 2 cores, 8.0 GB of memory", "pets", 3), TABLE)
+        self.assertEqual(markdown(columns(), "A CPU, 2 cores, 8.0 GB of memory", "pets", 3, "bf16"), TABLE)
 
     def test_a_single_round_of_pieces_has_no_spread_and_no_tutorial(self):
-        text = markdown({title: reports[:1] for title, reports in columns().items()}, "A CPU", "pets", 1)
+        text = markdown({title: reports[:1] for title, reports in columns().items()}, "A CPU", "pets", 1, "f32")
         self.assertIn("medians of 1 round.", text)
         self.assertNotRegex(text, "off its median|utorial")
 
@@ -183,6 +190,19 @@ class Scaling(unittest.TestCase):
         self.assertTrue(rows[3].startswith("| 64 |  | 48,"), rows[3])
 
 
+class Measure(unittest.TestCase):
+    def test_figures_of_another_precision_than_was_asked_for_are_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for split in ["train", "validation"]:
+                Path(folder, split).mkdir()
+            program = Path(folder, "program")
+            program.write_text("""#!/bin/sh\necho '{"precision": "f32"}'\n""")
+            program.chmod(0o755)
+            options = command_line([folder, "--ours", str(program), "--precision", "bf16"])
+            with self.assertRaisesRegex(SystemExit, "ours computed in f32, not in bf16"):
+                measure("ours", "ours", False, "forward", options)
+
+
 class CommandLine(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -195,6 +215,12 @@ class CommandLine(unittest.TestCase):
         options = command_line(["--rounds", "1", str(self.folder), "--limit", "64", "--pieces"])
         found = options.pictures, options.rounds, options.epochs, options.limit, options.pieces, options.all
         self.assertEqual(found, (self.folder, 1, 10, 64, True, False))
+
+    def test_the_forward_pass_alone_can_be_asked_for_in_bf16_and_all_is_in_f32_unless_it_is(self):
+        (self.folder / "validation").mkdir()
+        options = command_line([str(self.folder), "--forward", "--precision", "bf16"])
+        self.assertEqual((options.forward, options.precision), (True, "bf16"))
+        self.assertEqual(command_line([str(self.folder)]).precision, "f32")
 
     def test_fine_tuning_takes_fewer_epochs_unless_they_are_given(self):
         (self.folder / "validation").mkdir()
@@ -210,6 +236,9 @@ class CommandLine(unittest.TestCase):
             (["--rounds"], "--rounds: expected one argument"),
             (["--ranks", "1"], "--ranks: 1: expected a number from 2 on"),
             (["--ranks", "2", "--fine-tune", "efficientnet_lite0"], "not allowed with argument --ranks"),
+            (["--ranks", "2", "--forward"], "not allowed with argument --"),
+            (["--precision", "f16"], "--precision: invalid choice: 'f16' (choose from "),
+            ([str(self.folder), "--ranks", "2", "--precision", "bf16"], "--precision: --ranks and --fine-tune compare in f32 only"),
             (["--fine-tune", "resnet18"], "--fine-tune: invalid choice: 'resnet18' (choose from "),
             (["--epochs", "0"], "--epochs: 0: expected a number from 1 on"),
             (["--limit", "1"], "--limit: 1: expected a number from 2 on"),

@@ -1,6 +1,6 @@
 """The tutorial in Keras, and its pieces one by one, timed.
 
-    python keras_tutorial.py {pieces,tutorial} DIR --weights model.h5
+    python keras_tutorial.py {pieces,forward,tutorial} DIR --weights model.h5
         [--epochs 10] [--limit N] [--seed 0] [--batch-statistics]
 
 DIR holds `train/` and `validation/`, each with one folder per class (labels by
@@ -119,6 +119,26 @@ class Clock(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self.start)
 
 
+def forward(base, images):
+    """Measures the base on a batch and on one picture, and a matrix product."""
+    base.trainable = False
+    run = tf.function(lambda images: base(images, training=False))
+    single = images[:1]
+    single_rate = common.median_rate(1, lambda: run(single), common.SINGLES)
+    a, b = (tf.random.normal([common.PRODUCT_SIZE] * 2) for _ in range(2))
+    return {
+        "base_forward": {"graph": common.median_rate(len(images), lambda: run(images), common.FORWARDS)},
+        "one_picture": {"graph": 1000 / single_rate},
+        "gemm_gflops": common.gemm_gflops(lambda: tf.linalg.matmul(a, b)),
+    }
+
+
+def forward_only(arguments):
+    train, _ = batches(arguments.pictures / "train", arguments.limit, arguments.seed, True)
+    images, _ = next(iter(train))
+    return forward(pretrained(arguments.weights), images)
+
+
 def pieces(arguments):
     """Measures the input pipeline, the base and a fine-tuning step, each alone."""
     train, count = batches(arguments.pictures / "train", arguments.limit, arguments.seed, True)
@@ -130,9 +150,7 @@ def pieces(arguments):
     decode = common.median_rate(count, read, common.PASSES)
     images, labels = next(iter(train))
     base = pretrained(arguments.weights)
-    base.trainable = False
-    forward = tf.function(lambda images: base(images, training=False))
-    base_forward = common.median_rate(len(images), lambda: forward(images), common.FORWARDS)
+    figures = forward(base, images)
 
     unfreeze(base)
     steps = {}
@@ -143,15 +161,7 @@ def pieces(arguments):
         steps[name] = common.median_rate(
             len(images), lambda: model.train_on_batch(images, labels), common.STEPS
         )
-
-    a, b = (tf.random.normal([common.PRODUCT_SIZE] * 2) for _ in range(2))
-    return {
-        "pictures": count,
-        "decode": {"tf_data": decode},
-        "base_forward": {"graph": base_forward},
-        "fine_tuning": steps,
-        "gemm_gflops": common.gemm_gflops(lambda: tf.linalg.matmul(a, b)),
-    }
+    return figures | {"pictures": count, "decode": {"tf_data": decode}, "fine_tuning": steps}
 
 
 def tutorial(arguments):
@@ -202,7 +212,7 @@ def main():
     parser = common.command_line(__doc__.split("\n")[0])
     parser.add_argument("--batch-statistics", action="store_true", help="let them in")
     arguments = parser.parse_args()
-    result = {"pieces": pieces, "tutorial": tutorial}[arguments.mode](arguments)
+    result = {"pieces": pieces, "forward": forward_only, "tutorial": tutorial}[arguments.mode](arguments)
     versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
     # 0, TensorFlow's default, is as many as there are cores.
     threads = tf.config.threading.get_intra_op_parallelism_threads() or common.cores()

@@ -2,7 +2,7 @@
 //! `cargo xtask bench`, which also sets the allocator as a notebook's kernel does.
 //!
 //! ```text
-//! cargo bench -p support --bench tutorial -- pieces|tutorial|fine_tune DIR [--backbone NAME] [--batch N]
+//! cargo bench -p support --bench tutorial -- pieces|forward|tutorial|fine_tune DIR [--backbone NAME] [--batch N]
 //!     [--epochs N] [--limit N] [--seed N]
 //! ```
 //!
@@ -35,6 +35,7 @@ const FINE_TUNED_VARIABLES: usize = 58;
 // As in the peers' `common.py`; one more of each goes before, uncounted.
 const PASSES: usize = 3;
 const FORWARDS: usize = 10;
+const SINGLES: usize = 50;
 const PRODUCTS: usize = 20;
 const PRODUCT_SIZE: i64 = 1024;
 /// Batches of the fine-tuning epochs, each of which is one repetition: half of the tutorial's.
@@ -54,6 +55,7 @@ struct Arguments {
 #[derive(Clone, Copy)]
 enum Mode {
     Pieces,
+    Forward,
     Tutorial,
     FineTune,
 }
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         let settings = arguments.settings()?;
         let figures = match arguments.mode {
             Mode::Pieces => pieces(&arguments, &settings),
+            Mode::Forward => forward(&arguments, &settings),
             Mode::Tutorial => tutorial(&arguments, &settings),
             Mode::FineTune => fine_tune(&arguments, &settings),
         };
@@ -74,14 +77,19 @@ fn main() -> ExitCode {
 impl Arguments {
     fn parse(words: &[String]) -> Result<Self> {
         let [mode, pictures, options @ ..] = words else {
-            return Err("expected: pieces|tutorial|fine_tune DIR".into());
+            return Err("expected: pieces|forward|tutorial|fine_tune DIR".into());
         };
         let mut arguments = Self {
             mode: match mode.as_str() {
                 "pieces" => Mode::Pieces,
+                "forward" => Mode::Forward,
                 "tutorial" => Mode::Tutorial,
                 "fine_tune" => Mode::FineTune,
-                _ => return Err(format!("{mode}: expected pieces, tutorial or fine_tune").into()),
+                _ => {
+                    return Err(
+                        format!("{mode}: expected pieces, forward, tutorial or fine_tune").into(),
+                    );
+                }
             },
             pictures: pictures.into(),
             backbone: Weights::default(),
@@ -177,13 +185,7 @@ fn pieces(arguments: &Arguments, settings: &Settings) -> Result<Value> {
 
     let (images, _) = own.first()?;
     let mut base = MobileNetV2::pretrained(IMG_SHAPE, settings)?;
-    base.set_trainable(false);
-    let images = images.to_device(settings.device);
-    let all = images.size()[0] as usize * group.size();
-    let base_forward = median_rate(all as f64, FORWARDS, || {
-        tch::no_grad(|| base.forward(&images)).map(|_features| wait_for(settings.device))?;
-        group.barrier()
-    })?;
+    let mut told = forward_passes(&mut base, &images, settings)?;
 
     base.set_trainable(true);
     base.layers_mut()[..FINE_TUNE_AT].set_trainable(false);
@@ -201,23 +203,45 @@ fn pieces(arguments: &Arguments, settings: &Settings) -> Result<Value> {
     let seconds = history.epochs.iter().skip(1).map(|epoch| epoch.seconds);
     let fine_tuning = steps.examples() as f64 / median(seconds.collect());
 
+    told["pictures"] = json!(count);
+    told["decode"] = json!({"threads": decode});
+    told["fine_tuning"] = json!({"stored_activations": fine_tuning});
+    Ok(figures(arguments, settings, told))
+}
+
+/// Measures the base's forward pass only.
+fn forward(arguments: &Arguments, settings: &Settings) -> Result<Value> {
+    let [train, _] = arguments.images(settings, format_example)?;
+    let (images, _) = train.batch(arguments.batch).first()?;
+    let mut base = MobileNetV2::pretrained(IMG_SHAPE, settings)?;
+    let told = forward_passes(&mut base, &images, settings)?;
+    Ok(figures(arguments, settings, told))
+}
+
+/// Measures the base on each rank's `images` and on one of them, and a matrix product.
+fn forward_passes(base: &mut Backbone, images: &Tensor, settings: &Settings) -> Result<Value> {
+    base.set_trainable(false);
+    let images = images.to_device(settings.device);
+    let pass = |images: &Tensor| {
+        tch::no_grad(|| base.forward(images)).map(|_features| wait_for(settings.device))?;
+        settings.group.barrier()
+    };
+    let all = images.size()[0] as usize * settings.group.size();
+    let base_forward = median_rate(all as f64, FORWARDS, || pass(&images))?;
+    let single = images.narrow(0, 0, 1);
+    let singles = median_rate(1., SINGLES, || pass(&single))?;
+
     let matrix = || Tensor::randn([PRODUCT_SIZE; 2], (Kind::Float, settings.device));
     let (a, b) = (matrix(), matrix());
     let gigaflop = 2e-9 * (PRODUCT_SIZE as f64).powi(3);
     let gemm = median_rate(gigaflop, PRODUCTS, || {
         a.f_matmul(&b).map(|_product| wait_for(settings.device))
     })?;
-    Ok(figures(
-        arguments,
-        settings,
-        json!({
-            "pictures": count,
-            "decode": {"threads": decode},
-            "base_forward": {"default": base_forward},
-            "fine_tuning": {"stored_activations": fine_tuning},
-            "gemm_gflops": gemm,
-        }),
-    ))
+    Ok(json!({
+        "base_forward": {"default": base_forward},
+        "one_picture": {"default": 1000. / singles},
+        "gemm_gflops": gemm,
+    }))
 }
 
 /// Runs the whole tutorial.
@@ -349,6 +373,7 @@ fn figures(arguments: &Arguments, settings: &Settings, mut figures: Value) -> Va
     figures["program"] = json!("ours");
     figures["mode"] = json!(match arguments.mode {
         Mode::Pieces => "pieces",
+        Mode::Forward => "forward",
         Mode::Tutorial => "tutorial",
         Mode::FineTune => "fine_tune",
     });

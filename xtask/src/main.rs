@@ -31,7 +31,7 @@ cargo xtask COMMAND
                 trains on N processes, by default one per GPU, or two: the tutorial as a program; ARGS go
                 to `torchrun`
   test          set-up, then formatting, lints, tests, docs and the notebook checks
-  bench [ARGS]  times the tutorial beside Keras, PyTorch and fastai; `bench --help` lists ARGS
+  bench [ARGS]  times the tutorial beside Keras, PyTorch and others; `bench --help` lists ARGS
   clean [--all] removes what was built for this checkout; --all: the shared cache folder as well
 
 Settings (TRANSFER_DATASET, TRANSFER_LIMIT, TRANSFER_EPOCHS, ...) are in the README.
