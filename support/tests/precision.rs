@@ -11,7 +11,7 @@ use tch::Device;
 
 #[test]
 #[ignore = "needs weights"]
-fn a_run_in_bfloat16_learns_as_one_in_32_bits_on_activations_of_half_the_size() {
+fn a_run_in_bfloat16_is_the_same_from_stored_activations_and_close_to_one_in_32_bits() {
     if !multiplies_bf16(Device::Cpu) {
         let error = model(100, 1e-4).base_mut().set_precision(Precision::Bf16);
         let error = error.unwrap_err().to_string();
@@ -30,12 +30,11 @@ fn a_run_in_bfloat16_learns_as_one_in_32_bits_on_activations_of_half_the_size() 
     let expected = run(Precision::F32, true);
     let stored = run(Precision::Bf16, true);
     let computed = run(Precision::Bf16, false);
+    assert_eq!(stored, computed);
     assert_ne!(stored, expected, "nothing was computed in bfloat16");
-    for ((stored, computed), expected) in stored.iter().zip(&computed).zip(&expected) {
-        // Batches that are put together otherwise are rounded otherwise.
-        assert!((stored - computed).abs() < 0.02, "{stored} for {computed}");
-        assert!((stored - expected).abs() < 0.1, "{stored} for {expected}");
-    }
+    // Images that are easily told apart: after an epoch every rounding shows.
+    let difference = stored[0] / expected[0] - 1.;
+    assert!(difference.abs() < 0.05, "{stored:?} for {expected:?}");
 }
 
 #[test]
