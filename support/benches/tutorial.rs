@@ -231,7 +231,11 @@ fn forward_passes(base: &mut Backbone, images: &Tensor, settings: &Settings) -> 
     let single = images.narrow(0, 0, 1);
     let singles = median_rate(1., SINGLES, || pass(&single))?;
 
-    let matrix = || Tensor::randn([PRODUCT_SIZE; 2], (Kind::Float, settings.device));
+    let kind = match settings.precision {
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::F32 | Precision::Auto => Kind::Float,
+    };
+    let matrix = || Tensor::randn([PRODUCT_SIZE; 2], (kind, settings.device));
     let (a, b) = (matrix(), matrix());
     let gigaflop = 2e-9 * (PRODUCT_SIZE as f64).powi(3);
     let gemm = median_rate(gigaflop, PRODUCTS, || {
@@ -377,6 +381,7 @@ fn figures(arguments: &Arguments, settings: &Settings, mut figures: Value) -> Va
         Mode::Tutorial => "tutorial",
         Mode::FineTune => "fine_tune",
     });
+    figures["precision"] = json!(settings.precision.name());
     figures["device"] = json!(match settings.device {
         Device::Cuda(_) => "cuda",
         _ => "cpu",
