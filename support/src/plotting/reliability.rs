@@ -58,7 +58,7 @@ impl Calibration {
                 };
                 chart.draw_series(filled.map(dot))?;
             }
-            legend(&mut chart, SeriesLabelPosition::UpperLeft)
+            legend(&mut chart, SeriesLabelPosition::LowerRight)
         })?;
         Figure::new(&imageops::thumbnail(&image, SIDE, SIDE))
     }
