@@ -100,7 +100,9 @@ impl Sequential<Compiled> {
                 let gradient = self.gradient(&loss.mean)?;
                 self.update(&gradient, rates)?;
                 // Only now: a GPU is waited for.
-                loss.read()
+                let mut totals = loss.read()?;
+                totals.loss += nan_if_not_finite(&gradient)?;
+                Ok(totals)
             }
             (loss, Some(reducer)) => self.train_step_together(loss.as_ref(), rates, reducer),
         }
@@ -132,10 +134,13 @@ impl Sequential<Compiled> {
         let mean = sums
             .f_get(2)
             .and_then(|examples| gradients.f_div_(&examples));
-        self.update(&mean.map_err(Error::torch("mean of the gradients"))?, rates)?;
+        let mean = mean.map_err(Error::torch("mean of the gradients"))?;
+        self.update(&mean, rates)?;
+        let totals = Totals::read(&sums)?;
         Ok(Totals {
+            loss: totals.loss + nan_if_not_finite(&mean)?,
             outputs: loss.iter().flat_map(|loss| loss.outputs()).collect(),
-            ..Totals::read(&sums)?
+            ..totals
         })
     }
 
@@ -294,6 +299,14 @@ impl Sequential<Compiled> {
             Some(label) => argument(format!("indices of {classes} classes"), label.to_string()),
         }
     }
+}
+
+/// Returns what makes the loss NaN where the gradient is not finite, else 0. The loss alone does not tell: oneDNN's ReLUs
+/// make 0 of what is no number.
+fn nan_if_not_finite(gradient: &Tensor) -> Result<f64> {
+    let sum = gradient.f_sum(gradient.kind());
+    let sum = sum.and_then(|sum| sum.f_double_value(&[]));
+    Ok(0. * sum.map_err(Error::torch("gradient"))?)
 }
 
 #[cfg(test)]
