@@ -4,6 +4,7 @@
 //! because nothing in it is called by name. It is loaded here, where there is a GPU, before `main` and
 //! before a notebook's cell: libtorch remembers the answer to the first question about CUDA.
 
+use std::error::Error as _;
 use std::fmt;
 use std::path::Path;
 
@@ -116,7 +117,15 @@ fn load_cuda() -> Result<(), String> {
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_LAZY | RTLD_GLOBAL) };
     library
         .map(std::mem::forget)
-        .map_err(|error| format!("libtorch_cuda.so: {error}"))
+        .map_err(|error| reason(&error))
+}
+
+/// Returns what the system says, which names the library.
+fn reason(error: &libloading::Error) -> String {
+    match error.source() {
+        Some(source) => source.to_string(),
+        None => error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +143,14 @@ mod tests {
     fn an_unknown_word_is_refused_with_the_words_that_are_taken() {
         let error = pick("gpu").unwrap_err().to_string();
         assert!(error.contains("auto, cpu, cuda or cuda:N"), "{error}");
+    }
+
+    #[test]
+    fn a_library_that_cannot_be_loaded_is_told_with_the_systems_reason() {
+        // Safety: there is nothing to load.
+        let library = unsafe { Library::open(Some("libno_such.so"), RTLD_LAZY) };
+        let reason = reason(&library.unwrap_err());
+        assert!(reason.starts_with("libno_such.so: "), "{reason}");
     }
 
     #[test]
