@@ -38,7 +38,7 @@ const COMPUTE_CAPABILITY_MAJOR: i32 = 75;
 const WITH_BF16: i32 = 8;
 
 impl Precision {
-    /// Returns what a `TRANSFER_PRECISION` has to be called for this.
+    /// Returns the value of `TRANSFER_PRECISION` that chooses this.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -227,20 +227,14 @@ impl Backbone {
         if self.precision != Precision::Auto {
             return Ok(None);
         }
-        if !multiplies_bf16(self.device) {
-            self.set_precision(Precision::F32)?;
-            return Ok(Some(format!("f32, as {NOT_NATIVE}")));
-        }
-        let images = images()?;
-        let expected = self.pooled(&images)?;
-        self.set_precision(Precision::Bf16)?;
-        let off = self.pooled(&images)?.f_sub(&expected);
-        let squares = off.and_then(|off| {
-            let squares = [off, expected].map(|it| it.f_square()?.f_sum(Kind::Double));
-            let [off, expected] = squares;
-            Tensor::f_stack(&[off?, expected?], 0)
-        });
-        let squares = group.all_reduce(&squares.map_err(Error::torch("precision"))?)?;
+        self.precision = Precision::F32;
+        let native = multiplies_bf16(self.device);
+        // A rank that cannot keeps the others from it.
+        let squares = match native {
+            true => self.squares_in_bf16(&images()?)?,
+            false => Tensor::from_slice(&[f64::INFINITY, 1.]),
+        };
+        let squares = group.all_reduce(&squares)?;
         let [off, expected] = [0, 1].map(|at| squares.double_value(&[at]));
         let deviation = (off / expected).sqrt();
         let (precision, verdict) = match deviation <= LARGEST_DEVIATION {
@@ -248,12 +242,32 @@ impl Backbone {
             false => (Precision::F32, "not within"),
         };
         self.set_precision(precision)?;
-        Ok(Some(format!(
-            "{}, as the first batch's features in bfloat16 are {:.1} % from those in 32 bits, {verdict} the {:.0} % that are allowed",
-            precision.name(),
-            100. * deviation,
-            100. * LARGEST_DEVIATION,
-        )))
+        let reason = match deviation.is_infinite() {
+            true if native => "another rank does not multiply bfloat16 natively".into(),
+            true => NOT_NATIVE.into(),
+            false => format!(
+                "the first batch's features in bfloat16 are {:.1} % from those in 32 bits, {verdict} the {:.0} % \
+                 that are allowed",
+                100. * deviation,
+                100. * LARGEST_DEVIATION,
+            ),
+        };
+        Ok(Some(format!("{}, as {reason}", precision.name())))
+    }
+
+    /// Returns the sums of squares of what bfloat16 changes of the features of images, and of these, both pooled.
+    fn squares_in_bf16(&mut self, images: &Tensor) -> Result<Tensor> {
+        let expected = self.pooled(images)?;
+        self.set_precision(Precision::Bf16)?;
+        let found = self.pooled(images);
+        self.set_precision(Precision::F32)?;
+        let found = found?;
+        let squares = || {
+            let off = found.f_sub(&expected)?.f_square()?.f_sum(Kind::Double)?;
+            Tensor::f_stack(&[off, expected.f_square()?.f_sum(Kind::Double)?], 0)?
+                .f_to_device(Device::Cpu)
+        };
+        squares().map_err(Error::torch("precision"))
     }
 
     /// Returns the features of images, each channel's mean, `[N, C]`.

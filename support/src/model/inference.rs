@@ -272,6 +272,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
+    use crate::distributed::tests::on_ranks;
     use crate::model::Backbone;
     use crate::model::steps::run;
     use crate::model::tests::{NETWORKS, network};
@@ -361,6 +362,31 @@ mod tests {
                 assert!((1e-4..0.2).contains(&difference), "{name}: {difference}");
             }
         }
+    }
+
+    #[test]
+    fn ranks_settle_on_one_precision_by_the_images_of_all() {
+        let settled = on_ranks(2, |group| {
+            let mut network = network(NETWORKS[0]);
+            network.set_precision(Precision::Auto).unwrap();
+            let brightness = group.rank() as f64 + 1.;
+            let images = || {
+                Ok(Tensor::full(
+                    [1, 3, 64, 64],
+                    brightness,
+                    (Kind::Float, Device::Cpu),
+                ))
+            };
+            let which = network.settle_precision(images, &group).unwrap();
+            let again = network.settle_precision(|| panic!("settled"), &group);
+            assert_eq!(again.unwrap(), None);
+            (network.precision(), which.unwrap())
+        });
+        let (precision, which) = &settled[0];
+        assert_eq!(settled[1], (*precision, which.clone()));
+        assert!(which.starts_with(precision.name()), "{which}");
+        let native = multiplies_bf16(Device::Cpu);
+        assert_eq!(which.contains("features in bfloat16"), native, "{which}");
     }
 
     #[test]
