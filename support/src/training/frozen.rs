@@ -272,6 +272,7 @@ mod tests {
     use crate::live::{Progress, Stop};
     use crate::model::{Backbone, Dense, GlobalAveragePooling2d, SetTrainable};
     use crate::pipeline::{Augmentation, Dataset, Pixels};
+    use crate::precision::{Precision, multiplies_bf16};
     use crate::settings::BrokenImages;
 
     /// Two images, and a frozen model for them.
@@ -335,6 +336,24 @@ mod tests {
             let report = prefix.report(memory).unwrap();
             assert_eq!(report.contains("in a file"), files[1], "{report}");
         }
+    }
+
+    #[test]
+    fn activations_in_bfloat16_take_half_of_the_memory() {
+        if !multiplies_bf16(Device::Cpu) {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, mut model) = images_and_model(folder.path());
+        // Up to the middle of the base: pooled features are 32-bit floats.
+        model.base_mut().layers_mut()[100..].set_trainable(true);
+        let batches = pictures.batch(2);
+        let mut bytes = |precision| {
+            model.base_mut().set_precision(precision).unwrap();
+            let prefix = prefix(&model, &batches, &Fit::epochs(1));
+            prefix.training.stored().unwrap().store().bytes()
+        };
+        assert_eq!(bytes(Precision::F32), 2 * bytes(Precision::Bf16));
     }
 
     #[test]
