@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, median
 
@@ -28,6 +29,7 @@ COLUMNS = {
     "PyTorch, our allocator": ("pytorch", True, "all"),
     "PyTorch, compiled, our allocator": ("pytorch_compiled", True, "never"),
     "Keras, our allocator": ("keras", True, "all"),
+    "ours, OpenVINO": ("ours_openvino", True, "never"),
     "OpenVINO": ("openvino", False, "never"),
     "ONNX Runtime": ("onnxruntime", False, "never"),
 }
@@ -108,7 +110,7 @@ def command_line(words):
     instead.add_argument("--fine-tune", choices=BACKBONES, help="instead: this backbone's fine_tune beside fastai's, with "
                          "another seed in each round")
     parser.add_argument("--all", action="store_true", help="the peers' tutorials with this project's allocator settings as well")
-    for name in ["ours", "libtorch", "output"]:
+    for name in ["ours", "ours-openvino", "libtorch", "output"]:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     for name in ["weights", "allocator"]:
         parser.add_argument(f"--{name}", action="append", default=[], help=argparse.SUPPRESS)
@@ -132,6 +134,7 @@ def measure(title, program, our_allocator, mode, options, ranks=None, seed=0):
     cores."""
     script, weights, *extra = {
         "ours": (None, None),
+        "ours_openvino": (None, None),
         "keras": ("keras_tutorial.py", "mobilenet_v2_tfhub"),
         "pytorch": ("pytorch_tutorial.py", "mobilenet_v2_torchvision"),
         "pytorch_compiled": ("pytorch_tutorial.py", "mobilenet_v2_torchvision", "--compile", "default"),
@@ -140,7 +143,7 @@ def measure(title, program, our_allocator, mode, options, ranks=None, seed=0):
         "onnxruntime": ("engines.py", "mobilenet_v2_torchvision", "--engine", "onnxruntime"),
         "fastai": ("fastai_tutorial.py", options.fine_tune),
     }[program]
-    words = [sys.executable, PEERS / script, "--weights", options.weights[weights]] if script else [options.ours]
+    words = [sys.executable, PEERS / script, "--weights", options.weights[weights]] if script else [getattr(options, program)]
     words += [mode, options.pictures, "--epochs", str(options.epochs), "--seed", str(seed)]
     # Ours takes its precision from the environment.
     words += [*extra, "--precision", options.precision] if script else []
@@ -148,6 +151,8 @@ def measure(title, program, our_allocator, mode, options, ranks=None, seed=0):
     words += ["--limit", str(options.limit)] if options.limit else []
     environment = {name: value for name, value in os.environ.items() if name not in options.allocator}
     environment |= {"TRANSFER_DEVICE": "cpu", "TRANSFER_PRECISION": options.precision} | (options.allocator if our_allocator else {})
+    if program == "ours_openvino":
+        environment["TRANSFER_OPENVINO"] = str(next(Path(find_spec("openvino").origin).parent.glob("libs/libopenvino_c.*")))
     if ranks:
         environment["OMP_NUM_THREADS"] = str(max(cores() // ranks, 1))
     if ranks and ranks > 1:
@@ -167,7 +172,7 @@ def measure(title, program, our_allocator, mode, options, ranks=None, seed=0):
             raise SystemExit(f"error: {title} ended with {process.returncode}, figures: {figures}\n{errors.read()}")
     if (found := figures.get("precision", "f32")) != options.precision:
         raise SystemExit(f"error: {title} computed in {found}, not in {options.precision}")
-    if program == "ours":
+    if not script:
         rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
         figures["versions"] |= {"libtorch": options.libtorch, "rustc": rustc}
     return figures
@@ -345,7 +350,8 @@ def main():
             columns[title].append(figures)
         table = fine_tune_markdown(columns, machine(), name, options.fine_tune)
     else:
-        taken = {title: column for title, column in COLUMNS.items() if options.precision == "f32" or column[0] not in F32_ONLY}
+        left_out = ([] if options.precision == "f32" else F32_ONLY) + ([] if options.ours_openvino else ["ours_openvino"])
+        taken = {title: column for title, column in COLUMNS.items() if column[0] not in left_out}
         columns = {title: [] for title in taken}
         mode = "forward" if options.forward else "pieces"
         runs = [(number, mode, title, *column[:2], None) for number in rounds for title, column in taken.items()]

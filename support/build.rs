@@ -21,6 +21,8 @@ fn main() {
         return;
     };
     println!("cargo:rustc-link-arg=-Wl,-rpath,{library}");
+    // OpenVINO, if wanted, is looked for in the same environment.
+    println!("cargo:rustc-env=SUPPORT_LIBTORCH={library}");
     let include = Path::new(&library).with_file_name("include");
     assert!(
         include.join("ATen").is_dir(),

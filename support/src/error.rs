@@ -184,6 +184,16 @@ pub enum Error {
         source: tch::TchError,
     },
 
+    /// OpenVINO cannot be loaded, or refused an operation.
+    #[cfg(feature = "openvino")]
+    #[error("OpenVINO, {operation}: {reason}")]
+    OpenVino {
+        /// What was being done.
+        operation: String,
+        /// What OpenVINO or the system says, and what to do where its library is missing.
+        reason: String,
+    },
+
     /// A figure could not be drawn.
     #[error("figure: {0}")]
     Figure(String),

@@ -38,6 +38,12 @@
 //! Modules, in the order that data flows; each uses only those above it: [`distributed`], [`live`], [`assets`],
 //! [`dataset`], [`pipeline`], [`data_report`](mod@data_report), [`model`], [`training`], [`analysis`],
 //! [`classifier`], [`plotting`], [`notebook`].
+//!
+//! With the feature `openvino`, a CPU computes frozen layers, a [`Classifier`](classifier::Classifier)'s among them, by
+//! [OpenVINO](https://docs.openvino.ai), and trains as ever. Its library is the one that `TRANSFER_OPENVINO` names (`libopenvino_c.so`), that
+//! of the Python package `openvino` in the environment that libtorch is of, or one that
+//! [openvino-rs](https://crates.io/crates/openvino) finds.
+//!
 //! Tensors are `[batch, channels, height, width]`. Errors are [`Error`]; no function here panics on
 //! bad input.
 

@@ -46,10 +46,16 @@ pub(crate) fn bench(arguments: &[&str]) -> anyhow::Result<()> {
     }
     let ready = setup::libtorch(checkout, home, needs)?;
     let peers = peers.fill()?;
-    let build = "-p support --bin assets --bench tutorial";
-    let what = format!("cargo build {build}");
-    let build = || ready.checkout.build("build", build, "tutorial");
-    let ours = report::timed("build", what, build)?;
+    let build = |words: &str| {
+        let build = || ready.checkout.build("build", words, "tutorial");
+        report::timed("build", format!("cargo build {words}"), build)
+    };
+    let mut programs = Vec::new();
+    if arguments.contains(&"--forward") {
+        let in_openvino = build("-p support --features openvino --bench tutorial")?;
+        programs.push(("--ours-openvino", in_openvino));
+    }
+    programs.push(("--ours", build("-p support --bin assets --bench tutorial")?));
     let mut fetch = setup::assets(&ready, "-- fetch")?;
     let named = |name: &&str| arguments.iter().any(|word| word.ends_with(name));
     let names: Vec<&str> = match BACKBONES.into_iter().find(named) {
@@ -60,7 +66,10 @@ pub(crate) fn bench(arguments: &[&str]) -> anyhow::Result<()> {
     drop(turn);
 
     let mut bench = peers.script(&ready.checkout, script)?;
-    bench.args(arguments).arg("--ours").arg(ours);
+    bench.args(arguments);
+    for (option, program) in programs {
+        bench.arg(option).arg(program);
+    }
     for name in names {
         let path = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned());
         let found = printed.lines().find_map(path);

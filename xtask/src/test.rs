@@ -20,7 +20,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     })?;
     let checkout = &ready.checkout;
     step("format", &mut checkout.cargo("fmt --all --check"))?;
-    let clippy = "clippy --quiet --workspace --all-targets -- -D warnings";
+    let clippy = "clippy --quiet --workspace --all-targets --all-features -- -D warnings";
     step("lints", &mut checkout.cargo(clippy))?;
     let left_out = left_out(&ready)?;
     let mut tests = checkout.cargo("test --workspace -- --include-ignored");

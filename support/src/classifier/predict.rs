@@ -119,6 +119,7 @@ impl Classifier {
         });
         let novelty = novelty.transpose().map_err(&refused)?;
         weights::assign(contents, model.variables_mut().collect()).map_err(refused)?;
+        model.base_mut().set_trainable(false);
         Ok(Self {
             model,
             info,
@@ -190,7 +191,8 @@ impl Classifier {
     /// Returns the model for more training: no layer is frozen, and it is to be
     /// [compiled](Sequential::compile).
     #[must_use]
-    pub fn into_model(self) -> Sequential {
+    pub fn into_model(mut self) -> Sequential {
+        self.model.base_mut().set_trainable(true);
         self.model
     }
 

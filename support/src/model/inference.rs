@@ -4,6 +4,8 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::fused::{self, Activation};
 use super::layer::Layer;
+#[cfg(feature = "openvino")]
+use super::onnx::openvino::Session;
 use super::steps::{
     Convolution, Step, Work, by_itself, channels_last, check_shape, convolve, follow, steps,
 };
@@ -25,10 +27,20 @@ pub(crate) struct Inference {
     /// The network's name, and the shape that it takes an example in.
     name: String,
     input_shape: [i64; 3],
-    device: Device,
-    kind: Kind,
-    micro_batch: i64,
-    stages: Vec<Stage>,
+    engine: Engine,
+}
+
+/// What computes.
+#[derive(Debug)]
+enum Engine {
+    Libtorch {
+        device: Device,
+        kind: Kind,
+        micro_batch: i64,
+        stages: Vec<Stage>,
+    },
+    #[cfg(feature = "openvino")]
+    OpenVino(Session),
 }
 
 /// Operations that go through a batch in micro-batches of one size.
@@ -80,6 +92,33 @@ impl Inference {
         kind: Kind,
     ) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
+        Ok(Self {
+            name,
+            input_shape: layers[from].output_shape(),
+            engine: Engine::new(layers, from, to, device, kind)?,
+        })
+    }
+
+    /// Returns the last layer's output for the output of the layer before the first one, as 32-bit floats.
+    ///
+    /// # Errors
+    /// `Shape` for an input of another shape.
+    pub(crate) fn run(&self, input: &Tensor) -> Result<Tensor> {
+        check_shape(&self.name, self.input_shape, input)?;
+        let _no_grad = tch::no_grad_guard();
+        self.engine.run(input)
+    }
+}
+
+impl Engine {
+    fn new(layers: &[Layer], from: usize, to: usize, device: Device, kind: Kind) -> Result<Self> {
+        #[cfg(feature = "openvino")]
+        if device == Device::Cpu
+            && !layers[from + 1..=to].iter().any(Layer::is_trainable)
+            && let Some(session) = Session::new(layers, from, to, kind)?
+        {
+            return Ok(Self::OpenVino(session));
+        }
         let mut steps = steps(layers, from, to);
         let (micro_batch, large) = match device {
             Device::Cpu => (MICRO_BATCH, large_steps(layers, &steps, kind)),
@@ -93,9 +132,7 @@ impl Inference {
         });
         let stages = [(steps, small_batch), (rest, micro_batch)].into_iter();
         let stages = stages.map(|(steps, size)| Stage::new(layers, steps, size, fused, kind));
-        Ok(Self {
-            name,
-            input_shape: layers[from].output_shape(),
+        Ok(Self::Libtorch {
             device,
             kind,
             micro_batch,
@@ -103,19 +140,22 @@ impl Inference {
         })
     }
 
-    /// Returns the last layer's output for the output of the layer before the first one, as 32-bit floats.
-    ///
-    /// # Errors
-    /// `Shape` for an input of another shape.
-    pub(crate) fn run(&self, input: &Tensor) -> Result<Tensor> {
-        check_shape(&self.name, self.input_shape, input)?;
-        let _no_grad = tch::no_grad_guard();
-        in_micro_batches(input, self.micro_batch, |part| {
-            let part = channels_last(part, self.device, self.kind)?;
-            let mut stages = self.stages.iter();
-            let output = stages.try_fold(part, |part, stage| stage.run(&part))?;
-            output.f_to_kind(Kind::Float).map_err(Error::torch("batch"))
-        })
+    fn run(&self, input: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Libtorch {
+                device,
+                kind,
+                micro_batch,
+                stages,
+            } => in_micro_batches(input, *micro_batch, |part| {
+                let part = channels_last(part, *device, *kind)?;
+                let mut stages = stages.iter();
+                let output = stages.try_fold(part, |part, stage| stage.run(&part))?;
+                output.f_to_kind(Kind::Float).map_err(Error::torch("batch"))
+            }),
+            #[cfg(feature = "openvino")]
+            Self::OpenVino(session) => session.run(input),
+        }
     }
 }
 
@@ -448,17 +488,9 @@ mod tests {
             outputs.push(forward(layer, &outputs, 0));
         }
         let expected = gradients(outputs.pop().unwrap());
-        let folded = gradients(
-            run(
-                layers,
-                0,
-                &input,
-                layers.len() - 1,
-                Device::Cpu,
-                Kind::Double,
-            )
-            .unwrap(),
-        );
+        let last = layers.len() - 1;
+        let folded = run(layers, 0, &input, last, Device::Cpu, Kind::Double);
+        let folded = gradients(folded.unwrap());
         for ((variable, expected), folded) in variables.iter().zip(&expected).zip(&folded) {
             let difference = (folded - expected).norm() / expected.norm();
             let difference = f64::try_from(difference).unwrap();

@@ -3,6 +3,8 @@
 //! A file is made of the same [steps](super::steps) as the network is computed in: every batch normalization is
 //! multiplied into the convolution before it.
 
+#[cfg(feature = "openvino")]
+pub(super) mod openvino;
 mod proto;
 
 use prost::Message as _;
@@ -39,12 +41,16 @@ pub(crate) fn model<C>(
     model: &Sequential<C>,
     texts: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<u8>> {
+    Ok(file(graph(model)?, texts))
+}
+
+fn file(graph: Graph, texts: impl IntoIterator<Item = (String, String)>) -> Vec<u8> {
     let texts = texts.into_iter();
     let file = Model {
         ir_version: IR_VERSION,
         producer_name: "transfer-learning-rust".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
-        graph: Some(graph(model)?),
+        graph: Some(graph),
         opset_import: vec![OperatorSetId {
             domain: String::new(),
             version: OPSET,
@@ -53,7 +59,7 @@ pub(crate) fn model<C>(
             .map(|(key, value)| StringStringEntry { key, value })
             .collect(),
     };
-    Ok(file.encode_to_vec())
+    file.encode_to_vec()
 }
 
 fn graph<C>(model: &Sequential<C>) -> Result<Graph> {
@@ -61,28 +67,8 @@ fn graph<C>(model: &Sequential<C>) -> Result<Graph> {
     model.check_head()?;
     let base = model.base();
     let (layers, last) = (base.layers(), base.layers().len() - 1);
-    let mut graph = Graph {
-        name: base.name(),
-        input: vec![value_info(INPUT, &base.input_shape())],
-        output: vec![value_info(OUTPUT, &model.output_shape())],
-        ..Graph::default()
-    };
-    if layers.iter().any(|it| it.operation() == Operation::Relu6) {
-        let bounds = BOUNDS.map(|(name, value)| (name, Tensor::from(value)));
-        for (name, value) in bounds {
-            graph.add_tensor(name, &value)?;
-        }
-    }
-    for step in steps(layers, 0, last) {
-        match step.work {
-            Work::Layer => graph.add_layer(layers, step.output)?,
-            Work::Convolution(convolution) => {
-                let normalized = graph.add_convolution(layers, step.input, convolution)?;
-                (normalized + 1..=step.output)
-                    .try_for_each(|after| graph.add_layer(layers, after))?;
-            }
-        }
-    }
+    let mut graph = Graph::of_layers(base.name(), layers, 0, last)?;
+    graph.output = vec![value_info(OUTPUT, &model.output_shape())];
     let mut output = value(layers, last);
     for layer in model.built() {
         output = graph.add_top(layer, output)?;
@@ -94,6 +80,35 @@ fn graph<C>(model: &Sequential<C>) -> Result<Graph> {
 }
 
 impl Graph {
+    /// Returns the layers after `from`, a cut, up to `to`, whose outputs are its input and output.
+    fn of_layers(name: String, layers: &[Layer], from: usize, to: usize) -> Result<Self> {
+        let info = |index: usize| value_info(&value(layers, index), &layers[index].output_shape());
+        let mut graph = Self {
+            name,
+            input: vec![info(from)],
+            output: vec![info(to)],
+            ..Self::default()
+        };
+        let mut operations = layers[from + 1..=to].iter().map(Layer::operation);
+        if operations.any(|operation| operation == Operation::Relu6) {
+            let bounds = BOUNDS.map(|(name, value)| (name, Tensor::from(value)));
+            for (name, value) in bounds {
+                graph.add_tensor(name, &value)?;
+            }
+        }
+        for step in steps(layers, from, to) {
+            match step.work {
+                Work::Layer => graph.add_layer(layers, step.output)?,
+                Work::Convolution(convolution) => {
+                    let normalized = graph.add_convolution(layers, step.input, convolution)?;
+                    (normalized + 1..=step.output)
+                        .try_for_each(|after| graph.add_layer(layers, after))?;
+                }
+            }
+        }
+        Ok(graph)
+    }
+
     fn add_tensor(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
         self.initializer.push(TensorValue {
             name: name.into(),
