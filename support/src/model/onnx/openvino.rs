@@ -32,8 +32,8 @@ const FOLDER: &str = "../../openvino/libs";
 const INPUT: &str = "input";
 const OUTPUT: &str = "output";
 
-/// Layers that OpenVINO computes on the CPU with as many threads as libtorch. It takes a fifth of a second to prepare
-/// them, too long for weights that change.
+/// Layers that OpenVINO computes on the CPU with as many threads as libtorch. Preparing them takes longer than one
+/// validation gains, so weights that change are not for it.
 pub(in crate::model) struct Session {
     to: String,
     input_shape: [i64; 3],
