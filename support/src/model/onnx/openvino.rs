@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::error::Error as _;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::{env, fs, slice};
 
+use libloading::Library;
 use openvino::{
     Core, DeviceType, InferRequest, InferenceError, PartialShape, RwPropertyKey, SetupError,
 };
@@ -202,13 +204,29 @@ fn load() -> Result<()> {
     let named = env::var_os(PATH).filter(|path| !path.is_empty());
     let folder = Path::new(LIBTORCH.unwrap_or_default()).join(FOLDER);
     let path = named.map(PathBuf::from).or_else(|| find(&folder));
-    path.map_or_else(library::load, library::load_from)
+    path.map_or_else(library::load, load_from)
         .map_err(|reason| Error::OpenVino {
             operation: "loading its library".into(),
             reason: format!(
                 "{reason}; `pip install openvino` in the environment that libtorch is of, or name libopenvino_c.so in {PATH}"
             ),
         })
+}
+
+/// Loads a library, if it is OpenVINO's: openvino-rs panics where a function is missing.
+fn load_from(path: PathBuf) -> Result<(), String> {
+    // Safety: opening a library runs what it does when it is loaded, as its user wants; nothing in it is called here.
+    let version = unsafe {
+        let library = Library::new(&path).map_err(|error| match error.source() {
+            Some(reason) => reason.to_string(),
+            None => error.to_string(),
+        })?;
+        library.get::<*const ()>(b"ov_get_openvino_version").is_ok()
+    };
+    if !version {
+        return Err(format!("{} is another library", path.display()));
+    }
+    library::load_from(path)
 }
 
 /// Returns the library in the folder of OpenVINO's wheel: libopenvino_c.so.2641, beside others.
@@ -282,6 +300,17 @@ mod tests {
             );
             let told = format!("{:?}", inference.unwrap());
             assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn another_library_is_refused() {
+        for (path, expected) in [
+            ("libc.so.6", "is another library"),
+            ("/none.so", "/none.so"),
+        ] {
+            let error = load_from(path.into()).unwrap_err();
+            assert!(error.contains(expected), "{error}");
         }
     }
 
