@@ -121,7 +121,7 @@ fn load_cuda() -> Result<(), String> {
 }
 
 /// Returns what the system says, which names the library.
-fn reason(error: &libloading::Error) -> String {
+pub(crate) fn reason(error: &libloading::Error) -> String {
     match error.source() {
         Some(source) => source.to_string(),
         None => error.to_string(),

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::error::Error as _;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::{env, fs, slice};
@@ -16,6 +15,7 @@ use openvino_sys::library;
 use tch::{Device, Kind, Tensor};
 
 use super::{Graph, file, ints, value, value_info};
+use crate::device::reason;
 use crate::model::layer::Layer;
 use crate::{Error, Result};
 
@@ -62,8 +62,10 @@ impl Session {
         to: usize,
         kind: Kind,
     ) -> Result<Option<Self>> {
+        if from == to {
+            return Ok(None);
+        }
         let graph = match channels_last(layers, from, to) {
-            _ if from == to => return Ok(None),
             Err(Error::Argument { .. }) => return Ok(None),
             graph => graph?,
         };
@@ -108,8 +110,8 @@ impl Session {
             let [channels, height, width] = self.output_shape;
             let output = [count, height, width, channels];
             let output = Tensor::f_empty(output, (Kind::Float, Device::Cpu))?;
-            let input = input.f_to_kind(Kind::Float)?.f_permute([0, 2, 3, 1])?;
-            Ok((input.f_contiguous()?, output))
+            let input = input.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
+            Ok((input.f_permute([0, 2, 3, 1])?.f_contiguous()?, output))
         };
         let (input, output) = tensors().map_err(Error::torch("batch"))?;
         if count > 0 {
@@ -217,10 +219,7 @@ fn load() -> Result<()> {
 fn load_from(path: PathBuf) -> Result<(), String> {
     // Safety: opening a library runs what it does when it is loaded, as its user wants; nothing in it is called here.
     let version = unsafe {
-        let library = Library::new(&path).map_err(|error| match error.source() {
-            Some(reason) => reason.to_string(),
-            None => error.to_string(),
-        })?;
+        let library = Library::new(&path).map_err(|error| reason(&error))?;
         library.get::<*const ()>(b"ov_get_openvino_version").is_ok()
     };
     if !version {
