@@ -4,16 +4,18 @@
 
 use std::path::Path;
 
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 4] = [
     "src/model/fused.cpp",
+    "src/cuda/cuda.cpp",
     "src/distributed/c10d.cpp",
     "src/distributed/nccl.cpp",
 ];
+const HEADERS: [&str; 2] = ["src/foreign.hpp", "src/cuda/loaded.hpp"];
 /// Stands in for the headers of Gloo.
 const GLOO: &str = "src/distributed/gloo";
 
 fn main() {
-    for path in SOURCES.iter().chain(&["build.rs", GLOO]) {
+    for path in SOURCES.iter().chain(&HEADERS).chain(&["build.rs", GLOO]) {
         println!("cargo:rerun-if-changed={path}");
     }
     // torch-sys says which libtorch it was built for, unless it was built for the documentation.
@@ -41,5 +43,6 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         .include(include)
         .include(Path::new(GLOO).with_file_name(""))
+        .include("src")
         .compile("support_torch");
 }

@@ -50,12 +50,14 @@
 pub mod analysis;
 pub mod assets;
 pub mod classifier;
+mod cuda;
 pub mod data_report;
 pub mod dataset;
 pub mod device;
 pub mod distributed;
 pub mod error;
 mod files;
+mod foreign;
 pub mod live;
 pub mod model;
 pub mod notebook;

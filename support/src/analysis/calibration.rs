@@ -143,7 +143,7 @@ impl Sequential<Compiled> {
     fn head_values(&self) -> Result<Vec<Tensor>, TchError> {
         let of_base = self.base().variables().count();
         let on_top = self.variables().skip(of_base);
-        let copies = on_top.map(|variable| variable.value().f_detach_copy());
+        let copies = on_top.map(|variable| variable.value().f_detach()?.f_detach_copy());
         copies.collect()
     }
 }

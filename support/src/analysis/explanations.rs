@@ -4,7 +4,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::{Prediction, Predictions};
 use crate::live::Task;
-use crate::model::{Backbone, Operation, Sequential, TrainingStep};
+use crate::model::{Backbone, Operation, Sequential};
 use crate::training::{Compiled, Loss, argmax};
 use crate::{Error, Result};
 
@@ -74,8 +74,7 @@ impl Sequential<Compiled> {
             .map_err(Error::torch("explanations"))?;
         let last_of_base = self.base().layers().len() - 1;
         // Nothing in the base is random.
-        let no_step = TrainingStep::default();
-        let logits = self.logits(&self.run(layer, &features, last_of_base, no_step)?)?;
+        let logits = self.logits(&self.run(layer, &features, last_of_base, &[])?)?;
         let predicted = predictions.iter().map(|p| argmax(&p.probabilities) as i64);
         let predicted = Tensor::from_slice(&predicted.collect::<Vec<_>>());
         let one_logit = self.compiled.loss() == Loss::BinaryCrossentropy;
@@ -221,9 +220,7 @@ mod tests {
             let [_, rows, columns] = network.output_shape();
             let input = Tensor::ones([1, 3, sides[0], sides[1]], (Kind::Float, Device::Cpu));
             let input = input.set_requires_grad(true);
-            let features = Sequential::new(network)
-                .run(0, &input, last, TrainingStep::default())
-                .unwrap();
+            let features = Sequential::new(network).run(0, &input, last, &[]).unwrap();
             let at = [rows / 2, columns / 2];
             let feature = features.i((0, 0, at[0], at[1]));
             let seen = Tensor::run_backward(&[feature], &[&input], false, false).remove(0);

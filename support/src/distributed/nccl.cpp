@@ -5,10 +5,10 @@
 // Everything happens on the default stream, on which tch computes: operations are in order with what was
 // computed before and is after.
 
+#include "cuda/loaded.hpp"
+
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
-
-#include <dlfcn.h>
 
 #include <chrono>
 #include <thread>
@@ -29,28 +29,20 @@ struct UniqueId {
   char bytes[128];
 };
 
-// A function of what libtorch's CUDA half has loaded.
-template <typename F>
-F *function(const char *name) {
-  void *found = dlsym(RTLD_DEFAULT, name);
-  TORCH_CHECK(found, "there is no ", name, ": libtorch's CUDA half is not loaded");
-  return reinterpret_cast<F *>(found);
-}
-
 struct Library {
-  int (*get_unique_id)(UniqueId *) = function<int(UniqueId *)>("ncclGetUniqueId");
-  int (*init_rank)(Comm *, int, UniqueId, int) = function<int(Comm *, int, UniqueId, int)>("ncclCommInitRank");
-  int (*abort)(Comm) = function<int(Comm)>("ncclCommAbort");
-  int (*async_error)(Comm, int *) = function<int(Comm, int *)>("ncclCommGetAsyncError");
-  const char *(*error_text)(int) = function<const char *(int)>("ncclGetErrorString");
+  int (*get_unique_id)(UniqueId *) = loaded<int(UniqueId *)>("ncclGetUniqueId");
+  int (*init_rank)(Comm *, int, UniqueId, int) = loaded<int(Comm *, int, UniqueId, int)>("ncclCommInitRank");
+  int (*abort)(Comm) = loaded<int(Comm)>("ncclCommAbort");
+  int (*async_error)(Comm, int *) = loaded<int(Comm, int *)>("ncclCommGetAsyncError");
+  const char *(*error_text)(int) = loaded<const char *(int)>("ncclGetErrorString");
   int (*all_reduce)(const void *, void *, size_t, int, int, Comm, Stream) =
-      function<int(const void *, void *, size_t, int, int, Comm, Stream)>("ncclAllReduce");
+      loaded<int(const void *, void *, size_t, int, int, Comm, Stream)>("ncclAllReduce");
   int (*broadcast)(const void *, void *, size_t, int, int, Comm, Stream) =
-      function<int(const void *, void *, size_t, int, int, Comm, Stream)>("ncclBroadcast");
+      loaded<int(const void *, void *, size_t, int, int, Comm, Stream)>("ncclBroadcast");
   int (*all_gather)(const void *, void *, size_t, int, Comm, Stream) =
-      function<int(const void *, void *, size_t, int, Comm, Stream)>("ncclAllGather");
-  int (*set_device)(int) = function<int(int)>("cudaSetDevice");
-  int (*stream_query)(Stream) = function<int(Stream)>("cudaStreamQuery");
+      loaded<int(const void *, void *, size_t, int, Comm, Stream)>("ncclAllGather");
+  int (*set_device)(int) = loaded<int(int)>("cudaSetDevice");
+  int (*stream_query)(Stream) = loaded<int(Stream)>("cudaStreamQuery");
 
   void check(int result, const char *what) const {
     TORCH_CHECK(result == SUCCESS || result == IN_PROGRESS, "NCCL, ", what, ": ", error_text(result));

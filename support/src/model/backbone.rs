@@ -16,6 +16,7 @@ use super::origin::Weights;
 use super::steps::{self, check_shape};
 use super::weights;
 use crate::assets::Assets;
+use crate::cuda::{FullBatch, to_device};
 use crate::distributed::ProcessGroup;
 use crate::precision::{LARGEST_DEVIATION, NOT_NATIVE, Precision, multiplies_bf16};
 use crate::settings::Settings;
@@ -36,6 +37,7 @@ pub struct Backbone {
     last_reader: Vec<usize>,
     device: Device,
     precision: Precision,
+    full_batch: FullBatch,
     /// Newest last.
     prepared: RefCell<Vec<Prepared>>,
 }
@@ -142,6 +144,7 @@ impl Backbone {
             last_reader,
             device,
             precision: Precision::F32,
+            full_batch: FullBatch::default(),
             prepared: RefCell::default(),
         };
         network.set_trainable(true);
@@ -356,7 +359,10 @@ impl Backbone {
     pub(crate) fn run(&self, from: usize, input: &Tensor, to: usize) -> Result<Tensor> {
         check_shape(&self.name(), self.layers[from].output_shape(), input)?;
         let kind = self.precision.kind();
-        let output = steps::run(&self.layers, from, input, to, self.device, kind)?;
+        let input = to_device(input, self.device).map_err(Error::torch("features"))?;
+        let output = self.full_batch.run(&input, |input| {
+            steps::run(&self.layers, from, input, to, self.device, kind)
+        })?;
         output
             .f_to_kind(Kind::Float)
             .map_err(Error::torch("features"))

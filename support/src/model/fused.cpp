@@ -1,15 +1,17 @@
-// What tch leaves out of libtorch: how often a tensor was changed, an operation with a gradient of its own, and two
-// oneDNN operators that have no C++ header either, a convolution that adds its bias and activates in the same pass, and
-// the weight layout it wants. They are called through libtorch's dispatcher by their registered names and schemas
-// (libtorch 2.11, aten/src/ATen/native/mkldnn/{Conv,RegisterMkldnnOpContextClass}.cpp).
+// What tch leaves out of libtorch: how often a tensor was changed, a subtraction from many tensors at once, an operation
+// with a gradient of its own, and two oneDNN operators that have no C++ header either, a convolution that adds its bias
+// and activates in the same pass, and the weight layout it wants. They are called through libtorch's dispatcher by their
+// registered names and schemas (libtorch 2.11, aten/src/ATen/native/mkldnn/{Conv,RegisterMkldnnOpContextClass}.cpp).
+
+#include "foreign.hpp"
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <cstring>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 // How a square kernel moves over a picture: `Geometry` in fused.rs.
 struct Geometry {
@@ -32,19 +34,6 @@ using torch::autograd::variable_list;
 template <typename Signature>
 auto operator_named(const char *name, const char *overload) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).typed<Signature>();
-}
-
-// Runs `f`, hands its tensor over, and writes the text of an exception into `error`.
-template <typename F>
-Tensor *handed_over(F f, char *error, size_t error_size) {
-  try {
-    return new Tensor(f());
-  } catch (const std::exception &exception) {
-    std::strncpy(error, exception.what(), error_size - 1);
-  } catch (...) {
-    std::strncpy(error, "an unknown exception", error_size - 1);
-  }
-  return nullptr;
 }
 
 // One pass of oneDNN.
@@ -171,7 +160,7 @@ int64_t support_version(const Tensor *tensor) {
 }
 
 // `input_size` is that of the inputs the kernel will meet: the layout depends on it.
-// Both return null on an error, whose text they write into `error`, which is zero-filled.
+// All return null on an error, whose text they write into `error`, which is zero-filled.
 
 Tensor *support_reorder_weight(const Tensor *weight, Geometry geometry, const int64_t *input_size,
                                char *error, size_t error_size) {
@@ -201,6 +190,24 @@ Tensor *support_normalized_convolution(const Tensor *input, const Tensor *kernel
         const auto &[gamma, beta, mean, variance] = *reinterpret_cast<const Tensor *const(*)[4]>(normalization);
         return NormalizedConvolution::apply(*input, *kernel, *gamma, *beta, *mean, *variance, epsilon, geometry,
                                             activation);
+      },
+      error, error_size);
+}
+
+// Subtracts from each of `count` tensors its part of a flat one; returns the flat one.
+const Tensor *support_subtract(const Tensor *const *tensors, size_t count, const Tensor *flat, char *error,
+                               size_t error_size) {
+  return tried(
+      [&] {
+        std::vector<Tensor> values, parts;
+        int64_t start = 0;
+        for (size_t i = 0; i < count; ++i) {
+          values.push_back(*tensors[i]);
+          parts.push_back(flat->narrow(0, start, values[i].numel()).view(values[i].sizes()));
+          start += values[i].numel();
+        }
+        at::_foreach_sub_(values, parts);
+        return flat;
       },
       error, error_size);
 }

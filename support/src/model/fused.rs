@@ -1,10 +1,12 @@
 //! What tch leaves out of libtorch: oneDNN's convolution with what follows it in the same pass, for
-//! inference and with a gradient, on the CPU only, and whether a tensor has changed.
+//! inference and with a gradient, on the CPU only; whether a tensor has changed; and a change of many at once.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 
 use tch::{TchError, Tensor};
 use torch_sys::C_tensor;
+
+use crate::foreign::{ERROR_SIZE, taken, tried};
 
 /// How a square kernel moves over an image; fused.cpp has the same fields in the same order.
 #[repr(C)]
@@ -26,7 +28,16 @@ pub(super) enum Activation {
     Relu6,
 }
 
-const ERROR_SIZE: usize = 1024;
+impl Activation {
+    /// Returns what the output is kept within.
+    pub(super) fn bounds(self) -> [f64; 2] {
+        match self {
+            Self::None => [f64::NEG_INFINITY, f64::INFINITY],
+            Self::Relu => [0., f64::INFINITY],
+            Self::Relu6 => [0., 6.],
+        }
+    }
+}
 
 unsafe extern "C" {
     fn support_version(tensor: *const C_tensor) -> i64;
@@ -59,6 +70,14 @@ unsafe extern "C" {
         error: *mut c_char,
         error_size: usize,
     ) -> *mut C_tensor;
+
+    fn support_subtract(
+        tensors: *const *const C_tensor,
+        count: usize,
+        flat: *const C_tensor,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *const C_tensor;
 }
 
 /// A tensor's memory, and how often it has been changed in place: what stays the same as long as
@@ -144,17 +163,15 @@ pub(super) fn normalized_convolution(
     })
 }
 
-/// Takes over the tensor that `call` returns, or the error that it writes.
-fn taken(call: impl FnOnce(*mut c_char) -> *mut C_tensor) -> Result<Tensor, TchError> {
-    let mut error = [0 as c_char; ERROR_SIZE];
-    let tensor = call(error.as_mut_ptr());
-    if tensor.is_null() {
-        // Safety: zero-filled, and written to up to the last byte but one.
-        let text = unsafe { CStr::from_ptr(error.as_ptr()) };
-        return Err(TchError::Torch(text.to_string_lossy().into_owned()));
-    }
-    // Safety: the callee gives its ownership away.
-    Ok(unsafe { Tensor::from_ptr(tensor) })
+/// Subtracts from each tensor its part of a flat one, which has one's elements after the other's.
+pub(crate) fn subtract(tensors: &[&Tensor], flat: &Tensor) -> Result<(), TchError> {
+    let pointers: Vec<_> = tensors.iter().map(|tensor| tensor.as_ptr()).collect();
+    // Safety: the tensors live through the call, which writes into `error` within its size.
+    let subtracted = |error| unsafe {
+        let (tensors, count) = (pointers.as_ptr(), pointers.len());
+        support_subtract(tensors, count, flat.as_ptr(), error, ERROR_SIZE).cast_mut()
+    };
+    tried(subtracted).map(drop)
 }
 
 #[cfg(test)]

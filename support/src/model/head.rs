@@ -69,18 +69,13 @@ impl Dropout {
         })
     }
 
-    /// Drops features, `place` being the layer's index among those on top. What is dropped of a shard's
-    /// part of the batch does not depend on the other parts.
-    fn forward_training(
-        &self,
-        features: &Tensor,
-        place: usize,
-        step: TrainingStep<'_>,
-    ) -> Result<Tensor> {
+    /// Returns what features `[N, ...]` are multiplied by, each example's of `shape`; `place` is the layer's
+    /// index among those on top. What is dropped of a shard's part of the batch does not depend on the other parts.
+    fn factors(&self, shape: &[i64], place: usize, step: TrainingStep<'_>) -> Result<Tensor> {
         let scale = (1. / (1. - self.rate)) as f32;
         let examples: i64 = step.parts.iter().map(|(_, examples)| examples).sum();
-        let each = features.numel() / examples.max(1) as usize;
-        let mut factors = Vec::with_capacity(features.numel());
+        let each = shape.iter().product::<i64>() as usize;
+        let mut factors = Vec::with_capacity(each * examples as usize);
         for &(shard, examples) in step.parts {
             let mut key = <ChaCha8Rng as SeedableRng>::Seed::default();
             for (part, number) in key
@@ -98,9 +93,7 @@ impl Dropout {
             );
         }
         Tensor::f_from_slice(&factors)
-            .and_then(|factors| factors.f_reshape(features.size()))
-            .and_then(|factors| factors.f_to_device(features.device()))
-            .and_then(|factors| features.f_mul(&factors))
+            .and_then(|factors| factors.f_reshape([&[examples], shape].concat()))
             .map_err(Error::torch("dropout"))
     }
 }
@@ -373,17 +366,23 @@ impl BuiltLayer {
         }
     }
 
+    /// Returns, for a random layer, what it multiplies its input by in a training step, `place` being its index
+    /// among those on top.
+    pub(super) fn factors(&self, place: usize, step: TrainingStep<'_>) -> Result<Option<Tensor>> {
+        let shape = self.output_shape.as_deref().unwrap_or_default();
+        match &self.layer {
+            HeadLayer::Dropout(layer) => layer.factors(shape, place, step).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Returns the output, recorded for a backward pass: for inference, or in a training step that is
-    /// given with the layer's index among those on top.
-    pub(super) fn forward(
-        &self,
-        input: &Tensor,
-        training: Option<(usize, TrainingStep<'_>)>,
-    ) -> Result<Tensor> {
-        match (&self.layer, training) {
+    /// given with the [factors](Self::factors) of a random layer.
+    pub(super) fn forward(&self, input: &Tensor, factors: Option<&Tensor>) -> Result<Tensor> {
+        match (&self.layer, factors) {
             (HeadLayer::GlobalAveragePooling2d(layer), _) => layer.forward(input),
-            (HeadLayer::Dropout(layer), Some((place, step))) => {
-                layer.forward_training(input, place, step)
+            (HeadLayer::Dropout(_), Some(factors)) => {
+                input.f_mul(factors).map_err(Error::torch("dropout"))
             }
             (HeadLayer::Dropout(_), None) => Ok(input.shallow_clone()),
             (HeadLayer::Dense(layer), _) => layer.apply(&self.variables, input),
@@ -403,12 +402,22 @@ mod tests {
         BuiltLayer::new(layer.into(), Some(&[1280]), Device::Cpu)
     }
 
+    fn forward_training(
+        layer: &BuiltLayer,
+        features: &Tensor,
+        place: usize,
+        step: TrainingStep<'_>,
+    ) -> Tensor {
+        let factors = layer.factors(place, step).unwrap();
+        layer.forward(features, factors.as_ref()).unwrap()
+    }
+
     fn drop(layer: Dropout, place: usize, number: u64) -> Tensor {
         let step = TrainingStep {
             number,
             parts: &[(0, 32)],
         };
-        built(layer).forward(&ones(), Some((place, step))).unwrap()
+        forward_training(&built(layer), &ones(), place, step)
     }
 
     #[test]
@@ -453,7 +462,7 @@ mod tests {
             let examples: i64 = parts.iter().map(|(_, examples)| examples).sum();
             let step = TrainingStep { number: 7, parts };
             let features = ones().narrow(0, 0, examples);
-            layer.forward(&features, Some((1, step))).unwrap()
+            forward_training(&layer, &features, 1, step)
         };
         let whole = drop(&[(2, 5), (3, 4)]);
         assert_eq!(whole.narrow(0, 0, 5), drop(&[(2, 5)]));
@@ -487,7 +496,7 @@ mod tests {
             number: 0,
             parts: &[(0, 32)],
         };
-        let dropped = layer.forward(&features, Some((0, step))).unwrap();
+        let dropped = forward_training(&layer, &features, 0, step);
         dropped.sum(None).backward();
         assert_eq!(features.grad(), dropped.detach());
     }

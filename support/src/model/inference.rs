@@ -1,5 +1,7 @@
 //! Layers prepared for many forward passes without a backward pass.
 
+use std::cell::RefCell;
+
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::fused::{self, Activation};
@@ -9,6 +11,7 @@ use super::onnx::openvino::Session;
 use super::steps::{
     Convolution, Step, Work, by_itself, channels_last, check_shape, convolve, follow, steps,
 };
+use crate::cuda::{FullBatch, Recorder, bounded_sum, to_device};
 use crate::{Error, Result};
 
 /// Images in a micro-batch on a CPU, at most.
@@ -38,6 +41,8 @@ enum Engine {
         kind: Kind,
         micro_batch: i64,
         stages: Vec<Stage>,
+        full_batch: FullBatch,
+        recorder: RefCell<Recorder>,
     },
     #[cfg(feature = "openvino")]
     OpenVino(Session),
@@ -137,6 +142,8 @@ impl Engine {
             kind,
             micro_batch,
             stages: stages.collect::<Result<_>>()?,
+            full_batch: FullBatch::default(),
+            recorder: RefCell::default(),
         })
     }
 
@@ -147,11 +154,22 @@ impl Engine {
                 kind,
                 micro_batch,
                 stages,
+                full_batch,
+                recorder,
             } => in_micro_batches(input, *micro_batch, |part| {
-                let part = channels_last(part, *device, *kind)?;
-                let mut stages = stages.iter();
-                let output = stages.try_fold(part, |part, stage| stage.run(&part))?;
-                output.f_to_kind(Kind::Float).map_err(Error::torch("batch"))
+                let part = to_device(part, *device).map_err(Error::torch("batch"))?;
+                let work = |parts: &[Tensor]| {
+                    let part = channels_last(&parts[0], *device, *kind)?;
+                    let output = stages
+                        .iter()
+                        .try_fold(part, |part, stage| stage.run(&part))?;
+                    let output = output.f_to_kind(Kind::Float);
+                    Ok(vec![output.map_err(Error::torch("batch"))?])
+                };
+                full_batch.run(&part, |part| {
+                    let inputs = [part.shallow_clone()];
+                    Ok(recorder.borrow_mut().run(&inputs, work)?.remove(0))
+                })
             }),
             #[cfg(feature = "openvino")]
             Self::OpenVino(session) => session.run(input),
@@ -256,6 +274,17 @@ impl FoldedConvolution {
     ) -> Result<Self, TchError> {
         let (kernel, bias) = convolution.folded(layers)?;
         let (mut kernel, bias) = (kernel.f_to_kind(kind)?, bias.f_to_kind(kind)?);
+        let on_gpu = kernel.device().is_cuda();
+        if on_gpu || input_size.is_some() {
+            // As many more rows and columns of zeros in the kernel and padding on all sides give what padding at
+            // the end gives, without a padded copy of the input; so does one more of each, as the stride is 2.
+            // cuDNN is slow with kernels of even sizes.
+            let more = |uneven| if on_gpu && uneven > 0 { 1 } else { 0 };
+            let [rows, columns] = std::mem::take(&mut convolution.uneven).map(|at| at + more(at));
+            kernel = kernel.f_constant_pad_nd([columns, 0, rows, 0])?;
+            convolution.geometry.padding[0] += rows;
+            convolution.geometry.padding[1] += columns;
+        }
         let Some([micro_batch, input @ ..]) = input_size else {
             return Ok(Self {
                 convolution,
@@ -263,14 +292,6 @@ impl FoldedConvolution {
                 bias,
             });
         };
-        let [rows, columns] = std::mem::take(&mut convolution.uneven);
-        if (rows, columns) != (0, 0) {
-            // As many more rows and columns of zeros in the kernel and padding on all sides give
-            // what padding at the end gives, without a padded copy of the input.
-            kernel = kernel.f_constant_pad_nd([columns, 0, rows, 0])?;
-            convolution.geometry.padding[0] += rows;
-            convolution.geometry.padding[1] += columns;
-        }
         let [channels, height, width] = input;
         let reordered = |count| {
             let input_size = [count, channels, height, width];
@@ -290,6 +311,10 @@ impl FoldedConvolution {
         let (convolution, bias) = (self.convolution, &self.bias);
         let geometry = convolution.geometry;
         let kernel = match &self.kernel {
+            FoldedKernel::Plain(kernel) if kernel.device().is_cuda() => {
+                let output = convolve(input, kernel, None, geometry)?;
+                return bounded_sum(&output, bias, residual, convolution.activation.bounds());
+            }
             FoldedKernel::Plain(kernel) => {
                 let output = convolve(&convolution.pad(input)?, kernel, Some(bias), geometry)?;
                 return convolution.finish(output, residual);

@@ -23,6 +23,7 @@ pub(crate) mod weights;
 pub use architecture::Architecture;
 pub use backbone::Backbone;
 pub use efficientnet_lite::EfficientNetLite;
+pub(crate) use fused::subtract;
 pub use head::{Dense, Dropout, GlobalAveragePooling2d, HeadLayer};
 pub(crate) use head::{TrainingStep, output_shape};
 pub use layer::{Layer, Operation, SetTrainable, Variable};

@@ -191,14 +191,23 @@ impl<C> Sequential<C> {
         cuts.rev().min_by_key(size).unwrap_or(0)
     }
 
+    /// Returns what the random layers after layer `from` multiply their inputs by in a training step.
+    pub(crate) fn factors(&self, from: usize, step: TrainingStep<'_>) -> Result<Vec<Tensor>> {
+        let first = from.saturating_sub(self.base.layers().len() - 1);
+        (first..)
+            .zip(self.top_between(from, self.last()))
+            .filter_map(|(place, layer)| layer.factors(place, step).transpose())
+            .collect()
+    }
+
     /// Returns layer `to`'s output for layer `from`'s in a training step, recording what a backward
-    /// pass needs.
+    /// pass needs. `factors` are the [random layers'](Self::factors).
     pub(crate) fn run(
         &self,
         from: usize,
         input: &Tensor,
         to: usize,
-        step: TrainingStep<'_>,
+        factors: &[Tensor],
     ) -> Result<Tensor> {
         let last_of_base = self.base.layers().len() - 1;
         let features = if from < last_of_base {
@@ -206,11 +215,12 @@ impl<C> Sequential<C> {
         } else {
             input.shallow_clone()
         };
-        let first = from.saturating_sub(last_of_base);
-        (first..)
-            .zip(self.top_between(from, to))
-            .try_fold(features, |input, (place, layer)| {
-                layer.forward(&input, Some((place, step)))
+        let mut factors = factors.iter();
+        self.top_between(from, to)
+            .iter()
+            .try_fold(features, |input, layer| {
+                let own = layer.layer.is_random().then(|| factors.next()).flatten();
+                layer.forward(&input, own)
             })
     }
 
@@ -344,7 +354,7 @@ mod tests {
             let images = [2, channels, height, width];
             let images = Tensor::randn(images, (Kind::Float, Device::Cpu));
             let stored = model.inference(0, index).unwrap()(&images).unwrap();
-            let features = model.run(index, &stored, model.last(), step(0)).unwrap();
+            let features = model.run(index, &stored, model.last(), &[]).unwrap();
             let expected = model.forward(&images).unwrap();
             // Sums of another order are rounded by the largest, also where they are close to zero.
             let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
@@ -379,10 +389,14 @@ mod tests {
             .push(Dropout::new(0.5))
             .push(Dropout::new(0.5));
         let features = Tensor::rand([2, 1280, 1, 1], (Kind::Float, Device::Cpu));
-        let pooled = model.run(154, &features, 155, step(9)).unwrap();
-        let whole = model.run(154, &features, 157, step(9)).unwrap();
-        assert_eq!(model.run(155, &pooled, 157, step(9)).unwrap(), whole);
-        assert_ne!(model.run(155, &pooled, 157, step(8)).unwrap(), whole);
+        let run = |from, input: &Tensor, number| {
+            let factors = model.factors(from, step(number)).unwrap();
+            model.run(from, input, 157, &factors).unwrap()
+        };
+        let pooled = model.run(154, &features, 155, &[]).unwrap();
+        let whole = run(154, &features, 9);
+        assert_eq!(run(155, &pooled, 9), whole);
+        assert_ne!(run(155, &pooled, 8), whole);
         assert_eq!(model.inference(155, 157).unwrap()(&pooled).unwrap(), pooled);
         // Two layers of one seed drop different features: about a quarter is left.
         let kept = whole.ne(0.).sum(None).int64_value(&[]);

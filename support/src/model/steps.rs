@@ -12,6 +12,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::fused::{self, Activation, Geometry};
 use super::layer::{Layer, Operation};
+use crate::cuda::to_device;
 use crate::{Error, Result};
 
 /// One or more layers that are computed at once.
@@ -332,8 +333,7 @@ pub(super) fn convolve(
 /// Returns the same `[N, C, H, W]` tensor of `kind` on `device`, with its memory in N, H, W, C order, for
 /// which libtorch's convolutions are faster. tch has no call for it.
 pub(super) fn channels_last(images: &Tensor, device: Device, kind: Kind) -> Result<Tensor> {
-    images
-        .f_to_device(device)
+    to_device(images, device)
         .and_then(|images| {
             images
                 .f_to_kind(kind)?

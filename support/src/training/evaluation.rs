@@ -58,14 +58,14 @@ impl Totals {
     }
 
     /// Reads loss, correct and examples from a tensor `[3]`.
-    pub(super) fn read(sums: &Tensor) -> Result<Self> {
+    pub(super) fn read(sums: &Tensor, outputs: Vec<Outputs>) -> Result<Self> {
         let sums = sums.f_to_kind(Kind::Double).and_then(Vec::<f64>::try_from);
         match sums.map_err(Error::torch("sums"))?[..] {
             [loss, correct, examples] => Ok(Self {
                 examples: examples as usize,
                 loss,
                 correct,
-                outputs: Vec::new(),
+                outputs,
             }),
             _ => Ok(Self::default()),
         }
@@ -74,10 +74,7 @@ impl Totals {
     /// Returns the sums over all ranks.
     fn over(self, group: &ProcessGroup) -> Result<Self> {
         let sums = Tensor::from_slice(&[self.loss, self.correct, self.examples as f64]);
-        Ok(Self {
-            outputs: self.outputs,
-            ..Self::read(&group.all_reduce(&sums)?)?
-        })
+        Self::read(&group.all_reduce(&sums)?, self.outputs)
     }
 
     /// Returns mean loss and accuracy.

@@ -10,8 +10,9 @@ use super::optimizer::Rates;
 use super::ranks::agree;
 use super::record::RunRecord;
 use super::schedule::Moment;
+use super::step::Stepper;
 use super::{Compiled, EpochLog, Fit, History};
-use crate::distributed::{ProcessGroup, Reducer};
+use crate::distributed::ProcessGroup;
 use crate::live::{Progress, Stop};
 use crate::model::Sequential;
 use crate::pipeline::Batches;
@@ -124,9 +125,9 @@ impl Sequential<Compiled> {
         }
         hooks.on_train_begin(self)?;
         let prefix = FrozenPrefix::new(self, batches, fit, console)?;
-        let reducer = self.reducer(batches.group())?;
+        let mut stepper = self.stepper(prefix.cut, batches.group())?;
         for epoch in first..fit.epochs {
-            self.train_epoch(epoch, fit, &prefix, reducer.as_ref(), hooks, console)
+            self.train_epoch(epoch, fit, &prefix, &mut stepper, hooks, console)
                 .map_err(|end| end.in_epoch(epoch + 1, self.history()))?;
         }
         Ok(())
@@ -138,7 +139,7 @@ impl Sequential<Compiled> {
         epoch: usize,
         fit: &Fit<'_>,
         prefix: &FrozenPrefix<'_>,
-        reducer: Option<&Reducer>,
+        stepper: &mut Stepper,
         hooks: &mut Hooks<'_>,
         console: &mut Console<'_>,
     ) -> Result<(), End> {
@@ -147,10 +148,14 @@ impl Sequential<Compiled> {
         hooks.on_epoch_begin(self, pass.epoch, console)?;
         let (start, mut totals) = (Instant::now(), Totals::default());
         self.compiled.step = (epoch as u64).wrapping_mul(pass.steps as u64);
-        let (mut batches, mut learning_rate) = (training.epoch(epoch), None);
+        let (mut batches, mut learning_rate) = (training.epoch(epoch).fuse(), None);
+        let mut inputs = self.inputs(*cut, batches.next());
         for step in 1.. {
             let rates = self.rates(fit, pass, step);
-            let before = self.train_step(*cut, batches.next().transpose()?, rates, reducer)?;
+            let trained = self.train_step(stepper, inputs?, rates)?;
+            // While a GPU trains.
+            inputs = self.inputs(*cut, batches.next());
+            let before = trained.read()?;
             if before.examples == 0 {
                 break;
             }

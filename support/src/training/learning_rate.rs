@@ -260,7 +260,7 @@ impl Sequential<Compiled> {
             Err(_) => return Err(task.stopped(0)),
             Ok(prefix) => prefix,
         };
-        let reducer = self.reducer(group)?;
+        let mut stepper = self.stepper(prefix.cut, group)?;
         let mut found = LearningRates::new(finder);
         let mut epoch = 0;
         let mut coming = prefix.training.epoch(epoch);
@@ -270,8 +270,8 @@ impl Sequential<Compiled> {
                 ..self.compiled.optimizer.rates()
             };
             let loss = loop {
-                let batch = coming.next().transpose()?;
-                let totals = self.train_step(prefix.cut, batch, rates, reducer.as_ref())?;
+                let inputs = self.inputs(prefix.cut, coming.next())?;
+                let totals = self.train_step(&mut stepper, inputs, rates)?.read()?;
                 if totals.examples > 0 {
                     break totals.mean().loss;
                 }

@@ -269,8 +269,15 @@ impl Objective {
             class_weights,
         } = &self.options;
         let weights = class_weights.as_ref().map(|weights| {
-            let weights = Tensor::f_from_slice(weights)?.f_to_kind(logits.kind())?;
-            weights.f_to_device(logits.device())
+            let (kind, device) = (logits.kind(), logits.device());
+            if device == Device::Cpu {
+                return Tensor::f_from_slice(weights)?.f_to_kind(kind);
+            }
+            // Nothing is copied to a GPU while its work is recorded.
+            let each = weights
+                .iter()
+                .map(|&weight| Tensor::f_full([1], weight, (kind, device)));
+            Tensor::f_cat(&each.collect::<Result<Vec<_>, _>>()?, 0)
         });
         let weights = weights.transpose()?;
         let no_weights = None::<&Tensor>;

@@ -18,7 +18,8 @@ impl TrainedWeights {
     pub(super) fn of(model: &Sequential<Compiled>) -> Result<Self> {
         let variables = model.trainable_variables().into_iter();
         let copies: Result<_, _> = variables
-            .map(|variable| variable.value().f_detach_copy())
+            // `detach_copy` alone does not detach.
+            .map(|variable| variable.value().f_detach()?.f_detach_copy())
             .collect();
         copies
             .map(Self)
@@ -120,5 +121,19 @@ impl TrainingState {
         model.compiled.optimizer = self.optimizer;
         model.compiled.step = self.step;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::training::ranks::tests::model;
+
+    #[test]
+    fn a_copy_keeps_nothing_of_the_weights_record_of_operations() {
+        let weights = TrainedWeights::of(&model(0, 1e-4)).unwrap();
+        assert!(!weights.0.is_empty());
+        // A GPU's recording would begin with what had been recorded for this.
+        assert!(weights.0.iter().all(|value| !value.requires_grad()));
     }
 }

@@ -1,12 +1,13 @@
 //! One training step, and what has to hold before it.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::evaluation::Totals;
 use super::frozen::PrefixBatch;
 use super::metrics::Outputs;
 use super::optimizer::{Rates, flatten};
 use super::{Compiled, Evaluation};
+use crate::cuda::{Recorder, to_device};
 use crate::distributed::{ProcessGroup, Reducer};
 use crate::model::{Sequential, TrainingStep};
 use crate::pipeline::{Batches, Mixed};
@@ -23,34 +24,52 @@ pub(super) struct BatchLoss {
 }
 
 impl BatchLoss {
-    pub(super) fn read(&self) -> Result<Totals> {
-        let read = || {
-            Ok(Totals {
-                examples: self.examples as usize,
-                loss: self.mean.f_double_value(&[])? * self.examples as f64,
-                correct: self.correct.f_double_value(&[])?,
-                outputs: self.outputs().collect(),
-            })
-        };
-        read().map_err(Error::torch("loss"))
+    pub(super) fn read(self) -> Result<Totals> {
+        let sums = self.sums().map_err(Error::torch("loss"))?;
+        Totals::read(&sums, self.outputs.into_iter().collect())
     }
 
-    fn outputs(&self) -> impl Iterator<Item = Outputs> {
-        let outputs = self.outputs.iter();
-        outputs.map(|(logits, labels)| (logits.shallow_clone(), labels.shallow_clone()))
+    /// Returns the sum of the examples' losses, correct and examples in one tensor `[3]`.
+    fn sums(&self) -> Result<Tensor, TchError> {
+        let double = |value: &Tensor| value.f_detach()?.f_to_kind(Kind::Double);
+        let loss = double(&self.mean)?.f_mul_scalar(self.examples)?;
+        let examples = loss.f_full_like(self.examples)?;
+        Tensor::f_stack(&[loss, double(&self.correct)?, examples], 0)
     }
+}
 
-    /// Returns the sum of the examples' losses, a root of a backward pass, and it, correct and examples in
-    /// one tensor `[3]`, to be summed over the ranks.
-    fn sums(&self) -> Result<(Tensor, Tensor)> {
-        let sums = || {
-            let loss = self.mean.f_mul_scalar(self.examples)?;
-            let examples = loss.f_detach()?.f_full_like(self.examples)?;
-            let correct = self.correct.f_to_kind(loss.kind())?;
-            let sums = Tensor::f_stack(&[&loss.f_detach()?, &correct, &examples], 0)?;
-            Ok((loss, sums))
-        };
-        sums().map_err(Error::torch("loss"))
+/// Makes no number of the loss in some sums where the gradient is not finite. The loss alone does not tell: oneDNN's
+/// ReLUs make 0 of what is no number.
+fn mark_not_finite(sums: &Tensor, gradient: &Tensor) -> Result<(), TchError> {
+    let zero = gradient.f_sum(gradient.kind())?.f_mul_scalar_(0)?;
+    sums.f_get(0)?.f_add_(&zero).map(drop)
+}
+
+/// The tensors of a batch, on the model's device: input, labels, those that are mixed in with their shares, and the
+/// random layers' factors.
+pub(super) struct Inputs {
+    tensors: Vec<Tensor>,
+    is_mixed: bool,
+}
+
+/// Takes training steps on the output of layer `cut`, one after the other.
+pub(super) struct Stepper {
+    pub(super) cut: usize,
+    /// Where there are other ranks.
+    reducer: Option<Reducer>,
+    recorder: Recorder,
+}
+
+/// What a step came to, which a GPU may not know yet.
+pub(super) struct Step {
+    sums: Tensor,
+    outputs: Vec<Outputs>,
+}
+
+impl Step {
+    /// Returns the sums over all ranks before the step, once they are known.
+    pub(super) fn read(self) -> Result<Totals> {
+        Totals::read(&self.sums, self.outputs)
     }
 }
 
@@ -74,74 +93,154 @@ impl Sequential<Compiled> {
             parts: vec![(0, labels.size()[0])],
         };
         let rates = self.compiled.optimizer.rates();
-        Ok(self.train_step(0, Some(batch), rates, None)?.mean())
+        let mut alone = Stepper {
+            cut: 0,
+            reducer: None,
+            recorder: Recorder::default(),
+        };
+        let inputs = self.inputs(alone.cut, Some(Ok(batch)))?;
+        Ok(self.train_step(&mut alone, inputs, rates)?.read()?.mean())
     }
 
-    /// Trains one step on layer `cut`'s output for some images, together with the other ranks where there is
-    /// a `reducer`; returns the sums over all of them before the step. Without examples, an epoch has ended.
+    /// Returns what takes steps on layer `cut`'s output, together with the other ranks of a group.
+    pub(super) fn stepper(&self, cut: usize, group: &ProcessGroup) -> Result<Stepper> {
+        let variables = self.trainable_variables();
+        let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
+        Ok(Stepper {
+            cut,
+            reducer: group.reducer(&values, 3)?,
+            recorder: Recorder::default(),
+        })
+    }
+
+    /// Brings the next step's batch, if there is one, to the device.
+    pub(super) fn inputs(
+        &self,
+        cut: usize,
+        batch: Option<Result<PrefixBatch>>,
+    ) -> Result<Option<Inputs>> {
+        let Some(batch) = batch.transpose()? else {
+            return Ok(None);
+        };
+        let step = TrainingStep {
+            number: self.compiled.step,
+            parts: &batch.parts,
+        };
+        let factors = self.factors(cut, step)?;
+        let mixed = batch.mixed.as_ref();
+        let mixed = mixed.map(|mixed| [&mixed.labels, &mixed.shares]);
+        let tensors = [&batch.input, &batch.labels].into_iter();
+        let tensors = tensors.chain(mixed.into_iter().flatten()).chain(&factors);
+        let tensors = tensors.map(|tensor| to_device(tensor, self.base().device()));
+        Ok(Some(Inputs {
+            tensors: tensors
+                .collect::<Result<_, _>>()
+                .map_err(Error::torch("batch"))?,
+            is_mixed: mixed.is_some(),
+        }))
+    }
+
+    /// Trains one step on layer `cut`'s output for some images, together with the other ranks where there are
+    /// any. Without examples on any rank, an epoch has ended: then the step has none.
     pub(super) fn train_step(
         &mut self,
-        cut: usize,
-        batch: Option<PrefixBatch>,
+        stepper: &mut Stepper,
+        inputs: Option<Inputs>,
         rates: Rates,
-        reducer: Option<&Reducer>,
-    ) -> Result<Totals> {
-        let loss = batch.map(|batch| {
-            let step = TrainingStep {
-                number: self.compiled.step,
-                parts: &batch.parts,
-            };
-            let logits = self.run(cut, &batch.input, self.last(), step)?;
-            self.batch_loss(&logits, &batch.labels, batch.mixed.as_ref())
-        });
-        match (loss.transpose()?, reducer) {
-            (None, None) => Ok(Totals::default()),
-            (Some(loss), None) => {
-                let gradient = self.gradient(&loss.mean)?;
-                self.update(&gradient, rates)?;
-                // Only now: a GPU is waited for.
-                let mut totals = loss.read()?;
-                totals.loss += nan_if_not_finite(&gradient)?;
-                Ok(totals)
-            }
-            (loss, Some(reducer)) => self.train_step_together(loss.as_ref(), rates, reducer),
+    ) -> Result<Step> {
+        if let Some(reducer) = &stepper.reducer {
+            return self.train_step_together(stepper.cut, inputs, rates, reducer);
         }
+        let Some(inputs) = inputs else {
+            let none = Tensor::f_zeros([3], (Kind::Double, Device::Cpu));
+            return Ok(Step {
+                sums: none.map_err(Error::torch("loss"))?,
+                outputs: Vec::new(),
+            });
+        };
+        let Stepper { cut, recorder, .. } = stepper;
+        let results = recorder.run(&inputs.tensors, |tensors| {
+            let loss = self.loss_of(*cut, tensors, inputs.is_mixed)?;
+            let gradient = self.gradient(&loss.mean)?;
+            let sums = loss.sums().and_then(|sums| {
+                mark_not_finite(&sums, &gradient)?;
+                Ok(sums)
+            });
+            let sums = sums.map_err(Error::torch("loss"))?;
+            let outputs = loss
+                .outputs
+                .into_iter()
+                .flat_map(|(logits, labels)| [logits, labels]);
+            Ok([gradient, sums].into_iter().chain(outputs).collect())
+        })?;
+        let mut results = results.into_iter();
+        let mut next = || results.next().ok_or(TchError::Torch("no result".into()));
+        let (gradient, sums) = next()
+            .and_then(|gradient| Ok((gradient, next()?)))
+            .map_err(Error::torch("training step"))?;
+        self.update(&gradient, rates)?;
+        let outputs = results.next().zip(results.next());
+        Ok(Step {
+            sums,
+            outputs: outputs.into_iter().collect(),
+        })
     }
 
     /// Trains one step on a batch of which this rank may have no part.
     fn train_step_together(
         &mut self,
-        loss: Option<&BatchLoss>,
+        cut: usize,
+        inputs: Option<Inputs>,
         rates: Rates,
         reducer: &Reducer,
-    ) -> Result<Totals> {
-        let (mut gradients, sums) = match loss {
+    ) -> Result<Step> {
+        let loss = inputs.map(|inputs| self.loss_of(cut, &inputs.tensors, inputs.is_mixed));
+        let loss = loss.transpose()?;
+        let (mut gradients, sums) = match &loss {
             Some(loss) => {
-                let (root, sums) = loss.sums()?;
-                reducer.backward(Some(&root), &sums)?
+                let root = loss.mean.f_mul_scalar(loss.examples);
+                let sums = loss.sums().and_then(|sums| sums.f_to_kind(Kind::Float));
+                let root = root.map_err(Error::torch("loss"))?;
+                reducer.backward(Some(&root), &sums.map_err(Error::torch("loss"))?)?
             }
             None => {
                 let none = Tensor::f_zeros([3], (Kind::Float, self.base().device()));
                 reducer.backward(None, &none.map_err(Error::torch("loss"))?)?
             }
         };
-        if loss.is_none() {
-            let totals = Totals::read(&sums)?;
-            if totals.examples == 0 {
-                return Ok(totals);
-            }
+        if loss.is_none() && Totals::read(&sums, Vec::new())?.examples == 0 {
+            return Ok(Step {
+                sums,
+                outputs: Vec::new(),
+            });
         }
         let mean = sums
             .f_get(2)
             .and_then(|examples| gradients.f_div_(&examples));
         let mean = mean.map_err(Error::torch("mean of the gradients"))?;
         self.update(&mean, rates)?;
-        let totals = Totals::read(&sums)?;
-        Ok(Totals {
-            loss: totals.loss + nan_if_not_finite(&mean)?,
-            outputs: loss.iter().flat_map(|loss| loss.outputs()).collect(),
-            ..totals
+        mark_not_finite(&sums, &mean).map_err(Error::torch("gradient"))?;
+        Ok(Step {
+            sums,
+            outputs: loss.and_then(|loss| loss.outputs).into_iter().collect(),
         })
+    }
+
+    /// Returns the loss of a batch's [inputs](Inputs).
+    fn loss_of(&self, cut: usize, tensors: &[Tensor], is_mixed: bool) -> Result<BatchLoss> {
+        let [input, labels, others @ ..] = tensors else {
+            return Err(Error::torch("batch")(TchError::Shape("no labels".into())));
+        };
+        let (mixed, factors) = others.split_at(if is_mixed { 2 } else { 0 });
+        let mixed = match mixed {
+            [labels, shares] => Some(Mixed {
+                labels: labels.shallow_clone(),
+                shares: shares.shallow_clone(),
+            }),
+            _ => None,
+        };
+        let logits = self.run(cut, input, self.last(), factors)?;
+        self.batch_loss(&logits, labels, mixed.as_ref())
     }
 
     /// Returns the gradient of a loss, one trainable variable's after the other's.
@@ -162,13 +261,6 @@ impl Sequential<Compiled> {
         optimizer.step(&variables, in_base, gradient, rates)?;
         compiled.step += 1;
         Ok(())
-    }
-
-    /// Returns what sums the gradients of the trainable variables, and three other values, over a group.
-    pub(super) fn reducer(&self, group: &ProcessGroup) -> Result<Option<Reducer>> {
-        let variables = self.trainable_variables();
-        let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
-        group.reducer(&values, 3)
     }
 
     /// Returns the mean loss of a batch, and how many of its examples are classified right; the loss of
@@ -299,14 +391,6 @@ impl Sequential<Compiled> {
             Some(label) => argument(format!("indices of {classes} classes"), label.to_string()),
         }
     }
-}
-
-/// Returns what makes the loss NaN where the gradient is not finite, else 0. The loss alone does not tell: oneDNN's ReLUs
-/// make 0 of what is no number.
-fn nan_if_not_finite(gradient: &Tensor) -> Result<f64> {
-    let sum = gradient.f_sum(gradient.kind());
-    let sum = sum.and_then(|sum| sum.f_double_value(&[]));
-    Ok(0. * sum.map_err(Error::torch("gradient"))?)
 }
 
 #[cfg(test)]

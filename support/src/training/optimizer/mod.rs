@@ -19,7 +19,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
 
-use crate::model::Variable;
+use crate::model::{Variable, subtract};
 use crate::{Error, Result};
 
 /// An optimizer with its hyper-parameters and its state: what `compile` makes of an [`RmsProp`], an
@@ -392,9 +392,8 @@ impl Optimizer {
         if let Some(factors) = &flat.factors {
             change = change.f_mul_(factors)?;
         }
-        for (variable, change) in variables.iter().zip(unflatten(&change, variables)) {
-            let _updated = variable.value().shallow_clone().f_sub_(&change?)?;
-        }
+        let values: Vec<&Tensor> = variables.iter().map(|variable| variable.value()).collect();
+        subtract(&values, &change)?;
         self.flat = Some(flat);
         Ok(())
     }
