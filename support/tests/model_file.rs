@@ -237,6 +237,22 @@ fn a_classifier_predicts_what_the_model_predicts() {
 }
 
 #[test]
+fn several_threads_use_one_classifier_at_the_same_time() {
+    let (model, (_folder, batches)) = (model(), set());
+    let (_folder, path) = saved(&model, &batches);
+    let classifier = load(&path).unwrap();
+    let picture = |number| common::picture(number, 64);
+    let predict = |number| classifier.predict(picture(number)).unwrap();
+    let expected: Vec<_> = (0..8).map(predict).collect();
+    std::thread::scope(|scope| {
+        let threads = [0, 1, 2, 3].map(|_| scope.spawn(|| (0..8).map(predict).collect::<Vec<_>>()));
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    });
+}
+
+#[test]
 fn a_model_of_one_logit_tells_two_classes_apart() {
     let folder = pictures(&["cats", "dogs"], 2);
     let (train, _) = batches(folder.path(), BrokenImages::Stop);

@@ -25,7 +25,7 @@ const AHEAD: usize = 2 * BATCH_SIZE;
 
 /// A model from a model file, ready for images.
 ///
-/// It belongs to the thread that loaded it; a program with several threads loads one in each.
+/// Any number of threads may use one at the same time.
 #[derive(Debug)]
 pub struct Classifier {
     model: Sequential,
@@ -87,6 +87,9 @@ impl fmt::Display for Classification {
         }
     }
 }
+
+// Safety: its tensors are only read, which any number of threads may do; what changes is behind locks.
+unsafe impl Sync for Classifier {}
 
 impl Classifier {
     /// Reads a file that [`Sequential::save`] wrote, for a GPU if there is one.

@@ -1,11 +1,11 @@
 //! What a GPU is told: by CUDA graphs, and without waiting for it. In small batches, telling it what to do takes
 //! longer than doing it.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int};
 use std::marker::{PhantomData, PhantomPinned};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
@@ -98,7 +98,7 @@ pub(crate) fn bounded_sum(
 /// The most examples that have come at once. On a GPU, fewer are filled up to as many by zeros, unless they are very
 /// few: for each other number, cuDNN looks for its algorithms anew, which takes seconds.
 #[derive(Debug, Default)]
-pub(crate) struct FullBatch(Cell<i64>);
+pub(crate) struct FullBatch(AtomicI64);
 
 impl FullBatch {
     /// Returns what `work`, which computes each example by itself, makes of a batch.
@@ -108,8 +108,7 @@ impl FullBatch {
         work: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let count = batch.size()[0];
-        let full = self.0.get().max(count);
-        self.0.set(full);
+        let full = self.0.fetch_max(count, Ordering::Relaxed).max(count);
         if !batch.device().is_cuda() || count == full || count * VERY_FEW < full {
             return work(batch);
         }
@@ -145,6 +144,9 @@ struct Recording {
 
 #[derive(Debug)]
 struct Graph(NonNull<CudaGraph>);
+
+// Safety: what C++ owns is of no thread.
+unsafe impl Send for Graph {}
 
 impl Recorder {
     /// Returns what `work` makes of some inputs, all on one device. On a GPU it must read nothing back,

@@ -1,9 +1,8 @@
 //! A pretrained network as the base of a model: the flat list of its layers and all that is done with it,
 //! whatever the family.
 
-use std::cell::RefCell;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -39,7 +38,7 @@ pub struct Backbone {
     precision: Precision,
     full_batch: FullBatch,
     /// Newest last.
-    prepared: RefCell<Vec<Prepared>>,
+    prepared: Mutex<Vec<Prepared>>,
 }
 
 /// Layers prepared for inference, and what they were prepared from.
@@ -48,7 +47,7 @@ struct Prepared {
     from: usize,
     to: usize,
     weights: Vec<(usize, i64)>,
-    inference: Rc<Inference>,
+    inference: Arc<Inference>,
 }
 
 /// The most ranges of layers that are kept prepared: `fit` goes through two, `evaluate` and `explain`
@@ -145,7 +144,7 @@ impl Backbone {
             device,
             precision: Precision::F32,
             full_batch: FullBatch::default(),
-            prepared: RefCell::default(),
+            prepared: Mutex::default(),
         };
         network.set_trainable(true);
         Ok(network)
@@ -216,7 +215,7 @@ impl Backbone {
     pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
         precision.check(self.device)?;
         self.precision = precision;
-        self.prepared.take();
+        self.prepared = Mutex::default();
         Ok(())
     }
 
@@ -370,8 +369,8 @@ impl Backbone {
 
     /// Returns the layers after `from`, a [cut](Self::is_cut), up to `to`, prepared for inference: anew
     /// only if a weight has changed since.
-    pub(crate) fn inference(&self, from: usize, to: usize) -> Result<Rc<Inference>> {
-        let mut prepared = self.prepared.borrow_mut();
+    pub(crate) fn inference(&self, from: usize, to: usize) -> Result<Arc<Inference>> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         prepared.retain(|prepared| {
             self.weights_between(prepared.from, prepared.to)
                 .is_some_and(|weights| weights == prepared.weights)
@@ -382,7 +381,7 @@ impl Backbone {
         }
         let kind = self.precision.kind();
         let inference = Inference::new(self.name(), &self.layers, from, to, self.device, kind)?;
-        let inference = Rc::new(inference);
+        let inference = Arc::new(inference);
         if let Some(weights) = self.weights_between(from, to).filter(|it| !it.is_empty()) {
             if prepared.len() == KEPT {
                 prepared.remove(0);

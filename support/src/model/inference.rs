@@ -1,6 +1,6 @@
 //! Layers prepared for many forward passes without a backward pass.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -42,7 +42,7 @@ enum Engine {
         micro_batch: i64,
         stages: Vec<Stage>,
         full_batch: FullBatch,
-        recorder: RefCell<Recorder>,
+        recorder: Mutex<Recorder>,
     },
     #[cfg(feature = "openvino")]
     OpenVino(Session),
@@ -85,6 +85,9 @@ enum FoldedKernel {
         single: Tensor,
     },
 }
+
+// Safety: its tensors are only read, which any number of threads may do; what changes is behind locks.
+unsafe impl Sync for Inference {}
 
 impl Inference {
     /// Prepares the layers after `from`, a cut, up to `to`, for computing in `kind`.
@@ -143,7 +146,7 @@ impl Engine {
             micro_batch,
             stages: stages.collect::<Result<_>>()?,
             full_batch: FullBatch::default(),
-            recorder: RefCell::default(),
+            recorder: Mutex::default(),
         })
     }
 
@@ -168,7 +171,16 @@ impl Engine {
                 };
                 full_batch.run(&part, |part| {
                     let inputs = [part.shallow_clone()];
-                    Ok(recorder.borrow_mut().run(&inputs, work)?.remove(0))
+                    let mut outputs = match device {
+                        Device::Cpu => work(&inputs)?,
+                        // One thread at a time.
+                        _ => {
+                            let recorder = recorder.lock();
+                            let mut recorder = recorder.unwrap_or_else(PoisonError::into_inner);
+                            recorder.run(&inputs, work)?
+                        }
+                    };
+                    Ok(outputs.remove(0))
                 })
             }),
             #[cfg(feature = "openvino")]
@@ -332,7 +344,7 @@ impl FoldedConvolution {
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
+    use std::sync::Arc;
 
     use tch::Kind;
 
@@ -459,19 +471,19 @@ mod tests {
         let mut network = network(NETWORKS[0]);
         let input = Tensor::randn([1, 3, 64, 64], (Kind::Float, Device::Cpu));
         let first = network.inference(0, 154).unwrap();
-        assert!(Rc::ptr_eq(&first, &network.inference(0, 154).unwrap()));
+        assert!(Arc::ptr_eq(&first, &network.inference(0, 154).unwrap()));
         // Other layers in between, as `evaluate` asks for, do not put them aside.
-        assert!(!Rc::ptr_eq(&first, &network.inference(0, 27).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &network.inference(0, 27).unwrap()));
         network.inference(0, 0).unwrap();
         network.inference(27, 154).unwrap();
-        assert!(Rc::ptr_eq(&first, &network.inference(0, 154).unwrap()));
+        assert!(Arc::ptr_eq(&first, &network.inference(0, 154).unwrap()));
 
         let before = network.forward(&input).unwrap();
         let prepared = network.inference(0, 154).unwrap();
         // As an optimizer does.
         let variable = network.variables().last().unwrap().value();
         let _changed = variable.shallow_clone().f_add_scalar_(1.).unwrap();
-        assert!(!Rc::ptr_eq(&prepared, &network.inference(0, 154).unwrap()));
+        assert!(!Arc::ptr_eq(&prepared, &network.inference(0, 154).unwrap()));
         assert!(!network.forward(&input).unwrap().equal(&before));
         let variable = network.variables_mut().last().unwrap();
         variable.assign(&(variable.value() - 1.)).unwrap();

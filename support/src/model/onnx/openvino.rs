@@ -1,10 +1,10 @@
 //! Layers computed by [OpenVINO](https://docs.openvino.ai), whose library is loaded at run time.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::{env, fs, slice};
 
 use libloading::Library;
@@ -40,7 +40,7 @@ pub(in crate::model) struct Session {
     to: String,
     input_shape: [i64; 3],
     output_shape: [i64; 3],
-    compiled: RefCell<Compiled>,
+    compiled: Mutex<Compiled>,
 }
 
 struct Compiled {
@@ -99,7 +99,7 @@ impl Session {
             to: to.name().into(),
             input_shape: layers[from].output_shape(),
             output_shape: to.output_shape(),
-            compiled: RefCell::new(prepare().map_err(failed(to.name()))?),
+            compiled: Mutex::new(prepare().map_err(failed(to.name()))?),
         }))
     }
 
@@ -135,7 +135,7 @@ impl Session {
     fn compute(&self, mut from: &[f32], mut to: &mut [f32]) -> Result<(), InferenceError> {
         let values = |shape: [i64; 3]| shape.iter().product::<i64>() as usize;
         let (taken, given) = (values(self.input_shape), values(self.output_shape));
-        let mut compiled = self.compiled.borrow_mut();
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         while !from.is_empty() {
             let images = match from.len() / taken {
                 ..MICRO_BATCH => 1,
