@@ -23,6 +23,8 @@ fn main() {
         return;
     };
     println!("cargo:rustc-link-arg=-Wl,-rpath,{library}");
+    // To the build scripts of programs: `DEP_SUPPORT_TORCH_LIBTORCH`.
+    println!("cargo:libtorch={library}");
     // OpenVINO, if wanted, is looked for in the same environment.
     println!("cargo:rustc-env=SUPPORT_LIBTORCH={library}");
     let include = Path::new(&library).with_file_name("include");

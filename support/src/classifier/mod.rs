@@ -41,7 +41,7 @@ mod save;
 
 pub use info::{BackboneInfo, CalibrationInfo, Input, ModelInfo, Optimizer, TrainingSettings};
 pub use picture::Image;
-pub use predict::{Classification, Classifications, Classifier};
+pub use predict::{Classification, Classifications, Classifier, PreparedImage};
 pub use save::TrainingRecord;
 
 pub use crate::pipeline::{Filter, Resize};

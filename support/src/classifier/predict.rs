@@ -34,6 +34,10 @@ pub struct Classifier {
     with: Option<TestTimeAugmentation>,
 }
 
+/// An image as a classifier's network takes it.
+#[derive(Clone, Debug)]
+pub struct PreparedImage(Vec<Pixels>);
+
 /// What a classifier makes of an image. Shows as `cats, 99.2 %`, and where an image can be of several classes
 /// as `cat 99.2 %, outdoor 80.1 %` or `none`; if the image [is unlike](Self::is_unlike) those that the model
 /// was trained on, as `unlike anything it was trained on (most like cats)`.
@@ -204,9 +208,31 @@ impl Classifier {
     /// # Errors
     /// `Io` or `Image` when it cannot be read, `Torch` when libtorch fails.
     pub fn predict(&self, picture: impl Into<Image>) -> Result<Classification> {
-        let pixels = picture.into().load(&self.info.input, self.with.as_ref())?;
-        let mut found = self.classify(vec![pixels])?;
+        let mut found = self.predict_prepared(vec![self.prepare(picture)?])?;
         Ok(found.remove(0))
+    }
+
+    /// Reads an image and makes of it what the network takes: the first part of [`predict`](Self::predict), which a
+    /// server does on other threads.
+    ///
+    /// # Errors
+    /// `Io` or `Image` when it cannot be read.
+    pub fn prepare(&self, picture: impl Into<Image>) -> Result<PreparedImage> {
+        let picture = picture.into();
+        let pixels = picture.load(&self.info.input, self.with.as_ref())?;
+        Ok(PreparedImage(pixels))
+    }
+
+    /// Classifies images that were [prepared](Self::prepare) by this classifier, or one of the same model file, in
+    /// one batch; returns as many.
+    ///
+    /// # Errors
+    /// `Shape` when they were prepared by another model's, `Torch` when libtorch fails.
+    pub fn predict_prepared(&self, images: Vec<PreparedImage>) -> Result<Vec<Classification>> {
+        match images.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.classify(images.into_iter().map(|image| image.0).collect()),
+        }
     }
 
     /// Classifies many images, which are read on other threads while the network is at work: an

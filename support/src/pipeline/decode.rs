@@ -40,8 +40,12 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<RgbImage> {
     decode_within(MAX_BYTES, name, bytes)
 }
 
-/// Decodes a file, if that takes at most so many bytes of memory.
-pub(crate) fn decode_within(limit: u64, name: &str, bytes: &[u8]) -> Result<RgbImage> {
+/// Decodes a file as [`decode`] does, if that takes at most so many bytes of memory: about three a pixel, of a progressive
+/// JPEG six.
+///
+/// # Errors
+/// [`Error::Image`], also when it takes more.
+pub fn decode_within(limit: u64, name: &str, bytes: &[u8]) -> Result<RgbImage> {
     let picture = match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => jpeg(bytes, limit),
         Ok(format) => other(format, bytes, limit),

@@ -26,10 +26,8 @@ pub use batches::{Batch, BatchIter, Batches};
 pub(crate) use batches::{Parts, Workers, stack, threads};
 pub use dataset::{Dataset, Skipped, SkippedSummary};
 pub(crate) use dataset::{read, readable};
-pub use decode::decode;
-#[cfg(test)]
-pub(crate) use decode::decode_within;
 pub(crate) use decode::is_turned;
+pub use decode::{decode, decode_within};
 pub use mixing::Mixed;
 pub(crate) use noise::noise;
 pub use pixels::Pixels;
