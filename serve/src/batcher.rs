@@ -1,0 +1,188 @@
+//! The way of pictures through the network: decoded on all cores, classified in the batches that they come in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use support::Error;
+use support::classifier::{Classification, Classifier, PreparedImage};
+use support::pipeline::decode_within;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task;
+
+use crate::metrics::Metrics;
+use crate::options::Bounds;
+use crate::problem::Problem;
+use crate::upload::Picture;
+
+/// A classifier with a queue before it.
+#[derive(Debug)]
+pub(crate) struct Batcher {
+    classifier: Arc<Classifier>,
+    queue: SyncSender<Job>,
+    /// Pictures that are being decoded, or wait for that.
+    coming: Arc<AtomicUsize>,
+    /// One for each core.
+    decoders: Semaphore,
+    /// Bytes that decoding a picture may take.
+    memory: u64,
+}
+
+/// A picture that waits for the network.
+struct Job {
+    image: PreparedImage,
+    reply: oneshot::Sender<Result<Classification, Problem>>,
+}
+
+/// Counts a picture as coming for as long as it lives.
+struct Coming(Arc<AtomicUsize>);
+
+impl Coming {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Batcher {
+    /// Starts the thread that the network runs on; it ends with the queue.
+    pub(crate) fn start(
+        classifier: Classifier,
+        bounds: &Bounds,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let (queue, jobs) = sync_channel(bounds.max_queue as usize);
+        let (classifier, coming) = (Arc::new(classifier), Arc::default());
+        let network = Network {
+            classifier: Arc::clone(&classifier),
+            jobs,
+            coming: Arc::clone(&coming),
+            batch: bounds.batch as usize,
+            wait: Duration::from_millis(bounds.wait.into()),
+            metrics,
+        };
+        thread::Builder::new()
+            .name("network".into())
+            .spawn(move || network.run())?;
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            classifier,
+            queue,
+            coming,
+            decoders: Semaphore::new(cores),
+            memory: u64::from(bounds.max_picture) << 20,
+        })
+    }
+
+    pub(crate) fn classifier(&self) -> &Classifier {
+        &self.classifier
+    }
+
+    /// Classifies a picture.
+    pub(crate) async fn classify(&self, picture: &Picture) -> Result<Classification, Problem> {
+        let coming = Coming::new(&self.coming);
+        let decoder = self.decoders.acquire().await;
+        let (name, bytes) = (picture.name.clone(), picture.bytes.clone());
+        let (classifier, memory) = (Arc::clone(&self.classifier), self.memory);
+        let prepared = task::spawn_blocking(move || {
+            let image = decode_within(memory, &name, &bytes)?;
+            drop(bytes);
+            classifier.prepare(image)
+        });
+        let prepared = prepared.await.map_err(|error| internal(&error))?;
+        drop(decoder);
+        let (reply, answer) = oneshot::channel();
+        let image = prepared.map_err(|error| unreadable(&error))?;
+        self.queue
+            .try_send(Job { image, reply })
+            .map_err(|_| Problem::busy("too many pictures wait for the network"))?;
+        drop(coming);
+        answer.await.map_err(|error| internal(&error))?
+    }
+}
+
+fn unreadable(error: &Error) -> Problem {
+    match error {
+        Error::Image { name, reason } => Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("{name}: {reason}"),
+        ),
+        error => internal(error),
+    }
+}
+
+fn internal(error: &impl std::fmt::Display) -> Problem {
+    eprintln!("{error}");
+    let detail = "the picture could not be classified; the server's output says why";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+}
+
+/// What the network's thread needs.
+struct Network {
+    classifier: Arc<Classifier>,
+    jobs: Receiver<Job>,
+    coming: Arc<AtomicUsize>,
+    batch: usize,
+    wait: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Network {
+    fn run(self) {
+        while let Ok(first) = self.jobs.recv() {
+            let mut batch = self.batch_after(first);
+            // Nobody waits for them any more.
+            batch.retain(|job| !job.reply.is_closed());
+            self.classify(batch);
+        }
+    }
+
+    /// Takes what has come, and waits a moment for what is coming.
+    fn batch_after(&self, first: Job) -> Vec<Job> {
+        let (mut batch, end) = (vec![first], Instant::now() + self.wait);
+        while batch.len() < self.batch {
+            let left = match self.coming.load(Ordering::Relaxed) {
+                0 => Duration::ZERO,
+                _ => end.saturating_duration_since(Instant::now()),
+            };
+            match self.jobs.recv_timeout(left) {
+                Ok(job) => batch.push(job),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        batch
+    }
+
+    fn classify(&self, batch: Vec<Job>) {
+        if batch.is_empty() {
+            return;
+        }
+        let start = Instant::now();
+        let (images, replies): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|job| (job.image, job.reply)).unzip();
+        let found = self.classifier.predict_prepared(images);
+        self.metrics.batch(replies.len(), start.elapsed());
+        // Whoever has gone away misses nothing.
+        match found {
+            Ok(found) => replies
+                .into_iter()
+                .zip(found)
+                .for_each(|(reply, found)| drop(reply.send(Ok(found)))),
+            Err(error) => {
+                let problem = internal(&error);
+                replies
+                    .into_iter()
+                    .for_each(|reply| drop(reply.send(Err(problem.clone()))));
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Serves a model file: a page that classifies pictures, and an interface for other programs.
+
+mod batcher;
+mod metrics;
+mod options;
+mod problem;
+mod routes;
+mod server;
+mod upload;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use support::classifier::Classifier;
+use support::device;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::batcher::Batcher;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::routes::App;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Some(reason) = options.unsafe_because() {
+        eprintln!("error: {reason}");
+        return ExitCode::from(2);
+    }
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
+    let certificate = options.tls_cert.as_deref().zip(options.tls_key.as_deref());
+    let tls = certificate
+        .map(|(certificate, key)| server::tls(certificate, key))
+        .transpose()?;
+    let classifier = Classifier::load_on(&options.model, device::pick(&options.device)?)?;
+    let metrics = Arc::new(Metrics::new());
+    let batcher = Batcher::start(classifier, &options.bounds, Arc::clone(&metrics))?;
+    let app = Arc::new(App::new(options, batcher, metrics));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let address = SocketAddr::new(options.host, options.port);
+    let served: anyhow::Result<()> = runtime.block_on(async {
+        let listener = server::listen(address).await?;
+        let (mut terminate, mut interrupt) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        println!(
+            "{} at {scheme}://{}",
+            options.model.display(),
+            listener.local_addr()?
+        );
+        server::serve(listener, app, tls, async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await;
+        Ok(())
+    });
+    // What a blocking thread still decodes, nobody waits for.
+    runtime.shutdown_background();
+    served
+}

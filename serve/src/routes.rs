@@ -1,0 +1,280 @@
+//! What is answered: the page and the interface for programs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::future::join_all;
+use serde::Serialize;
+use subtle::ConstantTimeEq as _;
+use support::classifier::Classification;
+use tokio::sync::Semaphore;
+
+use crate::batcher::Batcher;
+use crate::metrics::Metrics;
+use crate::options::{Bounds, Options};
+use crate::problem::Problem;
+use crate::upload::{Picture, Room};
+
+/// All that requests share.
+#[derive(Debug)]
+pub(crate) struct App {
+    name: String,
+    token: Option<String>,
+    bounds: Bounds,
+    batcher: Batcher,
+    metrics: Arc<Metrics>,
+    requests: Semaphore,
+    room: Room,
+}
+
+impl App {
+    pub(crate) fn new(options: &Options, batcher: Batcher, metrics: Arc<Metrics>) -> Self {
+        let bounds = options.bounds;
+        Self {
+            name: options.model_name(),
+            token: options.token.clone(),
+            bounds,
+            batcher,
+            metrics,
+            requests: Semaphore::new(bounds.max_requests as usize),
+            room: Room::new(&bounds),
+        }
+    }
+
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Returns all routes.
+    pub(crate) fn routes(self: Arc<Self>) -> Router {
+        let wants_token = middleware::from_fn_with_state(Arc::clone(&self), checked);
+        let interface = Router::new()
+            .route("/v1/model", get(model))
+            .route("/v1/predict", post(predict))
+            .route("/metrics", get(metrics))
+            .route_layer(wants_token);
+        let open = Router::new()
+            .route(
+                "/",
+                get(|| {
+                    file(
+                        "text/html; charset=utf-8",
+                        include_str!("../page/index.html"),
+                    )
+                }),
+            )
+            .route(
+                "/page.css",
+                get(|| file("text/css", include_str!("../page/page.css"))),
+            )
+            .route(
+                "/page.js",
+                get(|| file("text/javascript", include_str!("../page/page.js"))),
+            )
+            .route("/healthz", get(|| async { "alive\n" }))
+            // A server that answers has its model.
+            .route("/readyz", get(|| async { "ready\n" }));
+        let of_all = middleware::from_fn_with_state(Arc::clone(&self), bounded);
+        open.merge(interface)
+            .fallback(|| async {
+                Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+            })
+            .method_not_allowed_fallback(|method: Method| async move {
+                let detail = format!("this path does not take {method}");
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+            })
+            .layer(of_all)
+            .with_state(self)
+    }
+}
+
+async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, kind)], text)
+}
+
+/// Keeps the bounds, counts the answer, and tells browsers what not to do with it.
+async fn bounded(
+    State(app): State<Arc<App>>,
+    path: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let start = Instant::now();
+    let answer = async {
+        if comes_from_elsewhere(request.headers()) {
+            let detail = "a page of another origin asks: expected one of this server, or a program";
+            return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
+        }
+        let Ok(_permit) = app.requests.try_acquire() else {
+            return Problem::busy("too many requests are being answered").into_response();
+        };
+        let limit = app.bounds.request_timeout;
+        match tokio::time::timeout(limit, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                let detail = format!("the request took longer than {limit:?}");
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()
+            }
+        }
+    };
+    let mut response = answer.await;
+    let route = path.as_ref().map_or("other", MatchedPath::as_str);
+    app.metrics
+        .answer(route, response.status().as_u16(), start.elapsed());
+    let policy = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'";
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Returns whether a browser says that a page of another origin asks.
+fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return false;
+    };
+    let authority =
+        |origin: &HeaderValue| Some(origin.to_str().ok()?.split_once("://")?.1.to_owned());
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    authority(origin).as_deref() != host
+}
+
+/// Lets in whoever has the token, where one is wanted.
+async fn checked(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let Some(token) = &app.token else {
+        return next.run(request).await;
+    };
+    let said = request.headers().get(header::AUTHORIZATION);
+    let said = said.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    if said.is_some_and(|said| said.ct_eq(token.as_bytes()).into()) {
+        return next.run(request).await;
+    }
+    let detail = "expected the header `Authorization: Bearer TOKEN`, with the token that the server was started with";
+    Problem::new(StatusCode::UNAUTHORIZED, detail).into_response()
+}
+
+/// What a model file says of itself.
+#[derive(Serialize)]
+struct Model<'a> {
+    name: &'a str,
+    classes: &'a [String],
+    /// Pixels to a side.
+    input_size: u32,
+    multi_label: bool,
+    threshold: Option<f64>,
+    /// Whether it knows images unlike those that it was trained on.
+    tells_unlike: bool,
+    accuracy: Option<f64>,
+}
+
+async fn model(State(app): State<Arc<App>>) -> Response {
+    let classifier = app.batcher.classifier();
+    let info = classifier.info();
+    let model = Model {
+        name: &app.name,
+        classes: classifier.classes(),
+        input_size: classifier.input_size(),
+        multi_label: info.loss.is_multi_label(),
+        threshold: info.threshold,
+        tells_unlike: info.calibration.is_some(),
+        accuracy: classifier
+            .evaluation()
+            .map(|evaluation| evaluation.accuracy),
+    };
+    Json(model).into_response()
+}
+
+#[derive(Serialize)]
+struct Predictions<'a> {
+    model: &'a str,
+    predictions: Vec<Prediction>,
+}
+
+#[derive(Serialize)]
+struct Prediction {
+    name: String,
+    #[serde(flatten)]
+    found: Found,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    Classified {
+        class: String,
+        probability: f64,
+        probabilities: BTreeMap<String, f64>,
+        classes: Vec<String>,
+        unlike: Option<bool>,
+        novelty: Option<f64>,
+    },
+    Refused {
+        error: Problem,
+    },
+}
+
+impl Found {
+    fn of(found: Classification, names: &[String]) -> Self {
+        let probabilities = found.probabilities.iter().copied();
+        Self::Classified {
+            unlike: found.novelty.map(|_| found.is_unlike()),
+            novelty: found.novelty,
+            probabilities: names.iter().cloned().zip(probabilities).collect(),
+            classes: found.classes.into_iter().map(|(name, _)| name).collect(),
+            class: found.class,
+            probability: found.probability,
+        }
+    }
+}
+
+async fn predict(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let upload = app.room.read(&headers, body, &app.bounds).await?;
+    let pictures = upload.pictures(&headers, &app.bounds).await?;
+    let found = join_all(pictures.iter().map(|picture| app.batcher.classify(picture))).await;
+    if let Some(Err(problem)) = found.first()
+        && found.iter().all(Result::is_err)
+    {
+        return Err(problem.clone());
+    }
+    let names = app.batcher.classifier().classes();
+    let prediction = |(picture, found): (Picture, Result<Classification, Problem>)| Prediction {
+        name: picture.name,
+        found: match found {
+            Ok(found) => Found::of(found, names),
+            Err(error) => Found::Refused { error },
+        },
+    };
+    let predictions = pictures.into_iter().zip(found).map(prediction).collect();
+    let model = &app.name;
+    Ok(Json(Predictions { model, predictions }).into_response())
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.metrics.text())
+}

@@ -1,0 +1,379 @@
+//! A request's body, within bounds, and the pictures in it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, StatusCode, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::stream;
+use http_body_util::BodyExt as _;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::options::Bounds;
+use crate::problem::Problem;
+
+/// Bytes in a unit of room.
+const UNIT: usize = 1024;
+
+/// How many times the size that is taken a body is still read through, so that its sender, who reads no answer before
+/// it is sent, gets one.
+const WORTH_AN_ANSWER: usize = 4;
+
+/// The most of a picture's name that is kept, in characters.
+const NAME: usize = 100;
+
+/// Room for the bodies of all requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Room(Arc<Semaphore>);
+
+/// A request's body, which takes room as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// A picture as it came.
+#[derive(Debug)]
+pub(crate) struct Picture {
+    pub(crate) name: String,
+    pub(crate) bytes: Bytes,
+}
+
+impl Room {
+    pub(crate) fn new(bounds: &Bounds) -> Self {
+        Self(Arc::new(Semaphore::new(bounds.max_bodies as usize * 1024)))
+    }
+
+    /// Reads a body.
+    pub(crate) async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        bounds: &Bounds,
+    ) -> Result<Upload, Problem> {
+        let most = bounds.max_body as usize * 1024 * 1024;
+        let too_large = || {
+            let detail = format!("a body has at most {} MiB", bounds.max_body);
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        };
+        let told = headers.get(header::CONTENT_LENGTH);
+        let told = told.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let told = told.unwrap_or(0);
+        if told > most.saturating_mul(WORTH_AN_ANSWER) {
+            return Err(too_large());
+        }
+        let reading = async {
+            if told > most {
+                drain(body).await;
+                return Err(too_large());
+            }
+            self.read_up_to(body, most, too_large).await
+        };
+        match tokio::time::timeout(bounds.body_timeout, reading).await {
+            Ok(read) => read,
+            Err(_) => Err(Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("a body has {:?} to arrive", bounds.body_timeout),
+            )),
+        }
+    }
+
+    async fn read_up_to(
+        &self,
+        mut body: Body,
+        most: usize,
+        too_large: impl Fn() -> Problem,
+    ) -> Result<Upload, Problem> {
+        let mut bytes = Vec::new();
+        let mut room: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    format!("the body breaks off: {error}"),
+                )
+            })?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if bytes.len() + data.len() > most {
+                return Err(too_large());
+            }
+            let taken = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let needed = (bytes.len() + data.len()).div_ceil(UNIT);
+            if needed > taken {
+                let more = self
+                    .0
+                    .clone()
+                    .try_acquire_many_owned((needed - taken) as u32);
+                let more = more.map_err(|_| Problem::busy("there is no room for more bodies"))?;
+                match &mut room {
+                    Some(room) => room.merge(more),
+                    None => room = Some(more),
+                }
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Upload {
+            bytes: bytes.into(),
+            _room: room,
+        })
+    }
+}
+
+/// Reads a body that nothing is made of.
+async fn drain(mut body: Body) {
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+/// What a JSON body holds: pictures' bytes in base64, one or several.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Json {
+    image: OneOrMore,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl Upload {
+    /// Returns the pictures in it, of which there is one at least.
+    pub(crate) async fn pictures(
+        &self,
+        headers: &HeaderMap,
+        bounds: &Bounds,
+    ) -> Result<Vec<Picture>, Problem> {
+        let kind = headers.get(header::CONTENT_TYPE);
+        let kind = kind.map_or("application/octet-stream", |kind| {
+            kind.to_str().unwrap_or("?")
+        });
+        let essence = kind
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        let pictures = match essence.as_str() {
+            "multipart/form-data" => self.parts(kind, bounds).await?,
+            "application/json" => self.in_json()?,
+            "application/octet-stream" => vec![self.whole()],
+            image if image.starts_with("image/") => vec![self.whole()],
+            _ => {
+                return Err(Problem::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    format!(
+                        "{essence}: expected a picture (image/*, application/octet-stream), multipart/form-data with \
+                         fields `image`, or application/json: {{\"image\": \"base64\"}}"
+                    ),
+                ));
+            }
+        };
+        if pictures.is_empty() || pictures.iter().all(|picture| picture.bytes.is_empty()) {
+            let detail = "expected a picture: the body has none";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        }
+        if pictures.len() > bounds.max_pictures as usize {
+            return Err(too_many(bounds));
+        }
+        Ok(pictures)
+    }
+
+    fn whole(&self) -> Picture {
+        Picture {
+            name: "image".into(),
+            bytes: self.bytes.clone(),
+        }
+    }
+
+    async fn parts(&self, kind: &str, bounds: &Bounds) -> Result<Vec<Picture>, Problem> {
+        let malformed = |error: multer::Error| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("multipart/form-data: {error}"),
+            )
+        };
+        let boundary = multer::parse_boundary(kind).map_err(malformed)?;
+        let bytes = self.bytes.clone();
+        let bytes = stream::once(async move { Ok::<_, Infallible>(bytes) });
+        let mut parts = multer::Multipart::new(bytes, boundary);
+        let mut pictures = Vec::new();
+        while let Some(part) = parts.next_field().await.map_err(malformed)? {
+            if part.name() != Some("image") {
+                let name = shortened(part.name().unwrap_or_default());
+                let detail = format!("a field {name:?}: expected pictures in fields `image`");
+                return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+            }
+            if pictures.len() == bounds.max_pictures as usize {
+                return Err(too_many(bounds));
+            }
+            let name = shortened(part.file_name().unwrap_or("image"));
+            let bytes = part.bytes().await.map_err(malformed)?;
+            pictures.push(Picture { name, bytes });
+        }
+        Ok(pictures)
+    }
+
+    fn in_json(&self) -> Result<Vec<Picture>, Problem> {
+        let malformed = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
+        let json: Json = serde_json::from_slice(&self.bytes).map_err(|error| {
+            malformed(format!(
+                "{error}: expected {{\"image\": \"base64\"}}, or a list of them"
+            ))
+        })?;
+        let texts = match json.image {
+            OneOrMore::One(text) => vec![text],
+            OneOrMore::More(texts) => texts,
+        };
+        let picture = |(at, text): (usize, &String)| {
+            // As pages have it: data:image/png;base64,...
+            let text = text
+                .rsplit_once(";base64,")
+                .map_or(text.as_str(), |(_, data)| data);
+            let name = format!("image {}", at + 1);
+            match STANDARD.decode(text) {
+                Ok(bytes) => Ok(Picture {
+                    name,
+                    bytes: bytes.into(),
+                }),
+                Err(error) => Err(malformed(format!("{name}: no base64: {error}"))),
+            }
+        };
+        texts.iter().enumerate().map(picture).collect()
+    }
+}
+
+fn too_many(bounds: &Bounds) -> Problem {
+    let detail = format!("a request has at most {} pictures", bounds.max_pictures);
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+}
+
+/// Returns what is told of a name: no folders, nothing that does not show, not too much.
+fn shortened(name: &str) -> String {
+    let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    name.chars()
+        .filter(|c| !c.is_control())
+        .take(NAME)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::options::Options;
+
+    fn bounds() -> Bounds {
+        Options::parse_from([
+            "serve",
+            "m",
+            "--max-body",
+            "1",
+            "--max-bodies",
+            "1",
+            "--max-pictures",
+            "2",
+        ])
+        .bounds
+    }
+
+    async fn read(kind: &str, body: impl Into<Body>) -> Result<Vec<(String, Vec<u8>)>, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
+        let room = Room::new(&bounds());
+        let upload = room.read(&headers, body.into(), &bounds()).await;
+        let upload = upload.map_err(|problem| serde_json::to_string(&problem).unwrap())?;
+        let pictures = upload.pictures(&headers, &bounds()).await;
+        let pictures = pictures.map_err(|problem| serde_json::to_string(&problem).unwrap())?;
+        let pair = |picture: Picture| (picture.name, picture.bytes.to_vec());
+        Ok(pictures.into_iter().map(pair).collect())
+    }
+
+    const FORM: &str = "multipart/form-data; boundary=X";
+
+    fn part(name: &str, file: &str, bytes: &str) -> String {
+        format!(
+            "--X\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{file}\"\r\n\r\n{bytes}\r\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn pictures_come_as_a_form_as_json_and_as_they_are() {
+        let form =
+            part("image", "../a/b.jpg", "one") + &part("image", "c.png", "two") + "--X--\r\n";
+        let found = read(FORM, form).await.unwrap();
+        assert_eq!(
+            found,
+            [
+                ("b.jpg".into(), b"one".to_vec()),
+                ("c.png".into(), b"two".to_vec())
+            ]
+        );
+        let one = [("image".to_owned(), b"raw".to_vec())];
+        assert_eq!(read("image/jpeg", "raw").await.unwrap(), one);
+        assert_eq!(read("application/octet-stream", "raw").await.unwrap(), one);
+        let json = r#"{"image": ["b25l", "data:image/png;base64,dHdv"]}"#;
+        let found = read("application/json; charset=utf-8", json).await.unwrap();
+        assert_eq!(
+            found,
+            [
+                ("image 1".into(), b"one".to_vec()),
+                ("image 2".into(), b"two".to_vec())
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_picture_or_too_much_is_refused_with_what_was_expected() {
+        let three = part("image", "a", "1").repeat(3) + "--X--\r\n";
+        let truncated = part("image", "a", "1");
+        for (kind, body, expected) in [
+            ("text/plain", "raw".to_owned(), "415"),
+            ("image/png", String::new(), "the body has none"),
+            (FORM, "--X--\r\n".into(), "the body has none"),
+            (FORM, three, "at most 2 pictures"),
+            (FORM, truncated, "multipart/form-data: "),
+            (
+                FORM,
+                part("file", "a", "1") + "--X--\r\n",
+                "expected pictures in fields `image`",
+            ),
+            ("multipart/form-data", "x".into(), "boundary"),
+            ("application/json", "{".into(), "base64"),
+            (
+                "application/json",
+                r#"{"image": "?"}"#.into(),
+                "image 1: no base64",
+            ),
+            (
+                "application/json",
+                r#"{"picture": "b25l"}"#.into(),
+                "unknown field",
+            ),
+            ("image/png", "x".repeat((1 << 20) + 1), "at most 1 MiB"),
+        ] {
+            let refused = read(kind, body).await.unwrap_err();
+            assert!(refused.contains(expected), "{kind}: {refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_take_room_until_they_are_dropped() {
+        let (room, headers, bounds) = (Room::new(&bounds()), HeaderMap::new(), bounds());
+        let read = |size| room.read(&headers, Body::from(vec![0; size]), &bounds);
+        let first = read(700 << 10).await.unwrap();
+        assert_eq!(room.0.available_permits(), 324);
+        assert!(read(400 << 10).await.is_err());
+        assert_eq!(room.0.available_permits(), 324);
+        drop(first);
+        assert!(read(1 << 20).await.is_ok());
+    }
+}

@@ -1,0 +1,427 @@
+//! The program, asked as other programs ask it. Needs the default weights.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../../support/tests/small_set/mod.rs"]
+mod small_set;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::classifier::{Classifier, TrainingRecord};
+use support::settings::BrokenImages;
+use support::training::Fit;
+use tempfile::TempDir;
+
+/// A running server, with a model of cats and dogs.
+struct Server {
+    child: Child,
+    address: String,
+    folder: TempDir,
+}
+
+/// An answer: status, header in lower case, and body.
+struct Answer {
+    status: u16,
+    header: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+impl Server {
+    fn start(options: &[&str]) -> Self {
+        Self::after(0, options)
+    }
+
+    /// Starts one with a model that was trained for so many epochs.
+    fn after(epochs: usize, options: &[&str]) -> Self {
+        let folder = small_set::pictures(&["cats", "dogs"], 4);
+        let batches = small_set::batches(folder.path(), BrokenImages::Stop).0;
+        let path = folder.path().join("model.safetensors");
+        let mut model = small_set::model(155, 1e-3);
+        if epochs > 0 {
+            model.fit(&batches, Fit::epochs(epochs)).unwrap();
+        }
+        model.save(&path, &TrainingRecord::new(&batches)).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_serve"))
+            .arg(&path)
+            .args(["--port", "0", "--device", "cpu"])
+            .args(options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let out = child.stdout.take().unwrap();
+        BufReader::new(out).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit_once("http://").unwrap().1.to_owned();
+        Self {
+            child,
+            address,
+            folder,
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        stream
+    }
+
+    /// Asks with a header's lines, without those that every request has.
+    fn ask(&self, request: &str, lines: &[&str], body: &[u8]) -> Answer {
+        let mut stream = self.connect();
+        let length = format!("Content-Length: {}", body.len());
+        let host = format!("Host: {}", self.address);
+        let lines = [&[&*host, &*length, "Connection: close"], lines].concat();
+        let header = format!("{request} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"));
+        stream.write_all(header.as_bytes()).unwrap();
+        // A refused body is not read to its end.
+        let _ = stream.write_all(body);
+        answer(stream)
+    }
+
+    fn picture(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.picture_path(name)).unwrap()
+    }
+
+    fn picture_path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("train").join(name)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn answer(mut stream: TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    // Where the server closes before it has read all, what it said comes first.
+    let _ = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (header, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = header
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    Answer {
+        status: status.unwrap_or(0),
+        header: header.to_ascii_lowercase(),
+        body: body.to_owned(),
+    }
+}
+
+fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, bytes) in parts {
+        body.extend(b"--X\r\nContent-Disposition: form-data; name=\"image\"; filename=\"");
+        body.extend(name.as_bytes());
+        body.extend(b"\"\r\n\r\n");
+        body.extend(*bytes);
+        body.extend(b"\r\n");
+    }
+    body.extend(b"--X--\r\n");
+    body
+}
+
+const FORM: &str = "Content-Type: multipart/form-data; boundary=X";
+
+#[test]
+#[ignore = "needs weights"]
+fn pictures_are_classified_as_the_classifier_does_and_refused_one_by_one() {
+    let server = Server::start(&[]);
+    let classifier = Classifier::load(server.folder.path().join("model.safetensors")).unwrap();
+    let cat = server.picture("cats/0.png");
+    let body = form(&[
+        ("cat.png", &cat),
+        ("text.jpg", b"no picture"),
+        ("dog.png", &server.picture("dogs/1.png")),
+    ]);
+    let found = server.ask("POST /v1/predict", &[FORM], &body);
+    assert_eq!(found.status, 200, "{}", found.body);
+    let found = found.json();
+    assert_eq!(found["model"], "model");
+    let found = found["predictions"].as_array().unwrap();
+    for (at, name) in [(0, "cats/0.png"), (2, "dogs/1.png")] {
+        let expected = classifier.predict(server.picture_path(name)).unwrap();
+        assert_eq!(found[at]["class"], expected.class);
+        let off = found[at]["probability"].as_f64().unwrap() - expected.probability;
+        assert!(off.abs() < 1e-6, "{off}");
+        assert_eq!(found[at]["probabilities"].as_object().unwrap().len(), 2);
+        assert_eq!(found[at]["unlike"], Value::Null);
+    }
+    assert_eq!(found[0]["name"], "cat.png");
+    assert_eq!(found[1]["error"]["status"], 422);
+    assert_eq!(
+        found[1]["error"]["detail"],
+        "text.jpg: not a JPEG, PNG, GIF, WebP or BMP file"
+    );
+
+    let raw = server.ask("POST /v1/predict", &["Content-Type: image/png"], &cat);
+    assert_eq!(raw.json()["predictions"][0]["class"], found[0]["class"]);
+    let refused = server.ask(
+        "POST /v1/predict",
+        &["Content-Type: image/jpeg"],
+        b"no picture",
+    );
+    assert_eq!(refused.status, 422);
+    assert!(
+        refused.header.contains("application/problem+json"),
+        "{}",
+        refused.header
+    );
+    assert_eq!(refused.json()["title"], "Unprocessable Entity");
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn the_rest_of_the_interface_says_what_there_is_and_what_is_not() {
+    let server = Server::start(&["--name", "pets"]);
+    let get = |path: &str| server.ask(&format!("GET {path}"), &[], b"");
+    let model = get("/v1/model").json();
+    assert_eq!(model["name"], "pets");
+    assert_eq!(model["classes"], serde_json::json!(["cats", "dogs"]));
+    assert_eq!(
+        (&model["input_size"], &model["tells_unlike"]),
+        (&96.into(), &false.into())
+    );
+    for (path, expected) in [
+        ("/healthz", "alive"),
+        ("/readyz", "ready"),
+        ("/", "<html"),
+        ("/page.js", "fetch("),
+    ] {
+        let found = get(path);
+        assert_eq!(found.status, 200, "{path}");
+        assert!(found.body.contains(expected), "{path}: {}", found.body);
+        assert!(
+            found
+                .header
+                .contains("content-security-policy: default-src 'self'"),
+            "{}",
+            found.header
+        );
+    }
+    for (request, lines, status, detail) in [
+        (
+            "GET /../../etc/passwd",
+            &[][..],
+            404,
+            "nothing at this path",
+        ),
+        ("DELETE /v1/predict", &[], 405, "does not take DELETE"),
+        (
+            "POST /v1/predict",
+            &["Content-Type: text/plain"],
+            415,
+            "expected a picture",
+        ),
+        (
+            "POST /v1/predict",
+            &["Content-Type: image/png"],
+            400,
+            "the body has none",
+        ),
+        (
+            "POST /v1/predict",
+            &["Origin: http://elsewhere.example"],
+            403,
+            "another origin",
+        ),
+    ] {
+        let refused = server.ask(request, lines, b"");
+        assert_eq!(refused.status, status, "{request}");
+        assert!(
+            refused.json()["detail"].as_str().unwrap().contains(detail),
+            "{}",
+            refused.body
+        );
+    }
+    let metrics = get("/metrics").body;
+    for line in [
+        "serve_requests_total{route=\"/v1/predict\",status=\"415\"} 1",
+        "serve_connections 1",
+        "serve_batch_pictures_count 0",
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn a_token_is_wanted_where_there_is_one_but_not_for_the_page() {
+    let token = "0123456789abcdef";
+    let server = Server::start(&["--token", token]);
+    let status = |path: &str, lines: &[&str]| server.ask(&format!("GET {path}"), lines, b"").status;
+    assert_eq!([status("/", &[]), status("/healthz", &[])], [200, 200]);
+    let right = format!("Authorization: Bearer {token}");
+    assert_eq!(status("/v1/model", &[&right]), 200);
+    for wrong in [
+        "Authorization: Bearer 0123456789abcdeg",
+        "Authorization: Bearer",
+        "X: y",
+    ] {
+        assert_eq!(
+            [status("/v1/model", &[wrong]), status("/metrics", &[wrong])],
+            [401, 401]
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn what_is_too_much_or_too_slow_is_turned_away_and_others_are_answered() {
+    let server = Server::start(&[
+        "--max-body",
+        "1",
+        "--max-pictures",
+        "3",
+        "--max-picture",
+        "1",
+        "--header-timeout",
+        "0.3",
+        "--body-timeout",
+        "0.3",
+        "--max-connections-per-address",
+        "8",
+    ]);
+    let cat = server.picture("cats/0.png");
+    let predict = |body: &[u8]| server.ask("POST /v1/predict", &[FORM], body);
+    assert_eq!(predict(&vec![0; (1 << 20) + 1]).status, 413);
+    assert_eq!(predict(&form(&[("a", &cat[..]); 4])).status, 413);
+    let wide = {
+        let mut png = std::io::Cursor::new(Vec::new());
+        let image = image::RgbImage::new(1000, 1000);
+        image.write_to(&mut png, image::ImageFormat::Png).unwrap();
+        png.into_inner()
+    };
+    assert_eq!(predict(&form(&[("wide.png", &wide[..])])).status, 422);
+
+    // Neither a slow header nor an idle connection nor a slow body stays.
+    let mut slow_header = server.connect();
+    slow_header.write_all(b"GET / HTTP/1.1\r\nHost:").unwrap();
+    let idle = server.connect();
+    let mut slow_body = server.connect();
+    let header = format!(
+        "POST /v1/predict HTTP/1.1\r\nHost: x\r\n{FORM}\r\nContent-Length: 1000\r\n\r\n--X"
+    );
+    slow_body.write_all(header.as_bytes()).unwrap();
+    assert_eq!(predict(&form(&[("cat.png", &cat[..])])).status, 200);
+    assert_eq!(answer(slow_body).status, 408);
+    for stream in [slow_header, idle] {
+        assert!([0, 408].contains(&answer(stream).status));
+    }
+
+    // More connections than one address may have are closed at once.
+    let open: Vec<TcpStream> = (0..8).map(|_| server.connect()).collect();
+    assert_eq!(answer(server.connect()).status, 0);
+    open.into_iter()
+        .for_each(|stream| stream.shutdown(Shutdown::Both).unwrap());
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn many_at_once_are_all_answered_or_told_to_come_again() {
+    let server = Server::start(&["--max-requests", "4", "--max-queue", "4"]);
+    let body = form(&[("cat.png", &server.picture("cats/0.png"))]);
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let ask = || {
+            let answer = server.ask("POST /v1/predict", &[FORM], &body);
+            assert_eq!(
+                answer.status == 429,
+                answer.header.contains("retry-after: 1")
+            );
+            answer.status
+        };
+        let threads: Vec<_> = (0..40).map(|_| scope.spawn(ask)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    assert!(
+        statuses.iter().all(|status| [200, 429].contains(status)),
+        "{statuses:?}"
+    );
+    assert!(statuses.contains(&200));
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn a_server_that_is_told_to_end_answers_what_it_has() {
+    let mut server = Server::start(&[]);
+    let body = form(&[("cat.png", &server.picture("cats/0.png"))]);
+    let mut stream = server.connect();
+    let length = body.len();
+    let header = format!(
+        "POST /v1/predict HTTP/1.1\r\nHost: x\r\n{FORM}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(header.as_bytes()).unwrap();
+    stream.write_all(&body[..20]).unwrap();
+    // So that the request has begun.
+    assert_eq!(server.ask("GET /healthz", &[], b"").status, 200);
+    let id = server.child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    stream.write_all(&body[20..]).unwrap();
+    assert_eq!(answer(stream).status, 200);
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs weights, Chromium and playwright-core"]
+fn the_page_does_what_it_says_in_a_browser() {
+    let server = Server::after(30, &[]);
+    let pictures = ["cats/0", "dogs/0", "cats/1"].map(|name| {
+        let png = server.picture_path(&format!("{name}.png"));
+        let jpeg = png.with_extension("jpg");
+        image::open(&png).unwrap().save(&jpeg).unwrap();
+        jpeg
+    });
+    let screenshots = std::env::var_os("SERVE_SCREENSHOTS").map(PathBuf::from);
+    let tried = Command::new("node")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page.mjs"))
+        .arg(format!("http://{}", server.address))
+        .arg(screenshots.unwrap_or_else(|| server.folder.path().join("screenshots")))
+        .args(&pictures)
+        .output()
+        .unwrap();
+    let [out, errors] = [&tried.stdout, &tried.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(tried.status.success(), "{out}{errors}");
+}
+
+#[test]
+fn arguments_and_models_that_do_not_fit_are_refused_by_exit_code_and_reason() {
+    for (words, code, reason) in [
+        (&["no/such.safetensors"][..], 1, "no/such.safetensors"),
+        (&[], 2, "MODEL"),
+        (&["m", "--host", "0.0.0.0"], 2, "--token"),
+        (&["m", "--max-body", "0"], 2, "--max-body"),
+        (&["m", "--header-timeout", "never"], 2, "expected seconds"),
+    ] {
+        let found = Command::new(env!("CARGO_BIN_EXE_serve"))
+            .args(words)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&found.stderr);
+        assert_eq!(found.status.code(), Some(code), "{words:?}: {text}");
+        assert!(text.contains(reason), "{words:?}: {text}");
+    }
+}
