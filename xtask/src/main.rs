@@ -13,6 +13,7 @@ mod guard;
 mod kernelspec;
 mod notebooks;
 mod report;
+mod serve;
 mod setup;
 mod space;
 mod test;
@@ -30,6 +31,9 @@ cargo xtask COMMAND
   distributed [N] [ARGS]
                 trains on N processes, by default one per GPU, or two: the tutorial as a program; ARGS go
                 to `torchrun`
+  serve [MODEL] [ARGS]
+                opens a page on which pictures are classified, by default with the model that a notebook
+                saved last; `serve --help` lists ARGS
   test          set-up, then formatting, lints, tests, docs and the notebook checks
   bench [ARGS]  times the tutorial beside Keras, PyTorch and others; `bench --help` lists ARGS
   clean [--all] removes what was built for this checkout; --all: the shared cache folder as well
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         ["run", name] => notebooks::run(name),
         ["lab", rest @ ..] => notebooks::lab(rest),
         ["distributed", rest @ ..] => distributed::distributed(rest),
+        ["serve", rest @ ..] => serve::serve(rest),
         ["test"] => test::test(),
         ["bench", rest @ ..] => bench::bench(rest),
         ["clean"] => clean::clean(false),

@@ -1,6 +1,6 @@
 //! `test`: everything that has to hold before a change is merged.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -72,7 +72,17 @@ fn left_out(ready: &Ready) -> anyhow::Result<Vec<(&'static str, &'static str)>> 
         |name| format!("from importlib.util import find_spec; assert find_spec('{name}')");
     let tensorflow = holds(Command::new("python3"), &package("tensorflow"));
     let openvino = holds(ready.python.command("python")?, &package("openvino"));
+    let mut node = Command::new("node");
+    let browser = output(node.args(["-e", "require('playwright-core')"])).is_ok()
+        && Path::new("/usr/bin/chromium").exists();
     let mut kinds = vec![
+        (
+            browser,
+            (
+                "in_a_browser",
+                "/usr/bin/chromium and playwright-core in NODE_PATH",
+            ),
+        ),
         (photos, ("real_photos", "photos in TRANSFER_TEST_PHOTOS")),
         (gpu, ("on_the_gpu", "a GPU")),
         (tensorflow, ("in_tensorflow", "a python3 with TensorFlow")),
