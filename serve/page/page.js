@@ -29,6 +29,9 @@ const TEXTS = {
     othersEach: "{count} others, at most",
     spoken: "{name}: {answer}",
     again: "Try again",
+    why: "Why?",
+    whyLabel: "Show what speaks for {class} in {name}",
+    whyPicture: "Yellow speaks for {class}, violet does not",
     busy: "The server is busy. Trying again in {seconds} s ({attempt} of {attempts}).",
     gone: "The server does not answer. Is it still running?",
     garbled: "The server's answer cannot be read (status {status}).",
@@ -63,6 +66,9 @@ const TEXTS = {
     othersEach: "其他 {count} 类，均不超过",
     spoken: "{name}：{answer}",
     again: "重试",
+    why: "依据",
+    whyLabel: "显示 {name} 中支持“{class}”的部分",
+    whyPicture: "黄色部分支持“{class}”，紫色部分不支持",
     busy: "服务器繁忙，{seconds} 秒后重试（第 {attempt} 次，共 {attempts} 次）。",
     gone: "服务器没有响应。它还在运行吗？",
     garbled: "无法读取服务器的回答（状态码 {status}）。",
@@ -204,8 +210,9 @@ async function ask(path, body, waiting = () => {}) {
 
 // --- Cards ------------------------------------------------------------------------------------------------------------
 
-// Newest first. A card is { file, name, node, state, text, prediction, again }: `state` is working, answered or failed,
-// `text` what there is to say about a card that works or has failed.
+// Newest first. A card is { file, name, node, state, text, prediction, again, map, shown }: `state` is working, answered or
+// failed, `text` what there is to say about a card that works or has failed, `map` the explanation, and `shown` whether it
+// lies over the picture.
 let cards = [];
 let pending = [];
 let sending = false;
@@ -222,6 +229,7 @@ function addPictures(files) {
     };
     picture.src = URL.createObjectURL(file);
     node.querySelector(".again").addEventListener("click", () => enqueue([card]));
+    node.querySelector(".why").addEventListener("click", () => explain(card));
     return card;
   });
   if (added.length === 0) return;
@@ -237,7 +245,7 @@ function update(card, change) {
   renderCard(card);
 }
 
-function renderCard({ node, name, state, text, prediction, again }) {
+function renderCard({ node, name, state, text, prediction, again, map, shown }) {
   const set = (selector, value) => { node.querySelector(selector).textContent = value; };
   node.className = `card ${state}`;
   node.setAttribute("aria-busy", state === "working");
@@ -252,6 +260,13 @@ function renderCard({ node, name, state, text, prediction, again }) {
   node.classList.toggle("many", model?.multi_label === true);
   set(".answer", prediction.unlike ? say("unlike") : list(prediction.classes, "conjunction") || say("none"));
   set(".nearest", say("nearest", { class: prediction.class }));
+  set(".why", say("why"));
+  node.querySelector(".why").ariaLabel = say("whyLabel", { class: prediction.class, name });
+  node.querySelector(".why").ariaPressed = shown === true;
+  const over = node.querySelector(".map");
+  over.hidden = !shown;
+  over.alt = over.title = say("whyPicture", { class: prediction.class });
+  if (map && over.src !== map) over.src = map;
   node.querySelector(".bars").replaceChildren(...bars(prediction));
 }
 
@@ -334,8 +349,26 @@ async function send(request) {
 }
 
 function receive(card, prediction) {
-  if (prediction?.probabilities) update(card, { state: "answered", prediction, file: null });
+  if (prediction?.probabilities) update(card, { state: "answered", prediction });
   else update(card, { state: "failed", text: () => prediction?.error?.detail ?? say("garbled", { status: 200 }) });
+}
+
+// Lays over a picture what speaks for its class, or takes it away.
+async function explain(card) {
+  if (card.map) return update(card, { shown: !card.shown });
+  const button = card.node.querySelector(".why");
+  const form = new FormData();
+  form.append("image", card.file, card.name);
+  button.disabled = true;
+  try {
+    update(card, { map: (await ask("v1/explain", form, notify)).map, shown: true });
+    notify(() => "");
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure;
+    notify(failure.text);
+  } finally {
+    button.disabled = false;
+  }
 }
 
 // --- Drop, paste, choose, camera --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use support::Error;
-use support::classifier::{Classification, Classifier, PreparedImage};
+use support::classifier::{Classification, Classifier, Explained, PreparedImage};
 use support::pipeline::decode_within;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task;
@@ -25,8 +25,7 @@ pub(crate) struct Batcher {
     queue: SyncSender<Job>,
     /// Pictures that are being decoded, or wait for that.
     coming: Arc<AtomicUsize>,
-    /// One for each core.
-    decoders: Semaphore,
+    cores: Arc<Semaphore>,
     /// Bytes that decoding a picture may take.
     memory: u64,
 }
@@ -78,7 +77,7 @@ impl Batcher {
             classifier,
             queue,
             coming,
-            decoders: Semaphore::new(cores),
+            cores: Arc::new(Semaphore::new(cores)),
             memory: u64::from(bounds.max_picture) << 20,
         })
     }
@@ -87,26 +86,40 @@ impl Batcher {
         &self.classifier
     }
 
+    /// Tells where in a picture its class comes from; not in a batch.
+    pub(crate) async fn explain(&self, picture: &Picture) -> Result<Explained, Problem> {
+        self.worked(picture, Classifier::explain_prepared).await
+    }
+
     /// Classifies a picture.
     pub(crate) async fn classify(&self, picture: &Picture) -> Result<Classification, Problem> {
         let coming = Coming::new(&self.coming);
-        let decoder = self.decoders.acquire().await;
-        let (name, bytes) = (picture.name.clone(), picture.bytes.clone());
-        let (classifier, memory) = (Arc::clone(&self.classifier), self.memory);
-        let prepared = task::spawn_blocking(move || {
-            let image = decode_within(memory, &name, &bytes)?;
-            drop(bytes);
-            classifier.prepare(image)
-        });
-        let prepared = prepared.await.map_err(|error| internal(&error))?;
-        drop(decoder);
+        let image = self.worked(picture, |_, image| Ok(image)).await?;
         let (reply, answer) = oneshot::channel();
-        let image = prepared.map_err(|error| unreadable(&error))?;
         self.queue
             .try_send(Job { image, reply })
             .map_err(|_| Problem::busy("too many pictures wait for the network"))?;
         drop(coming);
         answer.await.map_err(|error| internal(&error))?
+    }
+
+    /// Reads a picture and does something with it, on as many threads as there are cores.
+    async fn worked<T: Send + 'static>(
+        &self,
+        picture: &Picture,
+        work: impl FnOnce(&Classifier, PreparedImage) -> support::Result<T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let core = Arc::clone(&self.cores).acquire_owned().await;
+        let (name, bytes) = (picture.name.clone(), picture.bytes.clone());
+        let (classifier, memory) = (Arc::clone(&self.classifier), self.memory);
+        let worked = task::spawn_blocking(move || {
+            let _core = core;
+            let image = decode_within(memory, &name, &bytes)?;
+            drop(bytes);
+            work(&classifier, classifier.prepare(image)?)
+        });
+        let worked = worked.await.map_err(|error| internal(&error))?;
+        worked.map_err(|error| unreadable(&error))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is answered: the page and the interface for programs.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,10 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
+use image::ImageFormat;
 use serde::Serialize;
 use subtle::ConstantTimeEq as _;
 use support::classifier::Classification;
@@ -63,6 +67,7 @@ impl App {
         let interface = Router::new()
             .route("/v1/model", get(model))
             .route("/v1/predict", post(predict))
+            .route("/v1/explain", post(explain))
             .route("/metrics", get(metrics))
             .route_layer(wants_token);
         let open = Router::new()
@@ -272,6 +277,49 @@ async fn predict(
     let predictions = pictures.into_iter().zip(found).map(prediction).collect();
     let model = &app.name;
     Ok(Json(Predictions { model, predictions }).into_response())
+}
+
+/// What is told of where a picture's class comes from.
+#[derive(Serialize)]
+struct Explanation<'a> {
+    model: &'a str,
+    #[serde(flatten)]
+    prediction: Prediction,
+    /// A PNG of the picture as the network takes it, in gray, with the map over it, as a `data:` URL.
+    map: String,
+}
+
+async fn explain(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let upload = app.room.read(&headers, body, &app.bounds).await?;
+    let mut pictures = upload.pictures(&headers, &app.bounds).await?;
+    let (Some(picture), true) = (pictures.pop(), pictures.is_empty()) else {
+        let detail = "expected one picture: each is explained by itself";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    };
+    let explained = app.batcher.explain(&picture).await?;
+    let mut png = Cursor::new(Vec::new());
+    let drawn = explained.overlay().write_to(&mut png, ImageFormat::Png);
+    drawn.map_err(|error| {
+        let detail = format!("{}: drawing the map: {error}", picture.name);
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    })?;
+    let names = app.batcher.classifier().classes();
+    let explanation = Explanation {
+        model: &app.name,
+        prediction: Prediction {
+            name: picture.name,
+            found: Found::of(explained.classification().clone(), names),
+        },
+        map: format!(
+            "data:image/png;base64,{}",
+            STANDARD.encode(png.into_inner())
+        ),
+    };
+    Ok(Json(explanation).into_response())
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {

@@ -104,7 +104,7 @@ async function showsClass(card, expected) {
     assert.match(bar.percent, /^\d{1,3}\.\d\s?%$/);
     assert.ok(Math.abs(bar.width - parseFloat(bar.percent) / 100) < 0.02, `${bar.percent} is drawn ${bar.width} wide`);
   }
-  assert.ok(await card.locator("img").evaluate((picture) => picture.complete && picture.naturalWidth > 0), "the thumbnail is there");
+  assert.ok(await card.locator(".picture").evaluate((picture) => picture.complete && picture.naturalWidth > 0), "the thumbnail is there");
 }
 
 // Answers a request of one picture with `prediction`, and v1/model with `model`.
@@ -124,6 +124,23 @@ const checks = {
       await settled(page, 1);
       await showsClass(cards(page).first(), classOf(pictures[0]));
       assert.match(await page.locator("#spoken").textContent(), new RegExp(classOf(pictures[0])), "screen readers hear it");
+    });
+  },
+
+  async "what speaks for the class is laid over the picture on demand"() {
+    await visit(desktop, [], async (page) => {
+      await drop(page, [pictures[0]]);
+      await settled(page, 1);
+      const [why, map] = [".why", ".map"].map((part) => cards(page).first().locator(part));
+      assert.equal(await map.isVisible(), false);
+      await why.press("Enter");
+      await map.waitFor({ state: "visible" });
+      assert.ok(await map.evaluate((picture) => picture.decode().then(() => picture.naturalWidth > 0)));
+      assert.match(await map.getAttribute("alt"), new RegExp(`Yellow speaks for ${classOf(pictures[0])}`));
+      assert.equal(await why.getAttribute("aria-pressed"), "true");
+      await screenshot(page, "why");
+      await why.press("Enter");
+      assert.equal(await map.isVisible(), false);
     });
   },
 

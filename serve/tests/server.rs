@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use support::classifier::{Classifier, TrainingRecord};
 use support::settings::BrokenImages;
@@ -183,6 +185,34 @@ fn pictures_are_classified_as_the_classifier_does_and_refused_one_by_one() {
         refused.header
     );
     assert_eq!(refused.json()["title"], "Unprocessable Entity");
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn a_picture_is_explained_by_a_map_over_it() {
+    let server = Server::start(&[]);
+    let classifier = Classifier::load(server.folder.path().join("model.safetensors")).unwrap();
+    let explain =
+        |pictures: &[(&str, &[u8])]| server.ask("POST /v1/explain", &[FORM], &form(pictures));
+    let cat = server.picture("cats/0.png");
+    let found = explain(&[("cat.png", &cat)]).json();
+    let expected = classifier
+        .explain(server.picture_path("cats/0.png"))
+        .unwrap();
+    assert_eq!(found["class"], expected.classification().class);
+    let map = found["map"].as_str().unwrap();
+    let png = map.strip_prefix("data:image/png;base64,").unwrap();
+    let png = STANDARD.decode(png).unwrap();
+    let drawn = image::load_from_memory(&png).unwrap().into_rgb8();
+    assert_eq!(drawn, expected.overlay());
+    // Something speaks for the class, and not everything.
+    let colors = drawn
+        .pixels()
+        .map(|pixel| pixel.0)
+        .collect::<std::collections::BTreeSet<_>>();
+    assert!(colors.len() > 100, "{}", colors.len());
+    assert_eq!(explain(&[("a", &cat), ("b", &cat)]).status, 400);
+    assert_eq!(explain(&[("text.jpg", b"no picture")]).status, 422);
 }
 
 #[test]

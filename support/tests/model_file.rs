@@ -234,6 +234,14 @@ fn a_classifier_predicts_what_the_model_predicts() {
             assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
         }
     }
+    let explanations = model.explain(&expected.take(3)).unwrap();
+    let maps = explanations.maps().unwrap();
+    for (at, example) in (0..).zip(explanations.predictions().examples()) {
+        let path = root.join(example.id.strip_prefix("train/").unwrap_or(&example.id));
+        let explained = classifier.explain(&path).unwrap();
+        let map = Tensor::from_slice(explained.map()).reshape([96, 96]);
+        assert_close("map", &map, &maps.get(at), 1e-3);
+    }
 }
 
 #[test]

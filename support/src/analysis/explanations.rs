@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{Prediction, Predictions};
+use super::Predictions;
 use crate::live::Task;
 use crate::model::{Backbone, Operation, Sequential};
 use crate::training::{Compiled, Loss, argmax};
@@ -24,6 +24,12 @@ pub struct Explanations {
     predictions: Predictions,
     /// `[N, H / 16, W / 16]`, not negative.
     maps: Tensor,
+    view: View,
+}
+
+/// How a layer's positions lie on the images.
+#[derive(Clone, Copy, Debug)]
+struct View {
     /// The images' height and width.
     size: [i64; 2],
     /// For rows and columns: which pixel the first position looks at, and how many further the next one.
@@ -42,67 +48,87 @@ impl Sequential<Compiled> {
         self.check(&batches, "explain, the predictions")?;
         let layer = explained_layer(self.base());
         let features = self.inference(0, layer)?;
+        let loss = self.compiled.loss();
         let mut task = Task::begin("explain", "batch", batches.len());
         let (mut explained, mut maps) = (Vec::new(), Vec::new());
         for (step, batch) in (1..).zip(batches.epoch(0)) {
             let batch = batch?;
             let found = batch.indices.iter();
             let found: Vec<_> = found.map(|&index| &predictions.examples()[index]).collect();
-            maps.push(self.layer_cam(layer, &features(&batch.images)?, &found)?);
+            let classes = found.iter().map(|found| argmax(&found.probabilities));
+            maps.push(layer_cam(
+                self,
+                layer,
+                &features(&batch.images)?,
+                classes,
+                loss,
+            )?);
             explained.extend(found);
             task.done(step, explained.len())?;
         }
-        let [_, height, width] = self.base().input_shape();
         Ok(Explanations {
             predictions: predictions.with(explained.into_iter()),
             maps: Tensor::f_cat(&maps, 0).map_err(Error::torch("explanations"))?,
-            size: [height, width],
-            centers: self.base().centers(layer),
+            view: View::of(self.base(), layer),
         })
     }
+}
 
-    /// Returns the maps `[N, h, w]` of a layer's features `[N, C, h, w]`.
-    fn layer_cam(
-        &self,
-        layer: usize,
-        features: &Tensor,
-        predictions: &[&Prediction],
-    ) -> Result<Tensor> {
-        let features = features
-            .f_detach()
-            .and_then(|features| features.f_set_requires_grad(true))
-            .map_err(Error::torch("explanations"))?;
-        let last_of_base = self.base().layers().len() - 1;
-        // Nothing in the base is random.
-        let logits = self.logits(&self.run(layer, &features, last_of_base, &[])?)?;
-        let predicted = predictions.iter().map(|p| argmax(&p.probabilities) as i64);
-        let predicted = Tensor::from_slice(&predicted.collect::<Vec<_>>());
-        let one_logit = self.compiled.loss() == Loss::BinaryCrossentropy;
-        let maps = || -> Result<Tensor, TchError> {
-            let predicted = predicted.f_to_device(logits.device())?.f_unsqueeze(1)?;
-            let scores = if one_logit {
-                // The one logit is class 1's, and against class 0.
-                logits.f_mul(&predicted.f_mul_scalar(2)?.f_sub_scalar(1)?)?
-            } else {
-                logits.f_gather(1, &predicted, false)?
-            };
-            let score = scores.f_sum(Kind::Float)?;
-            let gradients = Tensor::f_run_backward(&[score], &[&features], false, false)?;
-            let _no_grad = tch::no_grad_guard();
-            let maps = features
-                .f_mul(&gradients[0].f_relu()?)?
-                .f_sum_dim_intlist(&[1i64][..], false, Kind::Float)?
-                .f_to_device(Device::Cpu)?;
-            let largest = maps.f_reshape([maps.size()[0], -1])?.f_quantile_scalar(
-                CLIP_QUANTILE,
-                1,
-                true,
-                "linear",
-            )?;
-            maps.f_minimum(&largest.f_unsqueeze(2)?)
+/// Returns the map `[height, width]` of one image `[1, 3, height, width]` for a class, as [`Explanations::maps`] has them.
+pub(crate) fn explanation<C>(
+    model: &Sequential<C>,
+    image: &Tensor,
+    class: usize,
+    loss: Loss,
+) -> Result<Vec<f32>> {
+    let layer = explained_layer(model.base());
+    let features = model.inference(0, layer)?(image)?;
+    let map = layer_cam(model, layer, &features, [class].into_iter(), loss)?;
+    values(&View::of(model.base(), layer).enlarged(&map)?)
+}
+
+/// Returns the maps `[N, h, w]` of a layer's features `[N, C, h, w]` for a class each.
+fn layer_cam<C>(
+    model: &Sequential<C>,
+    layer: usize,
+    features: &Tensor,
+    classes: impl Iterator<Item = usize>,
+    loss: Loss,
+) -> Result<Tensor> {
+    let features = features
+        .f_detach()
+        .and_then(|features| features.f_set_requires_grad(true))
+        .map_err(Error::torch("explanations"))?;
+    let last_of_base = model.base().layers().len() - 1;
+    // Nothing in the base is random.
+    let logits = model.logits(&model.run(layer, &features, last_of_base, &[])?)?;
+    let predicted = classes.map(|class| class as i64);
+    let predicted = Tensor::from_slice(&predicted.collect::<Vec<_>>());
+    let one_logit = loss == Loss::BinaryCrossentropy;
+    let maps = || -> Result<Tensor, TchError> {
+        let predicted = predicted.f_to_device(logits.device())?.f_unsqueeze(1)?;
+        let scores = if one_logit {
+            // The one logit is class 1's, and against class 0.
+            logits.f_mul(&predicted.f_mul_scalar(2)?.f_sub_scalar(1)?)?
+        } else {
+            logits.f_gather(1, &predicted, false)?
         };
-        maps().map_err(Error::torch("explanations"))
-    }
+        let score = scores.f_sum(Kind::Float)?;
+        let gradients = Tensor::f_run_backward(&[score], &[&features], false, false)?;
+        let _no_grad = tch::no_grad_guard();
+        let maps = features
+            .f_mul(&gradients[0].f_relu()?)?
+            .f_sum_dim_intlist(&[1i64][..], false, Kind::Float)?
+            .f_to_device(Device::Cpu)?;
+        let largest = maps.f_reshape([maps.size()[0], -1])?.f_quantile_scalar(
+            CLIP_QUANTILE,
+            1,
+            true,
+            "linear",
+        )?;
+        maps.f_minimum(&largest.f_unsqueeze(2)?)
+    };
+    maps().map_err(Error::torch("explanations"))
 }
 
 /// Returns the last layer of a base with more positions than its output, twice as many in either
@@ -131,19 +157,38 @@ impl Explanations {
     /// # Errors
     /// `Torch` if there is no memory for them.
     pub fn maps(&self) -> Result<Tensor> {
-        self.enlarged(&self.maps)
+        self.view.enlarged(&self.maps)
     }
 
     /// Returns the map of one image, row by row.
     pub(crate) fn map(&self, index: usize) -> Result<Vec<f32>> {
         let index = index as i64;
         let map = self.maps.f_narrow(0, index, 1);
-        let map = self.enlarged(&map.map_err(Error::torch("explanations"))?)?;
-        map.f_reshape([-1])
-            .and_then(|map| Vec::try_from(&map))
-            .map_err(Error::torch("explanations"))
+        values(
+            &self
+                .view
+                .enlarged(&map.map_err(Error::torch("explanations"))?)?,
+        )
+    }
+}
+
+/// Returns a tensor's values, row by row.
+fn values(map: &Tensor) -> Result<Vec<f32>> {
+    map.f_reshape([-1])
+        .and_then(|map| Vec::try_from(&map))
+        .map_err(Error::torch("explanations"))
+}
+
+impl View {
+    fn of(base: &Backbone, layer: usize) -> Self {
+        let [_, height, width] = base.input_shape();
+        Self {
+            size: [height, width],
+            centers: base.centers(layer),
+        }
     }
 
+    /// Returns maps as large as the images.
     fn enlarged(&self, maps: &Tensor) -> Result<Tensor> {
         let [height, width] = self.size;
         let [count, rows, columns] = <[i64; 3]>::try_from(maps.size()).unwrap_or_default();

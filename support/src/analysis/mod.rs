@@ -20,6 +20,7 @@ pub use calibration::{Calibration, Reliability, ReliabilityBin};
 pub use confusion::ConfusionMatrix;
 pub use doubtful_labels::{DoubtfulLabel, DoubtfulLabels};
 pub use explanations::Explanations;
+pub(crate) use explanations::explanation;
 pub use features::Features;
 pub(crate) use novelty::Novelty;
 pub use novelty::NoveltyInfo;

@@ -33,12 +33,14 @@
 //! }
 //! ```
 
+mod explain;
 mod info;
 mod onnx;
 mod picture;
 mod predict;
 mod save;
 
+pub use explain::Explained;
 pub use info::{BackboneInfo, CalibrationInfo, Input, ModelInfo, Optimizer, TrainingSettings};
 pub use picture::Image;
 pub use predict::{Classification, Classifications, Classifier, PreparedImage};

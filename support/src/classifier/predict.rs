@@ -38,6 +38,13 @@ pub struct Classifier {
 #[derive(Clone, Debug)]
 pub struct PreparedImage(Vec<Pixels>);
 
+impl PreparedImage {
+    /// Returns it without the variants that test-time augmentation draws.
+    pub(super) fn as_it_is(&self) -> Option<&Pixels> {
+        self.0.first()
+    }
+}
+
 /// What a classifier makes of an image. Shows as `cats, 99.2 %`, and where an image can be of several classes
 /// as `cat 99.2 %, outdoor 80.1 %` or `none`; if the image [is unlike](Self::is_unlike) those that the model
 /// was trained on, as `unlike anything it was trained on (most like cats)`.

@@ -7,6 +7,7 @@ use super::colors::{VIRIDIS, color};
 use super::grid::{MAX_IMAGES, Titled, grid};
 use crate::Result;
 use crate::analysis::Explanations;
+use crate::classifier::Explained;
 
 /// How much of a map's colour is mixed into the image's.
 const OPACITY: f32 = 0.5;
@@ -31,6 +32,15 @@ impl Explanations {
             ));
         }
         grid(&titled)
+    }
+}
+
+impl Explained {
+    /// Draws the map over the image as the network takes it, in gray: what speaks for the class is yellow, what does not
+    /// is violet.
+    #[must_use]
+    pub fn overlay(&self) -> RgbImage {
+        overlay(self.pixels().to_image(), self.map())
     }
 }
 
