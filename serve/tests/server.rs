@@ -1,144 +1,18 @@
 //! The program, asked as other programs ask it. Needs the default weights.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "../../support/tests/small_set/mod.rs"]
-mod small_set;
+mod program;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use program::{FORM, Server, answer, form};
 use serde_json::Value;
-use support::classifier::{Classifier, TrainingRecord};
-use support::settings::BrokenImages;
-use support::training::Fit;
-use tempfile::TempDir;
-
-/// A running server, with a model of cats and dogs.
-struct Server {
-    child: Child,
-    address: String,
-    folder: TempDir,
-}
-
-/// An answer: status, header in lower case, and body.
-struct Answer {
-    status: u16,
-    header: String,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap()
-    }
-}
-
-impl Server {
-    fn start(options: &[&str]) -> Self {
-        Self::after(0, options)
-    }
-
-    /// Starts one with a model that was trained for so many epochs.
-    fn after(epochs: usize, options: &[&str]) -> Self {
-        let folder = small_set::pictures(&["cats", "dogs"], 4);
-        let batches = small_set::batches(folder.path(), BrokenImages::Stop).0;
-        let path = folder.path().join("model.safetensors");
-        let mut model = small_set::model(155, 1e-3);
-        if epochs > 0 {
-            model.fit(&batches, Fit::epochs(epochs)).unwrap();
-        }
-        model.save(&path, &TrainingRecord::new(&batches)).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_serve"))
-            .arg(&path)
-            .args(["--port", "0", "--device", "cpu"])
-            .args(options)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let out = child.stdout.take().unwrap();
-        BufReader::new(out).read_line(&mut line).unwrap();
-        let address = line.trim().rsplit_once("http://").unwrap().1.to_owned();
-        Self {
-            child,
-            address,
-            folder,
-        }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        stream
-    }
-
-    /// Asks with a header's lines, without those that every request has.
-    fn ask(&self, request: &str, lines: &[&str], body: &[u8]) -> Answer {
-        let mut stream = self.connect();
-        let length = format!("Content-Length: {}", body.len());
-        let host = format!("Host: {}", self.address);
-        let lines = [&[&*host, &*length, "Connection: close"], lines].concat();
-        let header = format!("{request} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"));
-        stream.write_all(header.as_bytes()).unwrap();
-        // A refused body is not read to its end.
-        let _ = stream.write_all(body);
-        answer(stream)
-    }
-
-    fn picture(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.picture_path(name)).unwrap()
-    }
-
-    fn picture_path(&self, name: &str) -> PathBuf {
-        self.folder.path().join("train").join(name)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn answer(mut stream: TcpStream) -> Answer {
-    let mut bytes = Vec::new();
-    // Where the server closes before it has read all, what it said comes first.
-    let _ = stream.read_to_end(&mut bytes);
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let (header, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = header
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok());
-    Answer {
-        status: status.unwrap_or(0),
-        header: header.to_ascii_lowercase(),
-        body: body.to_owned(),
-    }
-}
-
-fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for (name, bytes) in parts {
-        body.extend(b"--X\r\nContent-Disposition: form-data; name=\"image\"; filename=\"");
-        body.extend(name.as_bytes());
-        body.extend(b"\"\r\n\r\n");
-        body.extend(*bytes);
-        body.extend(b"\r\n");
-    }
-    body.extend(b"--X--\r\n");
-    body
-}
-
-const FORM: &str = "Content-Type: multipart/form-data; boundary=X";
+use support::classifier::Classifier;
 
 #[test]
 #[ignore = "needs weights"]

@@ -1,0 +1,262 @@
+//! What a server on the open net has to bear: it answers good requests in between, and takes no more memory than it may.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod program;
+
+use std::io::{Cursor, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use image::ImageFormat;
+use program::{FORM, Server, answer, form};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+
+const TOKEN: &str = "0123456789abcdef";
+const OPTIONS: [&str; 18] = [
+    "--token",
+    TOKEN,
+    "--header-timeout",
+    "2",
+    "--body-timeout",
+    "2",
+    "--max-body",
+    "2",
+    "--max-bodies",
+    "32",
+    "--max-connections",
+    "700",
+    "--max-connections-per-address",
+    "650",
+    "--max-requests",
+    "20",
+    "--max-picture",
+    "64",
+];
+
+/// What the process may take at most: libtorch and the network, and what the bounds above allow.
+const MEMORY: usize = 900 << 20;
+
+fn authorization() -> String {
+    format!("Authorization: Bearer {TOKEN}")
+}
+
+fn predict(server: &Server, pictures: &[(&str, &[u8])]) -> u16 {
+    let authorization = authorization();
+    let lines = [FORM, &authorization];
+    server
+        .ask("POST /v1/predict", &lines, &form(pictures))
+        .status
+}
+
+/// Asks as a good client does, which comes again when it is told to.
+fn is_answered(server: &Server) {
+    let cat = server.picture("cats/0.png");
+    for _ in 0..100 {
+        match predict(server, &[("cat.png", &cat)]) {
+            200 => return,
+            429 => thread::sleep(Duration::from_millis(100)),
+            other => panic!("a good request is answered by {other}"),
+        }
+    }
+    panic!("a good request is never answered");
+}
+
+fn in_formats(server: &Server) -> Vec<Vec<u8>> {
+    let picture = image::load_from_memory(&server.picture("cats/0.png")).unwrap();
+    let formats = [
+        ImageFormat::Jpeg,
+        ImageFormat::Png,
+        ImageFormat::Gif,
+        ImageFormat::WebP,
+        ImageFormat::Bmp,
+    ];
+    let encoded = formats.map(|format| {
+        let mut file = Cursor::new(Vec::new());
+        picture.write_to(&mut file, format).unwrap();
+        file.into_inner()
+    });
+    encoded.to_vec()
+}
+
+/// Changes, removes or repeats some bytes of a file.
+fn mutated(file: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut file = file.to_vec();
+    for _ in 0..random.random_range(1..6) {
+        let at = random.random_range(0..file.len());
+        match random.random_range(0..4) {
+            0 => file.truncate(at.max(1)),
+            1 => file.extend_from_within(at..),
+            _ => file[at] = random.random(),
+        }
+    }
+    file
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn ten_thousand_damaged_pictures_are_classified_or_refused() {
+    let server = Server::start(&OPTIONS);
+    let (files, mut random) = (in_formats(&server), ChaCha8Rng::seed_from_u64(1));
+    for round in 0..625 {
+        let damaged: Vec<Vec<u8>> = (0..16)
+            .map(|at| mutated(&files[at % files.len()], &mut random))
+            .collect();
+        let parts: Vec<(&str, &[u8])> = damaged.iter().map(|file| ("x", &file[..])).collect();
+        let status = predict(&server, &parts);
+        assert!([200, 422].contains(&status), "round {round}: {status}");
+    }
+    is_answered(&server);
+    server.is_within(MEMORY);
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn pictures_that_would_take_much_are_refused_by_their_headers() {
+    let server = Server::start(&OPTIONS);
+    let [jpeg, png, ..] = &in_formats(&server)[..] else {
+        unreachable!();
+    };
+    let sized = |kind: u8| {
+        let mut file = jpeg.clone();
+        let frame = file
+            .windows(2)
+            .position(|mark| mark == [0xff, 0xc0])
+            .unwrap();
+        // Its kind, and 50,000 rows and columns.
+        file[frame + 1] = kind;
+        file[frame + 5..frame + 9].copy_from_slice(&[0xc3, 0x50, 0xc3, 0x50]);
+        file
+    };
+    let mut wide = png.clone();
+    wide[16..24].copy_from_slice(&[0, 0, 0xc3, 0x50, 0, 0, 0xc3, 0x50]);
+    let flat = image::RgbImage::new(6000, 6000);
+    let mut small_file = Cursor::new(Vec::new());
+    flat.write_to(&mut small_file, ImageFormat::Png).unwrap();
+    let bombs = [sized(0xc0), sized(0xc2), wide, small_file.into_inner()];
+    for (at, bomb) in bombs.iter().enumerate() {
+        assert!(bomb.len() < 1 << 20);
+        assert_eq!(predict(&server, &[("bomb", &bomb[..])]), 422, "bomb {at}");
+        is_answered(&server);
+    }
+    server.is_within(MEMORY);
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn slow_endless_and_broken_requests_do_not_keep_others_waiting() {
+    let server = Server::start(&OPTIONS);
+    is_answered(&server);
+    let (before, start) = (server.open_files(), Instant::now());
+    let send = |text: &str| {
+        let mut stream = server.connect();
+        // It may have been turned away already.
+        let _ = stream.write_all(text.as_bytes());
+        stream
+    };
+    let header = |length: usize| {
+        let authorization = authorization();
+        format!(
+            "POST /v1/predict HTTP/1.1\r\nHost: x\r\n{authorization}\r\n{FORM}\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let mut slow: Vec<TcpStream> = (0..400)
+        .map(|_| send("POST /v1/predict HTTP/1.1\r\nHost: "))
+        .collect();
+    slow.extend((0..100).map(|_| send("")));
+    let slow_bodies: Vec<TcpStream> = (0..10)
+        .map(|_| send(&(header(100_000) + "--X\r\n")))
+        .collect();
+    is_answered(&server);
+    assert!(start.elapsed() < Duration::from_secs(30));
+    for stream in slow_bodies {
+        assert_eq!(answer(stream).status, 408);
+    }
+    for stream in slow {
+        assert!([0, 408].contains(&answer(stream).status));
+    }
+
+    let mut endless = send(&header(0).replace("Content-Length: 0", "Transfer-Encoding: chunked"));
+    let chunk = [b"10000\r\n", &vec![0; 1 << 16][..], b"\r\n"].concat();
+    let sent = (0..10_000)
+        .take_while(|_| endless.write_all(&chunk).is_ok())
+        .count();
+    assert!(sent < 10_000, "an endless body is read on and on");
+
+    let cat = server.picture("cats/0.png");
+    let whole = form(&[("cat.png", &cat)]);
+    for length in (0..whole.len()).step_by(whole.len() / 50 + 1) {
+        let lines = [FORM, &authorization()];
+        let status = server
+            .ask("POST /v1/predict", &lines, &whole[..length])
+            .status;
+        assert_eq!(status, 400, "{length} bytes of {}", whole.len());
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    for _ in 0..100 {
+        let noise: Vec<u8> = (0..random.random_range(1..2000))
+            .map(|_| random.random())
+            .collect();
+        let mut stream = server.connect();
+        let _ = stream.write_all(&noise);
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!([0, 400, 414, 431].contains(&answer(stream).status));
+    }
+    for path in [
+        "/../Cargo.toml",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "/page.js/../../x",
+        "/v1/..%5c",
+    ] {
+        assert_eq!(
+            server.ask(&format!("GET {path}"), &[], b"").status,
+            404,
+            "{path}"
+        );
+    }
+    for wrong in 0..100 {
+        let line = format!("Authorization: Bearer {TOKEN}{wrong}");
+        assert_eq!(server.ask("GET /v1/model", &[&line], b"").status, 401);
+    }
+    is_answered(&server);
+    server.is_within(MEMORY);
+    let end = Instant::now() + Duration::from_secs(20);
+    while server.open_files() > before + 2 {
+        assert!(
+            Instant::now() < end,
+            "{} open files after {before}",
+            server.open_files()
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn ten_times_more_than_it_can_do_is_turned_away_in_time() {
+    let server = Server::start(&OPTIONS);
+    let cat = server.picture("cats/0.png");
+    let found: Vec<u16> = thread::scope(|scope| {
+        let ask = || {
+            (0..5)
+                .map(|_| predict(&server, &[("cat.png", &cat)]))
+                .collect::<Vec<_>>()
+        };
+        let clients: Vec<_> = (0..200).map(|_| scope.spawn(ask)).collect();
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().unwrap())
+            .collect()
+    });
+    let count = |status| found.iter().filter(|&&found| found == status).count();
+    assert_eq!(count(200) + count(429), found.len(), "{found:?}");
+    assert!(
+        count(200) > 0 && count(429) > 0,
+        "{} were answered",
+        count(200)
+    );
+    is_answered(&server);
+    server.is_within(MEMORY);
+}
