@@ -29,6 +29,9 @@ const TEXTS = {
     othersEach: "{count} others, at most",
     spoken: "{name}: {answer}",
     again: "Try again",
+    wrong: "Wrong? It is",
+    wrongChoose: "…",
+    kept: "Kept as {class}, to train on.",
     why: "Why?",
     whyLabel: "Show what speaks for {class} in {name}",
     whyPicture: "Yellow speaks for {class}, violet does not",
@@ -66,6 +69,9 @@ const TEXTS = {
     othersEach: "其他 {count} 类，均不超过",
     spoken: "{name}：{answer}",
     again: "重试",
+    wrong: "不对？它是",
+    wrongChoose: "……",
+    kept: "已作为“{class}”保存，供训练使用。",
     why: "依据",
     whyLabel: "显示 {name} 中支持“{class}”的部分",
     whyPicture: "黄色部分支持“{class}”，紫色部分不支持",
@@ -210,9 +216,9 @@ async function ask(path, body, waiting = () => {}) {
 
 // --- Cards ------------------------------------------------------------------------------------------------------------
 
-// Newest first. A card is { file, name, node, state, text, prediction, again, map, shown }: `state` is working, answered or
-// failed, `text` what there is to say about a card that works or has failed, `map` the explanation, and `shown` whether it
-// lies over the picture.
+// Newest first. A card is { file, name, node, state, text, prediction, again, map, shown, kept }: `state` is working, answered
+// or failed, `text` what there is to say about a card that works or has failed, `map` the explanation, `shown` whether it
+// lies over the picture, and `kept` the class that it was kept as.
 let cards = [];
 let pending = [];
 let sending = false;
@@ -230,6 +236,7 @@ function addPictures(files) {
     picture.src = URL.createObjectURL(file);
     node.querySelector(".again").addEventListener("click", () => enqueue([card]));
     node.querySelector(".why").addEventListener("click", () => explain(card));
+    node.querySelector(".wrong select").addEventListener("change", ({ target }) => collect(card, target.value));
     return card;
   });
   if (added.length === 0) return;
@@ -245,7 +252,7 @@ function update(card, change) {
   renderCard(card);
 }
 
-function renderCard({ node, name, state, text, prediction, again, map, shown }) {
+function renderCard({ node, name, state, text, prediction, again, map, shown, kept }) {
   const set = (selector, value) => { node.querySelector(selector).textContent = value; };
   node.className = `card ${state}`;
   node.setAttribute("aria-busy", state === "working");
@@ -260,6 +267,11 @@ function renderCard({ node, name, state, text, prediction, again, map, shown }) 
   node.classList.toggle("many", model?.multi_label === true);
   set(".answer", prediction.unlike ? say("unlike") : list(prediction.classes, "conjunction") || say("none"));
   set(".nearest", say("nearest", { class: prediction.class }));
+  node.querySelector(".wrong").hidden = !model?.collects || kept !== undefined;
+  set(".ask", say("wrong"));
+  const options = [new Option(say("wrongChoose"), ""), ...(model?.classes ?? []).map((name) => new Option(name))];
+  node.querySelector(".wrong select").replaceChildren(...options);
+  set(".kept", kept === undefined ? "" : say("kept", { class: kept }));
   set(".why", say("why"));
   node.querySelector(".why").ariaLabel = say("whyLabel", { class: prediction.class, name });
   node.querySelector(".why").ariaPressed = shown === true;
@@ -368,6 +380,22 @@ async function explain(card) {
     notify(failure.text);
   } finally {
     button.disabled = false;
+  }
+}
+
+// Gives the server a picture with the class that it is of.
+async function collect(card, name) {
+  if (name === "") return;
+  const form = new FormData();
+  form.append("image", card.file, card.name);
+  try {
+    await ask(`v1/collect?class=${encodeURIComponent(name)}`, form, notify);
+    notify(() => "");
+    update(card, { kept: name });
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure;
+    update(card, {});
+    notify(failure.text);
   }
 }
 

@@ -1,6 +1,7 @@
 //! Serves a model file: a page that classifies pictures, and an interface for other programs.
 
 mod batcher;
+mod collection;
 mod metrics;
 mod options;
 mod problem;
@@ -18,6 +19,7 @@ use support::device;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::batcher::Batcher;
+use crate::collection::Collection;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::routes::App;
@@ -43,9 +45,14 @@ fn run(options: &Options) -> anyhow::Result<()> {
         .map(|(certificate, key)| server::tls(certificate, key))
         .transpose()?;
     let classifier = Classifier::load_on(&options.model, device::pick(&options.device)?)?;
+    let collection = options
+        .collect
+        .as_deref()
+        .map(|folder| Collection::open(folder, classifier.classes(), &options.bounds));
+    let collection = collection.transpose()?;
     let metrics = Arc::new(Metrics::new());
     let batcher = Batcher::start(classifier, &options.bounds, Arc::clone(&metrics))?;
-    let app = Arc::new(App::new(options, batcher, metrics));
+    let app = Arc::new(App::new(options, batcher, collection, metrics));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

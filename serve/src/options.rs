@@ -26,6 +26,9 @@ pub(crate) struct Options {
     /// What computes: auto, cpu, cuda or cuda:N
     #[arg(long, env = "TRANSFER_DEVICE", default_value = "auto")]
     pub(crate) device: String,
+    /// A folder for pictures that visitors say the class of, to train on; without, the page does not ask
+    #[arg(long)]
+    pub(crate) collect: Option<PathBuf>,
     /// What programs say in `Authorization: Bearer TOKEN`; better by the environment, as others see a command line
     #[arg(long, env = "SERVE_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
@@ -56,6 +59,9 @@ pub(crate) struct Bounds {
     /// Pictures in a request
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) max_pictures: u32,
+    /// Pictures in the folder of --collect
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) max_collected: u32,
     /// Requests that are answered at the same time
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) max_requests: u32,

