@@ -1,8 +1,8 @@
 //! The way of pictures through the network: decoded on all cores, classified in the batches that they come in.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use support::pipeline::decode_within;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task;
 
+use crate::log;
 use crate::metrics::Metrics;
 use crate::options::Bounds;
 use crate::problem::Problem;
@@ -21,7 +22,8 @@ use crate::upload::Picture;
 /// A classifier with a queue before it.
 #[derive(Debug)]
 pub(crate) struct Batcher {
-    classifier: Arc<Classifier>,
+    /// The newest; requests that began with another go on with that.
+    classifier: RwLock<Arc<Classifier>>,
     queue: SyncSender<Job>,
     /// Pictures that are being decoded, or wait for that.
     coming: Arc<AtomicUsize>,
@@ -32,6 +34,7 @@ pub(crate) struct Batcher {
 
 /// A picture that waits for the network.
 struct Job {
+    classifier: Arc<Classifier>,
     image: PreparedImage,
     reply: oneshot::Sender<Result<Classification, Problem>>,
 }
@@ -60,9 +63,8 @@ impl Batcher {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let (queue, jobs) = sync_channel(bounds.max_queue as usize);
-        let (classifier, coming) = (Arc::new(classifier), Arc::default());
+        let (classifier, coming) = (RwLock::new(Arc::new(classifier)), Arc::default());
         let network = Network {
-            classifier: Arc::clone(&classifier),
             jobs,
             coming: Arc::clone(&coming),
             batch: bounds.batch as usize,
@@ -82,22 +84,53 @@ impl Batcher {
         })
     }
 
-    pub(crate) fn classifier(&self) -> &Classifier {
-        &self.classifier
+    /// Returns the classifier for a request.
+    pub(crate) fn classifier(&self) -> Arc<Classifier> {
+        Arc::clone(
+            &self
+                .classifier
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Takes another classifier for the requests to come.
+    pub(crate) fn replace(&self, classifier: Classifier) {
+        let mut current = self
+            .classifier
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(classifier);
     }
 
     /// Tells where in a picture its class comes from; not in a batch.
-    pub(crate) async fn explain(&self, picture: &Picture) -> Result<Explained, Problem> {
-        self.worked(picture, Classifier::explain_prepared).await
+    pub(crate) async fn explain(
+        &self,
+        classifier: &Arc<Classifier>,
+        picture: &Picture,
+    ) -> Result<Explained, Problem> {
+        self.worked(classifier, picture, Classifier::explain_prepared)
+            .await
     }
 
     /// Classifies a picture.
-    pub(crate) async fn classify(&self, picture: &Picture) -> Result<Classification, Problem> {
+    pub(crate) async fn classify(
+        &self,
+        classifier: &Arc<Classifier>,
+        picture: &Picture,
+    ) -> Result<Classification, Problem> {
         let coming = Coming::new(&self.coming);
-        let image = self.worked(picture, |_, image| Ok(image)).await?;
+        let image = self
+            .worked(classifier, picture, |_, image| Ok(image))
+            .await?;
         let (reply, answer) = oneshot::channel();
+        let job = Job {
+            classifier: Arc::clone(classifier),
+            image,
+            reply,
+        };
         self.queue
-            .try_send(Job { image, reply })
+            .try_send(job)
             .map_err(|_| Problem::busy("too many pictures wait for the network"))?;
         drop(coming);
         answer.await.map_err(|error| internal(&error))?
@@ -106,12 +139,13 @@ impl Batcher {
     /// Reads a picture and does something with it, on as many threads as there are cores.
     async fn worked<T: Send + 'static>(
         &self,
+        classifier: &Arc<Classifier>,
         picture: &Picture,
         work: impl FnOnce(&Classifier, PreparedImage) -> support::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
         let core = Arc::clone(&self.cores).acquire_owned().await;
         let (name, bytes) = (picture.name.clone(), picture.bytes.clone());
-        let (classifier, memory) = (Arc::clone(&self.classifier), self.memory);
+        let (classifier, memory) = (Arc::clone(classifier), self.memory);
         let worked = task::spawn_blocking(move || {
             let _core = core;
             let image = decode_within(memory, &name, &bytes)?;
@@ -134,14 +168,13 @@ fn unreadable(error: &Error) -> Problem {
 }
 
 fn internal(error: &impl std::fmt::Display) -> Problem {
-    eprintln!("{error}");
+    log(error);
     let detail = "the picture could not be classified; the server's output says why";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
 }
 
 /// What the network's thread needs.
 struct Network {
-    classifier: Arc<Classifier>,
     jobs: Receiver<Job>,
     coming: Arc<AtomicUsize>,
     batch: usize,
@@ -155,7 +188,13 @@ impl Network {
             let mut batch = self.batch_after(first);
             // Nobody waits for them any more.
             batch.retain(|job| !job.reply.is_closed());
-            self.classify(batch);
+            while let Some(first) = batch.first() {
+                let classifier = Arc::clone(&first.classifier);
+                let is_its = |job: &Job| Arc::ptr_eq(&job.classifier, &classifier);
+                let (its, others) = batch.into_iter().partition(is_its);
+                self.classify(&classifier, its);
+                batch = others;
+            }
         }
     }
 
@@ -175,14 +214,11 @@ impl Network {
         batch
     }
 
-    fn classify(&self, batch: Vec<Job>) {
-        if batch.is_empty() {
-            return;
-        }
+    fn classify(&self, classifier: &Classifier, batch: Vec<Job>) {
         let start = Instant::now();
         let (images, replies): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|job| (job.image, job.reply)).unzip();
-        let found = self.classifier.predict_prepared(images);
+        let found = classifier.predict_prepared(images);
         self.metrics.batch(replies.len(), start.elapsed());
         // Whoever has gone away misses nothing.
         match found {

@@ -11,6 +11,7 @@ use image::ImageFormat;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
+use crate::log;
 use crate::options::Bounds;
 use crate::problem::Problem;
 
@@ -22,19 +23,25 @@ pub(crate) struct Collection {
     left: AtomicU32,
 }
 
+/// Makes the folder of a class.
+fn folder_of(folder: &Path, class: &str) -> anyhow::Result<PathBuf> {
+    let is_name =
+        !class.is_empty() && !class.starts_with('.') && !class.contains(['/', '\\', '\0']);
+    ensure!(
+        is_name,
+        "--collect: the class {class:?} cannot be the name of a folder"
+    );
+    let of_class = folder.join(class);
+    fs::create_dir_all(&of_class).with_context(|| of_class.display().to_string())?;
+    Ok(of_class)
+}
+
 impl Collection {
     /// Makes the folders for some classes.
     pub(crate) fn open(folder: &Path, classes: &[String], bounds: &Bounds) -> anyhow::Result<Self> {
         let mut count = 0;
         for class in classes {
-            let is_name =
-                !class.is_empty() && !class.starts_with('.') && !class.contains(['/', '\\', '\0']);
-            ensure!(
-                is_name,
-                "--collect: the class {class:?} cannot be the name of a folder"
-            );
-            let of_class = folder.join(class);
-            fs::create_dir_all(&of_class).with_context(|| of_class.display().to_string())?;
+            let of_class = folder_of(folder, class)?;
             let files = fs::read_dir(&of_class).with_context(|| of_class.display().to_string())?;
             count += u32::try_from(files.count()).unwrap_or(u32::MAX);
         }
@@ -70,9 +77,9 @@ impl Collection {
                 let detail = "the folder for pictures is full";
                 Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
             })?;
-        self.write(&path, bytes).map_err(|error| {
+        self.write(class, &path, bytes).map_err(|error| {
             self.left.fetch_add(1, Ordering::Relaxed);
-            eprintln!("{}: {error}", path.display());
+            log(format_args!("{error:#}"));
             let detail = "the picture could not be written; the server's output says why";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
         })?;
@@ -80,10 +87,13 @@ impl Collection {
     }
 
     /// Writes a file whole or not at all.
-    fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    fn write(&self, class: &str, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+        // Of a model that was replaced, it may be new.
+        folder_of(&self.folder, class)?;
         let mut file = NamedTempFile::new_in(&self.folder)?;
         file.write_all(bytes)?;
-        file.persist(path)?;
+        file.persist(path)
+            .with_context(|| path.display().to_string())?;
         Ok(())
     }
 }

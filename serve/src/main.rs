@@ -5,10 +5,13 @@ mod collection;
 mod metrics;
 mod options;
 mod problem;
+mod reload;
 mod routes;
 mod server;
 mod upload;
 
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,12 +42,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says what goes on; where nobody listens any more, it goes on all the same.
+pub(crate) fn log(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 fn run(options: &Options) -> anyhow::Result<()> {
     let certificate = options.tls_cert.as_deref().zip(options.tls_key.as_deref());
     let tls = certificate
         .map(|(certificate, key)| server::tls(certificate, key))
         .transpose()?;
-    let classifier = Classifier::load_on(&options.model, device::pick(&options.device)?)?;
+    let device = device::pick(&options.device)?;
+    let classifier = Classifier::load_on(&options.model, device)?;
     let collection = options
         .collect
         .as_deref()
@@ -69,6 +78,11 @@ fn run(options: &Options) -> anyhow::Result<()> {
             options.model.display(),
             listener.local_addr()?
         );
+        tokio::spawn(reload::watch(
+            Arc::clone(&app),
+            options.model.clone(),
+            device,
+        ));
         server::serve(listener, app, tls, async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -66,6 +66,10 @@ impl App {
         &self.bounds
     }
 
+    pub(crate) fn batcher(&self) -> &Batcher {
+        &self.batcher
+    }
+
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -290,13 +294,19 @@ async fn predict(
 ) -> Result<Response, Problem> {
     let upload = app.room.read(&headers, body, &app.bounds).await?;
     let pictures = upload.pictures(&headers, &app.bounds).await?;
-    let found = join_all(pictures.iter().map(|picture| app.batcher.classify(picture))).await;
+    let classifier = app.batcher.classifier();
+    let found = join_all(
+        pictures
+            .iter()
+            .map(|picture| app.batcher.classify(&classifier, picture)),
+    )
+    .await;
     if let Some(Err(problem)) = found.first()
         && found.iter().all(Result::is_err)
     {
         return Err(problem.clone());
     }
-    let names = app.batcher.classifier().classes();
+    let names = classifier.classes();
     let prediction = |(picture, found): (Picture, Result<Classification, Problem>)| Prediction {
         name: picture.name,
         found: match found {
@@ -325,7 +335,8 @@ async fn collect(
         let detail = "no pictures are kept: the server was started without --collect";
         return Err(Problem::new(StatusCode::NOT_FOUND, detail));
     };
-    let classes = app.batcher.classifier().classes();
+    let classifier = app.batcher.classifier();
+    let classes = classifier.classes();
     let class = said.ok().map(|Query(said)| said.class);
     let Some(class) = class.filter(|class| classes.contains(class)) else {
         let detail = format!("expected ?class=, one of {}", classes.join(", "));
@@ -333,7 +344,7 @@ async fn collect(
     };
     let (picture, _upload) = app.one_picture(&headers, body).await?;
     // What cannot be read would stop a training.
-    app.batcher.classify(&picture).await?;
+    app.batcher.classify(&classifier, &picture).await?;
     let file = collection.keep(&class, &picture.bytes)?;
     Ok((StatusCode::CREATED, Json(Kept { file })).into_response())
 }
@@ -360,14 +371,15 @@ async fn explain(
     body: Body,
 ) -> Result<Response, Problem> {
     let (picture, _upload) = app.one_picture(&headers, body).await?;
-    let explained = app.batcher.explain(&picture).await?;
+    let classifier = app.batcher.classifier();
+    let explained = app.batcher.explain(&classifier, &picture).await?;
     let mut png = Cursor::new(Vec::new());
     let drawn = explained.overlay().write_to(&mut png, ImageFormat::Png);
     drawn.map_err(|error| {
         let detail = format!("{}: drawing the map: {error}", picture.name);
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     })?;
-    let names = app.batcher.classifier().classes();
+    let names = classifier.classes();
     let explanation = Explanation {
         model: &app.name,
         prediction: Prediction {

@@ -3,16 +3,19 @@
 
 mod program;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use program::{FORM, Server, answer, form};
+use program::{FORM, Server, answer, form, model_of};
 use serde_json::Value;
 use support::classifier::Classifier;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 #[test]
 #[ignore = "needs weights"]
@@ -355,6 +358,78 @@ fn a_picture_is_kept_for_a_class_that_there_is_where_pictures_are_kept() {
         &form(&[("a", &cat)]),
     );
     assert_eq!(refused.status, 404);
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn a_model_that_is_replaced_is_served_and_a_damaged_one_is_not() {
+    let server = Server::start(&[]);
+    let path = server.folder.path().join("model.safetensors");
+    let classes = || server.ask("GET /v1/model", &[], b"").json()["classes"].clone();
+    let others = model_of(&["birds", "fish"], 0);
+    let cat = form(&[("cat.png", &server.picture("cats/0.png"))]);
+    let replace = |bytes: &[u8]| {
+        let new = server.folder.path().join("new");
+        std::fs::write(&new, bytes).unwrap();
+        std::fs::rename(new, &path).unwrap();
+    };
+    replace(&std::fs::read(others.path().join("model.safetensors")).unwrap());
+    let end = Instant::now() + Duration::from_secs(60);
+    while classes() != serde_json::json!(["birds", "fish"]) {
+        assert!(Instant::now() < end, "{}", classes());
+        assert_eq!(server.ask("POST /v1/predict", &[FORM], &cat).status, 200);
+    }
+    // What is left of it is no model, and is looked at before the next one.
+    replace(b"damaged");
+    let before = std::fs::read(server.folder.path().join("model.safetensors")).unwrap();
+    assert_eq!(before, b"damaged");
+    let end = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < end {
+        let found = server.ask("POST /v1/predict", &[FORM], &cat);
+        assert_eq!(found.status, 200);
+        assert!(found.body.contains("birds"), "{}", found.body);
+    }
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn a_server_with_a_certificate_speaks_tls_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.path().join(name));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let [certificate, key] = [&certificate, &key].map(|path| path.to_str().unwrap());
+    let token = "0123456789abcdef";
+    let server = Server::start(&[
+        "--host",
+        "0.0.0.0",
+        "--token",
+        token,
+        "--tls-cert",
+        certificate,
+        "--tls-key",
+        key,
+    ]);
+    let mut trusted = RootCertStore::empty();
+    trusted.add(made.cert.der().clone()).unwrap();
+    let config = ClientConfig::builder()
+        .with_root_certificates(trusted)
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(connection, server.connect());
+    let request = format!(
+        "GET /v1/model HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.contains("cats"),
+        "{text}"
+    );
+    assert_eq!(server.ask("GET /healthz", &[], b"").status, 0);
 }
 
 #[test]

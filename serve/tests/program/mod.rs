@@ -37,6 +37,19 @@ impl Answer {
     }
 }
 
+/// Returns a folder with pictures of two classes, and a model of them.
+pub(crate) fn model_of(classes: &[&str; 2], epochs: usize) -> TempDir {
+    let folder = small_set::pictures(classes, 4);
+    let batches = small_set::batches(folder.path(), BrokenImages::Stop).0;
+    let mut model = small_set::model(155, 1e-3);
+    if epochs > 0 {
+        model.fit(&batches, Fit::epochs(epochs)).unwrap();
+    }
+    let path = folder.path().join("model.safetensors");
+    model.save(&path, &TrainingRecord::new(&batches)).unwrap();
+    folder
+}
+
 impl Server {
     pub(crate) fn start(options: &[&str]) -> Self {
         Self::after(0, options)
@@ -44,14 +57,8 @@ impl Server {
 
     /// Starts one with a model that was trained for so many epochs.
     pub(crate) fn after(epochs: usize, options: &[&str]) -> Self {
-        let folder = small_set::pictures(&["cats", "dogs"], 4);
-        let batches = small_set::batches(folder.path(), BrokenImages::Stop).0;
+        let folder = model_of(&["cats", "dogs"], epochs);
         let path = folder.path().join("model.safetensors");
-        let mut model = small_set::model(155, 1e-3);
-        if epochs > 0 {
-            model.fit(&batches, Fit::epochs(epochs)).unwrap();
-        }
-        model.save(&path, &TrainingRecord::new(&batches)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_serve"))
             .arg(&path)
             .args(["--port", "0", "--device", "cpu"])
@@ -62,7 +69,8 @@ impl Server {
         let mut line = String::new();
         let out = child.stdout.take().unwrap();
         BufReader::new(out).read_line(&mut line).unwrap();
-        let address = line.trim().rsplit_once("http://").unwrap().1.to_owned();
+        let address = line.trim().rsplit_once("://").unwrap().1;
+        let address = address.replace("0.0.0.0", "127.0.0.1");
         Self {
             child,
             address,
