@@ -11,7 +11,6 @@ use kernel::home::Home;
 use crate::checkout::Checkout;
 use crate::command::output;
 use crate::environment::Python;
-use crate::space::{Need, TARGET_DIR};
 use crate::{report, setup};
 
 /// How many processes are started where there is no GPU.
@@ -23,23 +22,13 @@ const COUNT_GPUS: &str = "import torch; print(torch.cuda.device_count())";
 /// torchrun's options that say where several machines find each other, or choose a rendezvous.
 const RENDEZVOUS: [&str; 5] = ["nnodes", "node-rank", "rdzv-", "master-", "standalone"];
 
-/// Prepares what the program needs (no notebook, hence no kernel), and has torchrun start it.
+/// Prepares the program, and has torchrun start it.
 pub(crate) fn distributed(arguments: &[&str]) -> anyhow::Result<()> {
     let (processes, options) = parse(arguments)?;
     let (checkout, home) = (Checkout::locate()?, Home::from_env()?);
-    let turn = setup::take_turn(&checkout, &home)?;
-    let target = checkout.target()?;
-    let missing = !target.join("debug/examples/transfer_learning").exists();
-    let need = Need::new("building the program", 1000, target, TARGET_DIR);
-    let ready = setup::libtorch(
-        checkout,
-        home,
-        missing.then_some(need).into_iter().collect(),
-    )?;
     let words = "-p support --example transfer_learning";
-    let build = || ready.checkout.build("build", words, "transfer_learning");
-    let program = report::timed("build", format!("cargo build {words}"), build)?;
-    drop(turn);
+    let place = "debug/examples/transfer_learning";
+    let (ready, program) = setup::program(checkout, home, words, place)?;
 
     let processes = match processes {
         Some(processes) => processes.get(),

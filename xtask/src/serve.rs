@@ -11,13 +11,12 @@ use kernel::environment::ALLOCATOR;
 use kernel::home::Home;
 
 use crate::checkout::Checkout;
-use crate::space::{Need, TARGET_DIR};
-use crate::{report, setup};
+use crate::setup;
 
 /// Where notebooks save models, in the data folder.
 const SAVED: &str = "checkpoints";
 
-/// Prepares what the program needs (no notebook, hence no kernel), and becomes it.
+/// Prepares the program, and becomes it.
 pub(crate) fn serve(arguments: &[&str]) -> anyhow::Result<()> {
     let (checkout, home) = (Checkout::locate()?, Home::from_env()?);
     let is_named = arguments.first().is_some_and(|word| !word.starts_with('-'));
@@ -25,18 +24,7 @@ pub(crate) fn serve(arguments: &[&str]) -> anyhow::Result<()> {
         true => None,
         false => Some(newest(&saved_models(&checkout))?),
     };
-    let turn = setup::take_turn(&checkout, &home)?;
-    let target = checkout.target()?;
-    let missing = !target.join("debug/serve").exists();
-    let need = Need::new("building the program", 1000, target, TARGET_DIR);
-    let ready = setup::libtorch(
-        checkout,
-        home,
-        missing.then_some(need).into_iter().collect(),
-    )?;
-    let build = || ready.checkout.build("build", "-p serve", "serve");
-    let program = report::timed("build", "cargo build -p serve", build)?;
-    drop(turn);
+    let (_, program) = setup::program(checkout, home, "-p serve", "debug/serve")?;
     let mut serve = Command::new(program);
     for (name, value) in ALLOCATOR {
         if std::env::var_os(name).is_none() {

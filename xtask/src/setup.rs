@@ -12,7 +12,7 @@ use crate::checkout::Checkout;
 use crate::command::{both, is_installed, set_guard};
 use crate::environment::{Environment, Python, digest};
 use crate::guard::Guard;
-use crate::space::{Need, ensure_room};
+use crate::space::{Need, TARGET_DIR, ensure_room};
 use crate::tools::Toolchain;
 use crate::{kernelspec, report, tools};
 
@@ -69,6 +69,26 @@ pub(crate) fn setup(
     kernelspec::warm_up(&ready, &build_folders)?;
     report::done("set-up", format!("complete after {}", report::time(start)));
     Ok(ready)
+}
+
+/// Builds one of the workspace's own programs, with what it needs (no notebook, hence no kernel): `words` select it for
+/// Cargo, `place` is where it lies in the target folder.
+pub(crate) fn program(
+    checkout: Checkout,
+    home: Home,
+    words: &str,
+    place: &str,
+) -> anyhow::Result<(Ready, PathBuf)> {
+    let _turn = take_turn(&checkout, &home)?;
+    let target = checkout.target()?;
+    let missing = !target.join(place).exists();
+    let need = Need::new("building the program", 1000, target, TARGET_DIR);
+    let needs = missing.then_some(need).into_iter().collect();
+    let ready = libtorch(checkout, home, needs)?;
+    let name = place.rsplit('/').next().unwrap_or(place);
+    let build = || ready.checkout.build("build", words, name);
+    let program = report::timed("build", format!("cargo build {words}"), build)?;
+    Ok((ready, program))
 }
 
 /// Prepares what the workspace's own programs are built with. What is done afterwards `needs` space,
