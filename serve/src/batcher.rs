@@ -1,17 +1,18 @@
-//! The way of pictures through the network: decoded on all cores, classified in the batches that they come in.
+//! The way of pictures through the network: a thread for each core decodes them, and classifies in batches what is
+//! decoded.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use support::Error;
 use support::classifier::{Classification, Classifier, Explained, PreparedImage};
+use support::device;
 use support::pipeline::decode_within;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::task;
+use tokio::sync::oneshot;
 
 use crate::log;
 use crate::metrics::Metrics;
@@ -19,67 +20,58 @@ use crate::options::Bounds;
 use crate::problem::Problem;
 use crate::upload::Picture;
 
-/// A classifier with a queue before it.
-#[derive(Debug)]
+/// A classifier with queues before it.
 pub(crate) struct Batcher {
     /// The newest; requests that began with another go on with that.
     classifier: RwLock<Arc<Classifier>>,
-    queue: SyncSender<Job>,
-    /// Pictures that are being decoded, or wait for that.
-    coming: Arc<AtomicUsize>,
-    cores: Arc<Semaphore>,
+    work: Arc<Work>,
+    /// Pictures that may wait.
+    most: usize,
     /// Bytes that decoding a picture may take.
     memory: u64,
 }
 
+/// What is done to a picture as it came; it is ready for the network after it, or somebody has been answered.
+type Task = Box<dyn FnOnce() -> Option<Prepared> + Send>;
+
+/// Where an answer goes.
+type Reply<T> = oneshot::Sender<Result<T, Problem>>;
+
 /// A picture that waits for the network.
-struct Job {
+struct Prepared {
     classifier: Arc<Classifier>,
     image: PreparedImage,
-    reply: oneshot::Sender<Result<Classification, Problem>>,
-}
-
-/// Counts a picture as coming for as long as it lives.
-struct Coming(Arc<AtomicUsize>);
-
-impl Coming {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Coming {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    reply: Reply<Classification>,
+    since: Instant,
 }
 
 impl Batcher {
-    /// Starts the thread that the network runs on; it ends with the queue.
+    /// Starts the threads; they end with the program.
     pub(crate) fn start(
         classifier: Classifier,
         bounds: &Bounds,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
-        let (queue, jobs) = sync_channel(bounds.max_queue as usize);
-        let (classifier, coming) = (RwLock::new(Arc::new(classifier)), Arc::default());
-        let network = Network {
-            jobs,
-            coming: Arc::clone(&coming),
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let on_gpu = classifier.model().base().device().is_cuda();
+        let work = Arc::new(Work {
+            queues: Mutex::default(),
+            more: Condvar::new(),
+            networks: if on_gpu { 1 } else { cores },
             batch: bounds.batch as usize,
             wait: Duration::from_millis(bounds.wait.into()),
             metrics,
-        };
-        thread::Builder::new()
-            .name("network".into())
-            .spawn(move || network.run())?;
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+        });
+        for core in 0..cores {
+            let work = Arc::clone(&work);
+            thread::Builder::new()
+                .name(format!("pictures {core}"))
+                .spawn(move || work.go_on())?;
+        }
         Ok(Self {
-            classifier,
-            queue,
-            coming,
-            cores: Arc::new(Semaphore::new(cores)),
+            classifier: RwLock::new(Arc::new(classifier)),
+            work,
+            most: bounds.max_queue as usize,
             memory: u64::from(bounds.max_picture) << 20,
         })
     }
@@ -103,57 +95,66 @@ impl Batcher {
         *current = Arc::new(classifier);
     }
 
-    /// Tells where in a picture its class comes from; not in a batch.
-    pub(crate) async fn explain(
-        &self,
-        classifier: &Arc<Classifier>,
-        picture: &Picture,
-    ) -> Result<Explained, Problem> {
-        self.worked(classifier, picture, Classifier::explain_prepared)
-            .await
-    }
-
     /// Classifies a picture.
     pub(crate) async fn classify(
         &self,
         classifier: &Arc<Classifier>,
         picture: &Picture,
     ) -> Result<Classification, Problem> {
-        let coming = Coming::new(&self.coming);
-        let image = self
-            .worked(classifier, picture, |_, image| Ok(image))
-            .await?;
-        let (reply, answer) = oneshot::channel();
-        let job = Job {
-            classifier: Arc::clone(classifier),
-            image,
-            reply,
+        let its = Arc::clone(classifier);
+        let then = |image, reply| {
+            Some(Prepared {
+                classifier: its,
+                image,
+                reply,
+                since: Instant::now(),
+            })
         };
-        self.queue
-            .try_send(job)
-            .map_err(|_| Problem::busy("too many pictures wait for the network"))?;
-        drop(coming);
-        answer.await.map_err(|error| internal(&error))?
+        self.prepare(classifier, picture, then).await
     }
 
-    /// Reads a picture and does something with it, on as many threads as there are cores.
-    async fn worked<T: Send + 'static>(
+    /// Tells where in a picture its class comes from; not in a batch.
+    pub(crate) async fn explain(
         &self,
         classifier: &Arc<Classifier>,
         picture: &Picture,
-        work: impl FnOnce(&Classifier, PreparedImage) -> support::Result<T> + Send + 'static,
+    ) -> Result<Explained, Problem> {
+        let its = Arc::clone(classifier);
+        let then = move |image, reply: Reply<_>| {
+            let explained = its.explain_prepared(image);
+            let _ = reply.send(explained.map_err(|error| internal(&error)));
+            None
+        };
+        self.prepare(classifier, picture, then).await
+    }
+
+    /// Has a picture prepared and something done with it then, and returns the answer.
+    async fn prepare<T: Send + 'static>(
+        &self,
+        classifier: &Arc<Classifier>,
+        picture: &Picture,
+        then: impl FnOnce(PreparedImage, Reply<T>) -> Option<Prepared> + Send + 'static,
     ) -> Result<T, Problem> {
-        let core = Arc::clone(&self.cores).acquire_owned().await;
         let (name, bytes) = (picture.name.clone(), picture.bytes.clone());
         let (classifier, memory) = (Arc::clone(classifier), self.memory);
-        let worked = task::spawn_blocking(move || {
-            let _core = core;
-            let image = decode_within(memory, &name, &bytes)?;
+        let (reply, answer) = oneshot::channel();
+        let task = move || {
+            if reply.is_closed() {
+                return None;
+            }
+            let image = decode_within(memory, &name, &bytes);
             drop(bytes);
-            work(&classifier, classifier.prepare(image)?)
-        });
-        let worked = worked.await.map_err(|error| internal(&error))?;
-        worked.map_err(|error| unreadable(&error))
+            match image.and_then(|image| classifier.prepare(image)) {
+                Ok(image) => then(image, reply),
+                Err(error) => {
+                    let _ = reply.send(Err(unreadable(&error)));
+                    None
+                }
+            }
+        };
+        self.work.add(Box::new(task), self.most)?;
+        // Nothing comes after a panic.
+        answer.await.map_err(|error| internal(&error))?
     }
 }
 
@@ -173,51 +174,114 @@ fn internal(error: &impl std::fmt::Display) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
 }
 
-/// What the network's thread needs.
-struct Network {
-    jobs: Receiver<Job>,
-    coming: Arc<AtomicUsize>,
+/// What the threads share.
+struct Work {
+    queues: Mutex<Queues>,
+    more: Condvar,
+    /// Threads that may classify at the same time: on a CPU, each by itself, which takes fewer seconds of its cores than
+    /// all together.
+    networks: usize,
     batch: usize,
     wait: Duration,
     metrics: Arc<Metrics>,
 }
 
-impl Network {
-    fn run(self) {
-        while let Ok(first) = self.jobs.recv() {
-            let mut batch = self.batch_after(first);
-            // Nobody waits for them any more.
-            batch.retain(|job| !job.reply.is_closed());
-            while let Some(first) = batch.first() {
-                let classifier = Arc::clone(&first.classifier);
-                let is_its = |job: &Job| Arc::ptr_eq(&job.classifier, &classifier);
-                let (its, others) = batch.into_iter().partition(is_its);
-                self.classify(&classifier, its);
-                batch = others;
+#[derive(Default)]
+struct Queues {
+    coming: VecDeque<Task>,
+    prepared: VecDeque<Prepared>,
+    /// Threads that classify.
+    classifying: usize,
+}
+
+/// What a thread does next.
+enum Next {
+    Prepare(Task),
+    Classify(Vec<Prepared>),
+}
+
+impl Work {
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, task: Task, most: usize) -> Result<(), Problem> {
+        let mut queues = self.queues();
+        if queues.coming.len() + queues.prepared.len() >= most {
+            return Err(Problem::busy("too many pictures wait for the network"));
+        }
+        queues.coming.push_back(task);
+        drop(queues);
+        self.more.notify_one();
+        Ok(())
+    }
+
+    fn go_on(&self) {
+        if self.networks > 1 {
+            device::compute_alone();
+        }
+        loop {
+            match self.next() {
+                // A panic has been told of, and its picture's answer is that there is none.
+                Next::Prepare(task) => {
+                    if let Ok(Some(prepared)) = catch_unwind(AssertUnwindSafe(task)) {
+                        self.queues().prepared.push_back(prepared);
+                        self.more.notify_one();
+                    }
+                }
+                Next::Classify(batch) => {
+                    let _ = catch_unwind(AssertUnwindSafe(|| self.classify(batch)));
+                    self.queues().classifying -= 1;
+                    self.more.notify_one();
+                }
             }
         }
     }
 
-    /// Takes what has come, and waits a moment for what is coming.
-    fn batch_after(&self, first: Job) -> Vec<Job> {
-        let (mut batch, end) = (vec![first], Instant::now() + self.wait);
-        while batch.len() < self.batch {
-            let left = match self.coming.load(Ordering::Relaxed) {
-                0 => Duration::ZERO,
-                _ => end.saturating_duration_since(Instant::now()),
-            };
-            match self.jobs.recv_timeout(left) {
-                Ok(job) => batch.push(job),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+    fn next(&self) -> Next {
+        let mut queues = self.queues();
+        loop {
+            if let Some(batch) = self.batch(&mut queues) {
+                return Next::Classify(batch);
             }
+            if let Some(task) = queues.coming.pop_front() {
+                return Next::Prepare(task);
+            }
+            queues = self
+                .more
+                .wait(queues)
+                .unwrap_or_else(PoisonError::into_inner);
         }
-        batch
     }
 
-    fn classify(&self, classifier: &Classifier, batch: Vec<Job>) {
-        let start = Instant::now();
-        let (images, replies): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|job| (job.image, job.reply)).unzip();
+    /// Takes a thread's part of what is prepared: as soon as there is a batch, nothing else to do, or one has waited
+    /// for long enough.
+    fn batch(&self, queues: &mut Queues) -> Option<Vec<Prepared>> {
+        let free = self.networks - queues.classifying;
+        let Queues {
+            coming, prepared, ..
+        } = queues;
+        let first = prepared.front().filter(|_| free > 0)?;
+        let is_due =
+            coming.is_empty() || prepared.len() >= self.batch || first.since.elapsed() >= self.wait;
+        let is_its = |other: &&Prepared| Arc::ptr_eq(&other.classifier, &first.classifier);
+        let most = prepared.len().div_ceil(free).min(self.batch);
+        let count = prepared.iter().take(most).take_while(is_its).count();
+        is_due.then(|| {
+            queues.classifying += 1;
+            prepared.drain(..count).collect()
+        })
+    }
+
+    fn classify(&self, mut batch: Vec<Prepared>) {
+        // Nobody waits for them any more.
+        batch.retain(|prepared| !prepared.reply.is_closed());
+        let Some(first) = batch.first() else { return };
+        let (start, classifier) = (Instant::now(), Arc::clone(&first.classifier));
+        let parts = batch
+            .into_iter()
+            .map(|prepared| (prepared.image, prepared.reply));
+        let (images, replies): (Vec<_>, Vec<_>) = parts.unzip();
         let found = classifier.predict_prepared(images);
         self.metrics.batch(replies.len(), start.elapsed());
         // Whoever has gone away misses nothing.

@@ -30,7 +30,6 @@ use crate::problem::Problem;
 use crate::upload::{Picture, Room, Upload};
 
 /// All that requests share.
-#[derive(Debug)]
 pub(crate) struct App {
     name: String,
     token: Option<String>,

@@ -59,6 +59,12 @@ pub fn device_report() -> DeviceReport {
     }
 }
 
+/// Has what the calling thread asks of libtorch's CPU half computed by that thread alone, not by all cores: several
+/// threads, each with work of its own, are faster so.
+pub fn compute_alone() {
+    tch::set_num_threads(1);
+}
+
 /// Returns the device for `auto`, `cpu`, `cuda` or `cuda:N`.
 ///
 /// # Errors

@@ -1,0 +1,154 @@
+//! Asks a server to classify pictures, through many connections, and tells how many it does and how long each takes.
+//!
+//! ```sh
+//! cargo bench -p serve --bench load -- http://127.0.0.1:8000/v1/predict PICTURES --connections 8
+//! ```
+//!
+//! One JSON object a line, for each number of connections. With `--rate`, requests are sent at their times, whether or
+//! not those before are answered, and how long one takes counts from then.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use clap::Parser;
+use serde_json::json;
+use support::dataset::images_in;
+use ureq::{Agent, Body, http};
+
+#[derive(Parser)]
+struct Options {
+    /// Where to send pictures
+    url: String,
+    /// A folder of them
+    pictures: PathBuf,
+    /// How many are under way at the same time, one after the other
+    #[arg(long, value_delimiter = ',', default_value = "1,8,64")]
+    connections: Vec<usize>,
+    /// How long to go on, with each number of connections
+    #[arg(long, default_value_t = 10.)]
+    seconds: f64,
+    /// How many to send in a second; else as many as are answered
+    #[arg(long)]
+    rate: Option<f64>,
+    /// The form field a picture is sent in; else it is the body
+    #[arg(long)]
+    field: Option<String>,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// A request's body, and what it is.
+struct Request {
+    kind: &'static str,
+    body: Vec<u8>,
+}
+
+impl Request {
+    fn new(picture: Vec<u8>, field: Option<&str>) -> Self {
+        let Some(field) = field else {
+            let kind = "image/jpeg";
+            return Self {
+                kind,
+                body: picture,
+            };
+        };
+        let head = format!(
+            "--X\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"a.jpg\"\r\n\
+             Content-Type: image/jpeg\r\n\r\n"
+        );
+        Self {
+            kind: "multipart/form-data; boundary=X",
+            body: [head.as_bytes(), &picture, b"\r\n--X--\r\n"].concat(),
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let paths = images_in(&options.pictures)?;
+    ensure!(
+        !paths.is_empty(),
+        "{}: there is no picture in it",
+        options.pictures.display()
+    );
+    let read = |path| {
+        let picture = std::fs::read(path)?;
+        Ok(Request::new(picture, options.field.as_deref()))
+    };
+    let requests: Vec<Request> = paths.iter().map(read).collect::<std::io::Result<_>>()?;
+    // What the first ones do only is not counted.
+    send(&options, &requests, 8, Duration::from_secs(2))?;
+    for &connections in &options.connections {
+        let seconds = Duration::from_secs_f64(options.seconds);
+        let (mut answers, seconds) = send(&options, &requests, connections, seconds)?;
+        answers.sort_by_key(|answer| answer.1);
+        let at = |share: f64| {
+            let (_, taken) = answers[((answers.len() - 1) as f64 * share) as usize];
+            taken.as_secs_f64() * 1e3
+        };
+        let mut statuses = BTreeMap::new();
+        for (status, _) in &answers {
+            *statuses.entry(status).or_insert(0) += 1;
+        }
+        let report = json!({
+            "connections": connections,
+            "pictures_per_second": answers.len() as f64 / seconds.as_secs_f64(),
+            "p50_ms": at(0.5),
+            "p99_ms": at(0.99),
+            "statuses": statuses,
+        });
+        println!("{report}");
+    }
+    Ok(())
+}
+
+/// Returns each answer's status and how long it took, and how long all took.
+fn send(
+    options: &Options,
+    requests: &[Request],
+    connections: usize,
+    duration: Duration,
+) -> anyhow::Result<(Vec<(u16, Duration)>, Duration)> {
+    let (next, start) = (AtomicUsize::new(0), Instant::now());
+    let connection = || {
+        let agent: Agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .into();
+        let mut answers = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let due = match options.rate {
+                None => Instant::now(),
+                Some(rate) => start + Duration::from_secs_f64(number as f64 / rate),
+            };
+            if due > start + duration {
+                return Ok(answers);
+            }
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let request = &requests[number % requests.len()];
+            let answer = agent
+                .post(&options.url)
+                .content_type(request.kind)
+                .send(&request.body);
+            let mut answer: http::Response<Body> =
+                answer.with_context(|| options.url.to_owned())?;
+            answer.body_mut().read_to_vec()?;
+            answers.push((answer.status().as_u16(), due.elapsed()));
+        }
+    };
+    let answers = thread::scope(|scope| {
+        let connections: Vec<_> = (0..connections).map(|_| scope.spawn(connection)).collect();
+        let ended = connections.into_iter().map(|thread| {
+            let ended = thread.join();
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        ended.collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    Ok((answers.into_iter().flatten().collect(), start.elapsed()))
+}
