@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use support::Error;
 use support::classifier::{Classification, Classifier, Explained, PreparedImage};
-use support::pipeline::decode_within;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task;
 
@@ -144,12 +143,12 @@ impl Batcher {
         work: impl FnOnce(&Classifier, PreparedImage) -> support::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
         let core = Arc::clone(&self.cores).acquire_owned().await;
-        let (name, bytes) = (picture.name.clone(), picture.bytes.clone());
-        let (classifier, memory) = (Arc::clone(classifier), self.memory);
+        let (picture, memory) = (picture.clone(), self.memory);
+        let classifier = Arc::clone(classifier);
         let worked = task::spawn_blocking(move || {
             let _core = core;
-            let image = decode_within(memory, &name, &bytes)?;
-            drop(bytes);
+            let image = picture.decode(memory)?;
+            drop(picture);
             work(&classifier, classifier.prepare(image)?)
         });
         let worked = worked.await.map_err(|error| internal(&error))?;
