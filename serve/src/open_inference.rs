@@ -27,7 +27,7 @@ use crate::problem::Problem;
 use crate::routes::App;
 use crate::upload::{Picture, Upload, shortened, too_many};
 
-/// The model's only version: one that replaces it on disk takes its name as well.
+/// The model's only version: one that replaces it on disk is no other.
 const VERSION: &str = "1";
 
 /// Bytes of a body before its binary data: the JSON's.
@@ -378,7 +378,7 @@ impl Input<'_> {
             }
             (Some(size), texts) if texts.as_ref().is_none_or(Vec::is_empty) => {
                 samples(bytes, count, size, name)
-                    .ok_or_else(|| refused("expected as many bytes as its shape says, not none"))
+                    .ok_or_else(|| refused("expected as many bytes as its shape says, and pixels"))
             }
             (Some(_), _) => Err(refused("expected numbers")),
         }
@@ -404,11 +404,11 @@ fn samples(
     name: impl Fn(usize) -> String,
 ) -> Option<Vec<Picture>> {
     let size = [u32::try_from(width).ok()?, u32::try_from(height).ok()?];
-    let each = bytes.len() / count;
-    let is_whole = u128::from(width) * u128::from(height) * 3 == each as u128;
-    if each == 0 || !is_whole || bytes.len() % count != 0 {
+    let told = u128::from(width) * u128::from(height) * 3 * count as u128;
+    if told == 0 || told != bytes.len() as u128 {
         return None;
     }
+    let each = bytes.len() / count;
     let picture = |at| Picture {
         name: name(at),
         bytes: bytes.split_to(each),
@@ -521,6 +521,7 @@ impl Wanted {
                 (vec![count], Values::Texts(names))
             }
             Output::Novelty => {
+                // Known of each, as the model is calibrated.
                 let novelties = found
                     .iter()
                     .map(|found| found.novelty.unwrap_or(f64::NAN) as f32);

@@ -296,10 +296,10 @@ fn what_is_asked_wrongly_is_refused_with_what_was_expected() {
             "expected one input: `image` or `pixels`",
         ),
         (
-            json!({"inputs": vec![json!({}); 17]}),
+            json!({"inputs": vec![json!({"name": "image", "datatype": "BYTES", "shape": [1]}); 17]}),
             b"",
             400,
-            "missing field `name`",
+            "a list of at most 16",
         ),
         (
             of(json!({"name": "image", "datatype": "BYTES", "shape": vec![1; 17], "data": []})),
