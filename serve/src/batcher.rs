@@ -11,7 +11,6 @@ use axum::http::StatusCode;
 use support::Error;
 use support::classifier::{Classification, Classifier, Explained, PreparedImage};
 use support::device;
-use support::pipeline::decode_within;
 use tokio::sync::oneshot;
 
 use crate::log;
@@ -135,15 +134,15 @@ impl Batcher {
         picture: &Picture,
         then: impl FnOnce(PreparedImage, Reply<T>) -> Option<Prepared> + Send + 'static,
     ) -> Result<T, Problem> {
-        let (name, bytes) = (picture.name.clone(), picture.bytes.clone());
-        let (classifier, memory) = (Arc::clone(classifier), self.memory);
+        let (picture, memory) = (picture.clone(), self.memory);
+        let classifier = Arc::clone(classifier);
         let (reply, answer) = oneshot::channel();
         let task = move || {
             if reply.is_closed() {
                 return None;
             }
-            let image = decode_within(memory, &name, &bytes);
-            drop(bytes);
+            let image = picture.decode(memory);
+            drop(picture);
             match image.and_then(|image| classifier.prepare(image)) {
                 Ok(image) => then(image, reply),
                 Err(error) => {

@@ -3,6 +3,7 @@
 mod batcher;
 mod collection;
 mod metrics;
+mod open_inference;
 mod options;
 mod problem;
 mod reload;

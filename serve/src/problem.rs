@@ -14,6 +14,18 @@ pub(crate) struct Problem {
     detail: String,
 }
 
+/// The most of what is said that is sent, in characters: it may quote a request.
+const DETAIL: usize = 500;
+
+/// A problem as a body.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(flatten)]
+    problem: &'a Problem,
+    /// What the Open Inference Protocol's clients show.
+    error: &'a str,
+}
+
 /// After how many seconds a client that was turned away may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
@@ -23,7 +35,7 @@ impl Problem {
             kind: "about:blank",
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
-            detail: detail.into(),
+            detail: detail.into().chars().take(DETAIL).collect(),
         }
     }
 
@@ -39,7 +51,8 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, axum::Json(&self)).into_response();
+        let (problem, error) = (&self, self.detail.as_str());
+        let mut response = (status, axum::Json(Body { problem, error })).into_response();
         let headers = response.headers_mut();
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, kind);

@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use crate::batcher::Batcher;
 use crate::collection::Collection;
 use crate::metrics::Metrics;
+use crate::open_inference;
 use crate::options::{Bounds, Options};
 use crate::problem::Problem;
 use crate::upload::{Picture, Room, Upload};
@@ -61,6 +62,10 @@ impl App {
         }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn bounds(&self) -> &Bounds {
         &self.bounds
     }
@@ -73,13 +78,18 @@ impl App {
         &self.metrics
     }
 
+    /// Reads a request's body.
+    pub(crate) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Upload, Problem> {
+        self.room.read(headers, body, &self.bounds).await
+    }
+
     /// Returns a body's only picture, and the body, which takes room until it is dropped.
     async fn one_picture(
         &self,
         headers: &HeaderMap,
         body: Body,
     ) -> Result<(Picture, Upload), Problem> {
-        let upload = self.room.read(headers, body, &self.bounds).await?;
+        let upload = self.read(headers, body).await?;
         let mut pictures = upload.pictures(headers, &self.bounds).await?;
         match (pictures.pop(), pictures.is_empty()) {
             (Some(picture), true) => Ok((picture, upload)),
@@ -99,6 +109,7 @@ impl App {
             .route("/v1/explain", post(explain))
             .route("/v1/collect", post(collect))
             .route("/metrics", get(metrics))
+            .merge(open_inference::routes())
             .route_layer(wants_token);
         let open = Router::new()
             .route(
@@ -120,7 +131,8 @@ impl App {
             )
             .route("/healthz", get(|| async { "alive\n" }))
             // A server that answers has its model.
-            .route("/readyz", get(|| async { "ready\n" }));
+            .route("/readyz", get(|| async { "ready\n" }))
+            .merge(open_inference::health());
         let of_all = middleware::from_fn_with_state(Arc::clone(&self), bounded);
         open.merge(interface)
             .fallback(|| async {
@@ -291,7 +303,7 @@ async fn predict(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let upload = app.room.read(&headers, body, &app.bounds).await?;
+    let upload = app.read(&headers, body).await?;
     let pictures = upload.pictures(&headers, &app.bounds).await?;
     let classifier = app.batcher.classifier();
     let found = join_all(

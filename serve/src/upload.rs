@@ -9,7 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use http_body_util::BodyExt as _;
+use image::RgbImage;
 use serde::Deserialize;
+use support::Error;
+use support::pipeline::decode_within;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::options::Bounds;
@@ -37,10 +40,43 @@ pub(crate) struct Upload {
 }
 
 /// A picture as it came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Picture {
     pub(crate) name: String,
     pub(crate) bytes: Bytes,
+    /// Width and height where the bytes are RGB samples, row by row; none where they are a file's.
+    pub(crate) size: Option<[u32; 2]>,
+}
+
+impl Picture {
+    /// Reads the base64 of a file, alone or as pages have it: `data:image/png;base64,...`.
+    pub(crate) fn from_base64(name: String, text: &str) -> Result<Self, Problem> {
+        let text = text.rsplit_once(";base64,").map_or(text, |(_, data)| data);
+        match STANDARD.decode(text) {
+            Ok(bytes) => Ok(Self {
+                name,
+                bytes: bytes.into(),
+                size: None,
+            }),
+            Err(error) => {
+                let detail = format!("{name}: no base64: {error}");
+                Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+            }
+        }
+    }
+
+    /// Decodes it, where that takes no more bytes than the limit.
+    pub(crate) fn decode(&self, limit: u64) -> support::Result<RgbImage> {
+        let Some([width, height]) = self.size else {
+            return decode_within(limit, &self.name, &self.bytes);
+        };
+        let fits = self.bytes.len() as u64 <= limit;
+        let image = fits.then(|| RgbImage::from_raw(width, height, self.bytes.to_vec()));
+        image.flatten().ok_or_else(|| Error::Image {
+            name: self.name.clone(),
+            reason: format!("expected 3 bytes a pixel, at most {} MiB", limit >> 20),
+        })
+    }
 }
 
 impl Room {
@@ -71,7 +107,15 @@ impl Room {
                 drain(body).await;
                 return Err(too_large());
             }
-            self.read_up_to(body, most, too_large).await
+            let upload = self.read_up_to(body, most, too_large).await?;
+            // Said no sooner, as to a body that is too large.
+            match is_encoded(headers) {
+                true => Err(Problem::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "the body is compressed: expected one without Content-Encoding",
+                )),
+                false => Ok(upload),
+            }
         };
         match tokio::time::timeout(bounds.body_timeout, reading).await {
             Ok(read) => read,
@@ -125,6 +169,12 @@ impl Room {
     }
 }
 
+/// Returns whether a body is compressed, or else not what its type says.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
 /// Reads a body that nothing is made of.
 async fn drain(mut body: Body) {
     while let Some(Ok(_)) = body.frame().await {}
@@ -145,6 +195,10 @@ enum OneOrMore {
 }
 
 impl Upload {
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     /// Returns the pictures in it, of which there is one at least.
     pub(crate) async fn pictures(
         &self,
@@ -190,6 +244,7 @@ impl Upload {
         Picture {
             name: "image".into(),
             bytes: self.bytes.clone(),
+            size: None,
         }
     }
 
@@ -216,47 +271,37 @@ impl Upload {
             }
             let name = shortened(part.file_name().unwrap_or("image"));
             let bytes = part.bytes().await.map_err(malformed)?;
-            pictures.push(Picture { name, bytes });
+            pictures.push(Picture {
+                name,
+                bytes,
+                size: None,
+            });
         }
         Ok(pictures)
     }
 
     fn in_json(&self) -> Result<Vec<Picture>, Problem> {
-        let malformed = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
         let json: Json = serde_json::from_slice(&self.bytes).map_err(|error| {
-            malformed(format!(
-                "{error}: expected {{\"image\": \"base64\"}}, or a list of them"
-            ))
+            let detail = format!("{error}: expected {{\"image\": \"base64\"}}, or a list of them");
+            Problem::new(StatusCode::BAD_REQUEST, detail)
         })?;
         let texts = match json.image {
             OneOrMore::One(text) => vec![text],
             OneOrMore::More(texts) => texts,
         };
-        let picture = |(at, text): (usize, &String)| {
-            // As pages have it: data:image/png;base64,...
-            let text = text
-                .rsplit_once(";base64,")
-                .map_or(text.as_str(), |(_, data)| data);
-            let name = format!("image {}", at + 1);
-            match STANDARD.decode(text) {
-                Ok(bytes) => Ok(Picture {
-                    name,
-                    bytes: bytes.into(),
-                }),
-                Err(error) => Err(malformed(format!("{name}: no base64: {error}"))),
-            }
-        };
+        let picture =
+            |(at, text): (usize, &String)| Picture::from_base64(format!("image {}", at + 1), text);
         texts.iter().enumerate().map(picture).collect()
     }
 }
 
-fn too_many(bounds: &Bounds) -> Problem {
+pub(crate) fn too_many(bounds: &Bounds) -> Problem {
     let detail = format!("a request has at most {} pictures", bounds.max_pictures);
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }
 
 /// Returns what is told of a name: no folders, nothing that does not show, not too much.
-fn shortened(name: &str) -> String {
+pub(crate) fn shortened(name: &str) -> String {
     let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
     name.chars()
         .filter(|c| !c.is_control())
@@ -266,6 +311,7 @@ fn shortened(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse as _;
     use clap::Parser as _;
 
     use super::*;
@@ -363,6 +409,38 @@ mod tests {
             let refused = read(kind, body).await.unwrap_err();
             assert!(refused.contains(expected), "{kind}: {refused}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_is_refused_as_that() {
+        let (room, bounds) = (Room::new(&bounds()), bounds());
+        for (encoding, is_taken) in [
+            ("gzip", false),
+            ("gzip, identity", false),
+            ("Identity", true),
+        ] {
+            let headers =
+                HeaderMap::from_iter([(header::CONTENT_ENCODING, encoding.parse().unwrap())]);
+            let found = room.read(&headers, Body::from("x"), &bounds).await;
+            assert_eq!(found.is_ok(), is_taken, "{encoding}");
+            if let Err(problem) = found {
+                assert_eq!(problem.into_response().status(), 415);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_does_not_quote_all_that_came() {
+        let refused = read(
+            "application/json",
+            format!("{{\"{}\": 1}}", "x".repeat(100_000)),
+        );
+        let refused = refused.await.unwrap_err();
+        assert!(
+            refused.contains("unknown field") && refused.len() < 1000,
+            "{}",
+            refused.len()
+        );
     }
 
     #[tokio::test]

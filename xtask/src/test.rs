@@ -72,6 +72,8 @@ fn left_out(ready: &Ready) -> anyhow::Result<Vec<(&'static str, &'static str)>> 
         |name| format!("from importlib.util import find_spec; assert find_spec('{name}')");
     let tensorflow = holds(Command::new("python3"), &package("tensorflow"));
     let openvino = holds(ready.python.command("python")?, &package("openvino"));
+    let triton = std::env::var_os("TRANSFER_TEST_TRITON").unwrap_or_else(|| "python3".into());
+    let triton = holds(Command::new(triton), "import tritonclient.http");
     let mut node = Command::new("node");
     let browser = output(node.args(["-e", "require('playwright-core')"])).is_ok()
         && Path::new("/usr/bin/chromium").exists();
@@ -81,6 +83,13 @@ fn left_out(ready: &Ready) -> anyhow::Result<Vec<(&'static str, &'static str)>> 
             (
                 "in_a_browser",
                 "/usr/bin/chromium and playwright-core in NODE_PATH",
+            ),
+        ),
+        (
+            triton,
+            (
+                "in_tritonclient",
+                "a Python with `tritonclient[http]`, python3 or TRANSFER_TEST_TRITON",
             ),
         ),
         (photos, ("real_photos", "photos in TRANSFER_TEST_PHOTOS")),

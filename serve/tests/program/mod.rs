@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "../../../support/tests/small_set/mod.rs"]
-mod small_set;
+pub(crate) mod small_set;
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -24,11 +24,12 @@ pub(crate) struct Server {
     pub(crate) folder: TempDir,
 }
 
-/// An answer: status, header in lower case, and body.
+/// An answer: status, header in lower case, and body, as text and as it came.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) header: String,
     pub(crate) body: String,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Answer {
@@ -57,7 +58,11 @@ impl Server {
 
     /// Starts one with a model that was trained for so many epochs.
     pub(crate) fn after(epochs: usize, options: &[&str]) -> Self {
-        let folder = model_of(&["cats", "dogs"], epochs);
+        Self::of(model_of(&["cats", "dogs"], epochs), options)
+    }
+
+    /// Starts one with the model in a folder.
+    pub(crate) fn of(folder: TempDir, options: &[&str]) -> Self {
         let path = folder.path().join("model.safetensors");
         let mut child = Command::new(env!("CARGO_BIN_EXE_serve"))
             .arg(&path)
@@ -143,16 +148,18 @@ pub(crate) fn answer(mut stream: TcpStream) -> Answer {
             "the connection stays open"
         );
     }
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let (header, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let body = bytes.split_off(end.map_or(bytes.len(), |end| end + 4));
+    let header = String::from_utf8_lossy(&bytes);
     let status = header
         .split(' ')
         .nth(1)
         .and_then(|status| status.parse().ok());
     Answer {
         status: status.unwrap_or(0),
-        header: header.to_ascii_lowercase(),
-        body: body.to_owned(),
+        header: header.trim_end().to_ascii_lowercase(),
+        body: String::from_utf8_lossy(&body).into_owned(),
+        bytes: body,
     }
 }
 
