@@ -14,10 +14,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::dataset::images_in;
-use ureq::{Agent, Body, http};
+use ureq::Agent;
 
 #[derive(Parser)]
 struct Options {
@@ -37,6 +39,9 @@ struct Options {
     /// The form field a picture is sent in; else it is the body
     #[arg(long)]
     field: Option<String>,
+    /// Ask as Gradio has programs ask, in two requests
+    #[arg(long, conflicts_with = "field")]
+    gradio: bool,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -49,11 +54,18 @@ struct Request {
 }
 
 impl Request {
-    fn new(picture: Vec<u8>, field: Option<&str>) -> Self {
-        let Some(field) = field else {
-            let kind = "image/jpeg";
+    fn new(picture: Vec<u8>, options: &Options) -> Self {
+        if options.gradio {
+            let url = format!("data:image/jpeg;base64,{}", STANDARD.encode(picture));
+            let file = json!({"url": url, "meta": {"_type": "gradio.FileData"}});
             return Self {
-                kind,
+                kind: "application/json",
+                body: json!({"data": [file]}).to_string().into_bytes(),
+            };
+        }
+        let Some(field) = &options.field else {
+            return Self {
+                kind: "image/jpeg",
                 body: picture,
             };
         };
@@ -65,6 +77,21 @@ impl Request {
             kind: "multipart/form-data; boundary=X",
             body: [head.as_bytes(), &picture, b"\r\n--X--\r\n"].concat(),
         }
+    }
+
+    /// Sends it, and returns the answer's status.
+    fn send(&self, agent: &Agent, options: &Options) -> anyhow::Result<u16> {
+        let request = agent.post(&options.url).content_type(self.kind);
+        let mut answer = request.send(&self.body)?;
+        let body = answer.body_mut().read_to_vec()?;
+        if options.gradio {
+            let event: Value = serde_json::from_slice(&body)?;
+            let event = event["event_id"].as_str().context("no event")?;
+            let mut events = agent.get(format!("{}/{event}", options.url)).call()?;
+            let events = events.body_mut().read_to_string()?;
+            ensure!(events.contains("event: complete"), "{events}");
+        }
+        Ok(answer.status().as_u16())
     }
 }
 
@@ -78,7 +105,7 @@ fn main() -> anyhow::Result<()> {
     );
     let read = |path| {
         let picture = std::fs::read(path)?;
-        Ok(Request::new(picture, options.field.as_deref()))
+        Ok(Request::new(picture, &options))
     };
     let requests: Vec<Request> = paths.iter().map(read).collect::<std::io::Result<_>>()?;
     // What the first ones do only is not counted.
@@ -132,14 +159,9 @@ fn send(
             }
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let request = &requests[number % requests.len()];
-            let answer = agent
-                .post(&options.url)
-                .content_type(request.kind)
-                .send(&request.body);
-            let mut answer: http::Response<Body> =
-                answer.with_context(|| options.url.to_owned())?;
-            answer.body_mut().read_to_vec()?;
-            answers.push((answer.status().as_u16(), due.elapsed()));
+            let status = request.send(&agent, options);
+            let status = status.with_context(|| options.url.to_owned())?;
+            answers.push((status, due.elapsed()));
         }
     };
     let answers = thread::scope(|scope| {
