@@ -84,10 +84,10 @@ pub(crate) struct Bounds {
     #[arg(long, default_value = "60", value_parser = seconds)]
     pub(crate) request_timeout: Duration,
     /// Pictures that the network takes together
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) batch: u32,
-    /// Milliseconds to wait for more pictures while some are being decoded
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    /// Milliseconds that a picture waits for others while those are being decoded
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub(crate) wait: u32,
 }
 

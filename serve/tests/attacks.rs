@@ -36,7 +36,7 @@ const OPTIONS: [&str; 18] = [
 ];
 
 /// What the process may take at most: libtorch and the network, and what the bounds above allow.
-const MEMORY: usize = 900 << 20;
+const MEMORY: u64 = 900 << 20;
 
 fn authorization() -> String {
     format!("Authorization: Bearer {TOKEN}")

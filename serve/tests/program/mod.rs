@@ -84,15 +84,19 @@ impl Server {
     }
 
     /// Asserts that its process is there, and has never taken more memory.
-    pub(crate) fn is_within(&self, bytes: usize) {
+    pub(crate) fn is_within(&self, bytes: u64) {
+        let peak = self.memory("VmHWM");
+        assert!(peak < bytes, "{} MiB", peak >> 20);
+        println!("at most {} MiB", peak >> 20);
+    }
+
+    /// Returns the bytes that Linux tells of its process' memory under a name.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap();
-        let peak: usize = peak.trim().trim_end_matches(" kB").parse().unwrap();
-        assert!(peak * 1024 < bytes, "{} MiB", peak >> 10);
-        println!("at most {} MiB", peak >> 10);
+        let mut lines = status.lines();
+        let told = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kilobytes = told.unwrap().trim().trim_end_matches(" kB");
+        kilobytes.parse::<u64>().unwrap() << 10
     }
 
     /// Returns how many files and connections its process has open.
