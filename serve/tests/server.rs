@@ -168,6 +168,30 @@ fn the_rest_of_the_interface_says_what_there_is_and_what_is_not() {
 
 #[test]
 #[ignore = "needs weights"]
+fn pictures_go_through_the_network_in_batches() {
+    let server = Server::start(&["--batch", "4", "--wait", "1000"]);
+    let cat = server.picture("cats/0.png");
+    let pictures = form(&[("cat.png", &*cat); 16]);
+    assert_eq!(
+        server.ask("POST /v1/predict", &[FORM], &pictures).status,
+        200
+    );
+    let metrics = server.ask("GET /metrics", &[], b"").body;
+    let count = |name: &str| {
+        let mut lines = metrics.lines();
+        let line = lines.find_map(|line| {
+            line.strip_prefix("serve_batch_pictures_")?
+                .strip_prefix(name)
+        });
+        line.unwrap().trim().parse::<f64>().unwrap()
+    };
+    let batches = count("count");
+    assert_eq!([count("sum"), count("bucket{le=\"4.0\"}")], [16., batches]);
+    assert!(batches < 16., "{batches}");
+}
+
+#[test]
+#[ignore = "needs weights"]
 fn a_token_is_wanted_where_there_is_one_but_not_for_the_page() {
     let token = "0123456789abcdef";
     let server = Server::start(&["--token", token]);
