@@ -27,7 +27,7 @@ use crate::collection::Collection;
 use crate::metrics::Metrics;
 use crate::open_inference;
 use crate::options::{Bounds, Options};
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::upload::{Picture, Room, Upload};
 
 /// All that requests share.
@@ -172,7 +172,8 @@ async fn bounded(
             Ok(response) => response,
             Err(_) => {
                 let detail = format!("the request took longer than {limit:?}");
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+                problem.code(Code::TooLong).into_response()
             }
         }
     };

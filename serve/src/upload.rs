@@ -16,7 +16,7 @@ use support::pipeline::decode_within;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::options::Bounds;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 
 /// Bytes in a unit of room.
 const UNIT: usize = 1024;
@@ -95,6 +95,8 @@ impl Room {
         let too_large = || {
             let detail = format!("a body has at most {} MiB", bounds.max_body);
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+                .code(Code::BodyTooLarge)
+                .limit(bounds.max_body)
         };
         let told = headers.get(header::CONTENT_LENGTH);
         let told = told.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -122,7 +124,8 @@ impl Room {
             Err(_) => Err(Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
                 format!("a body has {:?} to arrive", bounds.body_timeout),
-            )),
+            )
+            .code(Code::TooLong)),
         }
     }
 
@@ -232,7 +235,8 @@ impl Upload {
         };
         if pictures.is_empty() || pictures.iter().all(|picture| picture.bytes.is_empty()) {
             let detail = "expected a picture: the body has none";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+            let problem = Problem::new(StatusCode::BAD_REQUEST, detail);
+            return Err(problem.code(Code::EmptyPicture));
         }
         if pictures.len() > bounds.max_pictures as usize {
             return Err(too_many(bounds));
@@ -298,6 +302,8 @@ impl Upload {
 pub(crate) fn too_many(bounds: &Bounds) -> Problem {
     let detail = format!("a request has at most {} pictures", bounds.max_pictures);
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        .code(Code::TooManyPictures)
+        .limit(bounds.max_pictures)
 }
 
 /// Returns what is told of a name: no folders, nothing that does not show, not too much.

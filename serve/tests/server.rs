@@ -43,6 +43,7 @@ fn pictures_are_classified_as_the_classifier_does_and_refused_one_by_one() {
     }
     assert_eq!(found[0]["name"], "cat.png");
     assert_eq!(found[1]["error"]["status"], 422);
+    assert_eq!(found[1]["error"]["code"], "not-a-picture");
     assert_eq!(
         found[1]["error"]["detail"],
         "text.jpg: not a JPEG, PNG, GIF, WebP or BMP file"
@@ -206,15 +207,39 @@ fn what_is_too_much_or_too_slow_is_turned_away_and_others_are_answered() {
     ]);
     let cat = server.picture("cats/0.png");
     let predict = |body: &[u8]| server.ask("POST /v1/predict", &[FORM], body);
-    assert_eq!(predict(&vec![0; (1 << 20) + 1]).status, 413);
-    assert_eq!(predict(&form(&[("a", &cat[..]); 4])).status, 413);
+    let refused = |body: &[u8], status, code: &str, limit: Value| {
+        let refused = predict(body);
+        assert_eq!(refused.status, status, "{}", refused.body);
+        let refused = refused.json();
+        assert_eq!(
+            [&refused["code"], &refused["limit"]],
+            [&code.into(), &limit]
+        );
+    };
+    let alone = |picture: &[u8]| form(&[("picture", picture)]);
+    refused(&vec![0; (1 << 20) + 1], 413, "body-too-large", 1.into());
+    refused(
+        &form(&[("a", &cat[..]); 4]),
+        413,
+        "too-many-pictures",
+        3.into(),
+    );
+    refused(&alone(b""), 400, "empty-picture", Value::Null);
+    refused(
+        &alone(&cat[..cat.len() / 2]),
+        422,
+        "damaged-picture",
+        Value::Null,
+    );
     let wide = {
         let mut png = std::io::Cursor::new(Vec::new());
         let image = image::RgbImage::new(1000, 1000);
         image.write_to(&mut png, image::ImageFormat::Png).unwrap();
         png.into_inner()
     };
-    assert_eq!(predict(&form(&[("wide.png", &wide[..])])).status, 422);
+    refused(&alone(&wide), 422, "picture-too-large", Value::Null);
+    let mixed = predict(&form(&[("cat.png", &cat[..]), ("empty.png", b"")])).json();
+    assert_eq!(mixed["predictions"][1]["error"]["code"], "empty-picture");
 
     // Neither a slow header nor an idle connection nor a slow body stays.
     let mut slow_header = server.connect();
