@@ -164,9 +164,6 @@ async fn bounded(
             let detail = "a page of another origin asks: expected one of this server, or a program";
             return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
         }
-        let Ok(_permit) = app.requests.try_acquire() else {
-            return Problem::busy("too many requests are being answered").into_response();
-        };
         let limit = app.bounds.request_timeout;
         match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,

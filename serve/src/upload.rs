@@ -28,15 +28,19 @@ const WORTH_AN_ANSWER: usize = 4;
 /// The most of a picture's name that is kept, in characters.
 const NAME: usize = 100;
 
-/// Room for the bodies of all requests.
+/// Room for the bodies of all requests, and for requests that are worked on.
 #[derive(Clone, Debug)]
-pub(crate) struct Room(Arc<Semaphore>);
+pub(crate) struct Room {
+    bytes: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+}
 
 /// A request's body, which takes room as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Upload {
     bytes: Bytes,
     _room: Option<OwnedSemaphorePermit>,
+    _request: OwnedSemaphorePermit,
 }
 
 /// A picture as it came.
@@ -81,10 +85,14 @@ impl Picture {
 
 impl Room {
     pub(crate) fn new(bounds: &Bounds) -> Self {
-        Self(Arc::new(Semaphore::new(bounds.max_bodies as usize * 1024)))
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self {
+            bytes: semaphore(bounds.max_bodies as usize * 1024),
+            requests: semaphore(bounds.max_requests as usize),
+        }
     }
 
-    /// Reads a body.
+    /// Reads a body. Only then does its request count, so that slow ones keep nobody waiting.
     pub(crate) async fn read(
         &self,
         headers: &HeaderMap,
@@ -153,10 +161,8 @@ impl Room {
             let taken = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let needed = (bytes.len() + data.len()).div_ceil(UNIT);
             if needed > taken {
-                let more = self
-                    .0
-                    .clone()
-                    .try_acquire_many_owned((needed - taken) as u32);
+                let more = Arc::clone(&self.bytes);
+                let more = more.try_acquire_many_owned((needed - taken) as u32);
                 let more = more.map_err(|_| Problem::busy("there is no room for more bodies"))?;
                 match &mut room {
                     Some(room) => room.merge(more),
@@ -165,9 +171,12 @@ impl Room {
             }
             bytes.extend_from_slice(&data);
         }
+        let request = Arc::clone(&self.requests).try_acquire_owned();
+        let request = request.map_err(|_| Problem::busy("too many requests are being answered"))?;
         Ok(Upload {
             bytes: bytes.into(),
             _room: room,
+            _request: request,
         })
     }
 }
@@ -319,6 +328,7 @@ pub(crate) fn shortened(name: &str) -> String {
 mod tests {
     use axum::response::IntoResponse as _;
     use clap::Parser as _;
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::options::Options;
@@ -333,6 +343,8 @@ mod tests {
             "1",
             "--max-pictures",
             "2",
+            "--max-requests",
+            "1",
         ])
         .bounds
     }
@@ -454,10 +466,26 @@ mod tests {
         let (room, headers, bounds) = (Room::new(&bounds()), HeaderMap::new(), bounds());
         let read = |size| room.read(&headers, Body::from(vec![0; size]), &bounds);
         let first = read(700 << 10).await.unwrap();
-        assert_eq!(room.0.available_permits(), 324);
+        assert_eq!(room.bytes.available_permits(), 324);
         assert!(read(400 << 10).await.is_err());
-        assert_eq!(room.0.available_permits(), 324);
+        assert_eq!(room.bytes.available_permits(), 324);
         drop(first);
         assert!(read(1 << 20).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_request_counts_from_when_its_body_is_there_until_it_is_dropped() {
+        let (room, headers, bounds) = (Room::new(&bounds()), HeaderMap::new(), bounds());
+        let read = |body| room.read(&headers, body, &bounds);
+        let never = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let slow = read(never);
+        tokio::pin!(slow);
+        assert!((&mut slow).now_or_never().is_none());
+        let first = read(Body::from("a picture")).await.unwrap();
+        let refused = read(Body::from("another")).await.unwrap_err();
+        let refused = serde_json::to_string(&refused).unwrap();
+        assert!(refused.contains("429"), "{refused}");
+        drop(first);
+        assert!(read(Body::from("another")).await.is_ok());
     }
 }
