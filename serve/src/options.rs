@@ -80,6 +80,9 @@ pub(crate) struct Bounds {
     /// Seconds for a request's body
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub(crate) body_timeout: Duration,
+    /// Seconds in which a client that is sent an answer takes in some of it
+    #[arg(long, default_value = "15", value_parser = seconds)]
+    pub(crate) answer_timeout: Duration,
     /// Seconds for a whole request
     #[arg(long, default_value = "60", value_parser = seconds)]
     pub(crate) request_timeout: Duration,

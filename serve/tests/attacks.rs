@@ -14,11 +14,13 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 
 const TOKEN: &str = "0123456789abcdef";
-const OPTIONS: [&str; 18] = [
+const OPTIONS: [&str; 20] = [
     "--token",
     TOKEN,
     "--header-timeout",
     "2",
+    "--answer-timeout",
+    "1",
     "--body-timeout",
     "2",
     "--max-body",
@@ -233,6 +235,37 @@ fn slow_endless_and_broken_requests_do_not_keep_others_waiting() {
         );
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn clients_that_read_no_answers_are_closed() {
+    let server = Server::start(&OPTIONS);
+    let asked = "GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+    // Answers of 40 MB each, which the system has no room for.
+    let clients: Vec<TcpStream> = (0..50)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(asked.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    is_answered(&server);
+    let authorization = authorization();
+    let is_alone = || {
+        let metrics = server.ask("GET /metrics", &[&authorization], b"").body;
+        metrics.contains("serve_connections 1\n")
+    };
+    let end = Instant::now() + Duration::from_secs(30);
+    while !is_alone() {
+        assert!(
+            Instant::now() < end,
+            "a connection is kept for answers that nobody reads"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(clients);
+    server.is_within(MEMORY);
 }
 
 #[test]
