@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// What programs say in `Authorization: Bearer TOKEN`; better by the environment, as others see a command line
     #[arg(long, env = "SERVE_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// Another name, as a proxy passes it on, that a server without a token answers to; several times for several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allowed_host: Vec<String>,
     /// A file with the certificate and those above it, PEM
     #[arg(long, requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,

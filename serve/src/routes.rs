@@ -20,10 +20,10 @@ use image::ImageFormat;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use support::classifier::Classification;
-use tokio::sync::Semaphore;
 
 use crate::batcher::Batcher;
 use crate::collection::Collection;
+use crate::host::Hosts;
 use crate::metrics::Metrics;
 use crate::open_inference;
 use crate::options::{Bounds, Options};
@@ -38,7 +38,7 @@ pub(crate) struct App {
     batcher: Batcher,
     collection: Option<Collection>,
     metrics: Arc<Metrics>,
-    requests: Semaphore,
+    hosts: Hosts,
     room: Room,
 }
 
@@ -57,7 +57,7 @@ impl App {
             batcher,
             collection,
             metrics,
-            requests: Semaphore::new(bounds.max_requests as usize),
+            hosts: Hosts::new(options),
             room: Room::new(&bounds),
         }
     }
@@ -160,6 +160,9 @@ async fn bounded(
 ) -> Response {
     let start = Instant::now();
     let answer = async {
+        if let Err(problem) = app.hosts.check(&request) {
+            return problem.into_response();
+        }
         if comes_from_elsewhere(request.headers()) {
             let detail = "a page of another origin asks: expected one of this server, or a program";
             return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
