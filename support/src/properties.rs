@@ -219,7 +219,8 @@ fn the_memory_that_decoding_a_jpeg_takes_is_known_before() {
     }
 }
 
-/// Few bytes a sample in a file become three a pixel, and several copies where one is made of another.
+/// Few bytes a sample in a file become three a pixel, and several copies where one is made of another; a color profile
+/// inflates.
 #[test]
 fn decoding_an_image_takes_at_most_twice_the_memory_allowed_whatever_its_samples_are() {
     const SIDE: u32 = 1000;
@@ -248,6 +249,13 @@ fn decoding_an_image_takes_at_most_twice_the_memory_allowed_whatever_its_samples
             files.push((format!("WebP {color:?}"), webp));
         }
     }
+    let mut profile = Vec::new();
+    let mut encoder = PngEncoder::new(&mut profile);
+    encoder.set_icc_profile(vec![0; 50 * PIXELS]).unwrap();
+    let samples = &zeros[..3 * PIXELS];
+    let written = encoder.write_image(samples, SIDE, SIDE, ExtendedColorType::Rgb8);
+    written.unwrap();
+    files.push(("PNG with a profile".into(), profile));
     for (name, file) in files {
         let read = (1..=8).map(|bytes_per_pixel| {
             let limit = bytes_per_pixel * PIXELS;

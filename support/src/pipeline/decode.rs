@@ -82,7 +82,11 @@ pub(crate) fn is_turned(bytes: &[u8]) -> bool {
 /// Decodes what `image` decodes: everything but JPEG.
 fn other(format: ImageFormat, bytes: &[u8], limit: u64) -> std::result::Result<RgbImage, String> {
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(limit);
+    // Of a PNG it is for what stands before the image: a color profile that inflates to more is left out.
+    limits.max_alloc = Some(match format {
+        ImageFormat::Png => limit.min(4 * bytes.len() as u64 + (1 << 20)),
+        _ => limit,
+    });
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
