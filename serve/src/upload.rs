@@ -1,6 +1,7 @@
 //! A request's body, within bounds, and the pictures in it.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -10,7 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use http_body_util::BodyExt as _;
 use image::RgbImage;
-use serde::Deserialize;
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use support::Error;
 use support::pipeline::decode_within;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +26,9 @@ const UNIT: usize = 1024;
 /// How many times the size that is taken a body is still read through, so that its sender, who reads no answer before
 /// it is sent, gets one.
 const WORTH_AN_ANSWER: usize = 4;
+
+/// The most strings that are read of a list: no more pictures are ever taken.
+pub(crate) const TEXTS: usize = 1024;
 
 /// The most of a picture's name that is kept, in characters.
 const NAME: usize = 100;
@@ -199,11 +204,38 @@ struct Json {
     image: OneOrMore,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
+/// Not just any list is read: a string takes many times the memory of its JSON.
+struct OneOrMore(Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Texts;
+
+        impl<'de> Visitor<'de> for Texts {
+            type Value = OneOrMore;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "base64, or a list of at most {TEXTS}")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMore, E> {
+                Ok(OneOrMore(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMore, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    if texts.len() == TEXTS {
+                        return Err(de::Error::invalid_length(TEXTS + 1, &self));
+                    }
+                    texts.push(text);
+                }
+                Ok(OneOrMore(texts))
+            }
+        }
+
+        json.deserialize_any(Texts)
+    }
 }
 
 impl Upload {
@@ -229,7 +261,7 @@ impl Upload {
             .to_ascii_lowercase();
         let pictures = match essence.as_str() {
             "multipart/form-data" => self.parts(kind, bounds).await?,
-            "application/json" => self.in_json()?,
+            "application/json" => self.in_json(bounds)?,
             "application/octet-stream" => vec![self.whole()],
             image if image.starts_with("image/") => vec![self.whole()],
             _ => {
@@ -293,15 +325,15 @@ impl Upload {
         Ok(pictures)
     }
 
-    fn in_json(&self) -> Result<Vec<Picture>, Problem> {
+    fn in_json(&self, bounds: &Bounds) -> Result<Vec<Picture>, Problem> {
         let json: Json = serde_json::from_slice(&self.bytes).map_err(|error| {
             let detail = format!("{error}: expected {{\"image\": \"base64\"}}, or a list of them");
             Problem::new(StatusCode::BAD_REQUEST, detail)
         })?;
-        let texts = match json.image {
-            OneOrMore::One(text) => vec![text],
-            OneOrMore::More(texts) => texts,
-        };
+        let OneOrMore(texts) = json.image;
+        if texts.len() > bounds.max_pictures as usize {
+            return Err(too_many(bounds));
+        }
         let picture =
             |(at, text): (usize, &String)| Picture::from_base64(format!("image {}", at + 1), text);
         texts.iter().enumerate().map(picture).collect()
@@ -416,6 +448,17 @@ mod tests {
                 "application/json",
                 r#"{"image": "?"}"#.into(),
                 "image 1: no base64",
+            ),
+            // Before any of them is looked at.
+            (
+                "application/json",
+                r#"{"image": ["?", "?", "?"]}"#.into(),
+                "at most 2 pictures",
+            ),
+            (
+                "application/json",
+                format!("{{\"image\": [{}7]}}", "\"\",".repeat(1025)),
+                "a list of at most 1024",
             ),
             (
                 "application/json",
