@@ -41,6 +41,7 @@ const TEXTS = {
     tokenLabel: "This server wants a token",
     tokenSend: "Use it",
     tokenWrong: "The server did not accept this token.",
+    problem: "{detail}",
   },
   zh: {
     title: "图像分类",
@@ -81,6 +82,19 @@ const TEXTS = {
     tokenLabel: "此服务器需要令牌",
     tokenSend: "使用",
     tokenWrong: "服务器不接受此令牌。",
+    problem: "服务器拒绝了请求（状态码 {status}）：{detail}",
+    // The server's codes of what a visitor can meet; in English it says them itself.
+    "empty-picture": "文件是空的，请换一张图片。",
+    "not-a-picture": "不是 JPEG、PNG、GIF、WebP 或 BMP 图片，请换一个文件。",
+    "picture-too-large": "图片的像素太多，超过了服务器的上限，请缩小后再试。",
+    "damaged-picture": "图片已损坏、不完整或过于特殊，无法读取。请重新保存后再试，或换一张。",
+    "body-too-large": "文件太大：一次最多 {limit} MiB。请缩小图片后再试。",
+    "too-many-pictures": "图片太多：一次最多 {limit} 张。请分几次提交。",
+    "too-busy": "服务器繁忙，请稍后重试。",
+    "too-long": "用时太长，已中止。请检查网络，稍后重试。",
+    "collection-full": "保存图片的文件夹已满，这张图片没有保存。请告诉服务器的管理者。",
+    "not-kept": "服务器未能保存这张图片，原因见服务器的输出。请告诉服务器的管理者。",
+    "not-classified": "服务器未能识别这张图片，原因见服务器的输出。请重试，或告诉服务器的管理者。",
   },
 };
 const PICTURES_PER_REQUEST = 16;
@@ -105,6 +119,11 @@ if (!(language in TEXTS)) language = "en";
 
 function say(key, values = {}) {
   return TEXTS[language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+// Says why the server did not answer, in its own words where the page has none.
+function sayProblem({ code, status, title, detail = title, limit }) {
+  return say(code in TEXTS[language] ? code : "problem", { status, detail, limit });
 }
 
 function percent(share) {
@@ -209,7 +228,7 @@ async function ask(path, body, waiting = () => {}) {
     } else {
       const answer = await response.json().catch(() => null);
       if (response.ok && answer) return answer;
-      throw new Failure(() => answer?.detail ?? answer?.title ?? say("garbled", { status }), status);
+      throw new Failure(() => answer?.title ? sayProblem(answer) : say("garbled", { status }), status);
     }
   }
 }
@@ -362,7 +381,7 @@ async function send(request) {
 
 function receive(card, prediction) {
   if (prediction?.probabilities) update(card, { state: "answered", prediction });
-  else update(card, { state: "failed", text: () => prediction?.error?.detail ?? say("garbled", { status: 200 }) });
+  else update(card, { state: "failed", text: () => prediction?.error ? sayProblem(prediction.error) : say("garbled", { status: 200 }) });
 }
 
 // Lays over a picture what speaks for its class, or takes it away.

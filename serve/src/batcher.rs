@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::options::Bounds;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::upload::Picture;
 
 /// A classifier with queues before it.
@@ -142,11 +142,13 @@ impl Batcher {
                 return None;
             }
             let image = picture.decode(memory);
+            let image = image.map_err(|error| unreadable(&error, &picture.bytes));
             drop(picture);
-            match image.and_then(|image| classifier.prepare(image)) {
+            let prepare = |image| classifier.prepare(image).map_err(|error| internal(&error));
+            match image.and_then(prepare) {
                 Ok(image) => then(image, reply),
-                Err(error) => {
-                    let _ = reply.send(Err(unreadable(&error)));
+                Err(problem) => {
+                    let _ = reply.send(Err(problem));
                     None
                 }
             }
@@ -157,20 +159,27 @@ impl Batcher {
     }
 }
 
-fn unreadable(error: &Error) -> Problem {
-    match error {
-        Error::Image { name, reason } => Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            format!("{name}: {reason}"),
-        ),
-        error => internal(error),
-    }
+fn unreadable(error: &Error, bytes: &[u8]) -> Problem {
+    let Error::Image { name, reason } = error else {
+        return internal(error);
+    };
+    let code = if bytes.is_empty() {
+        Code::EmptyPicture
+    } else if image::guess_format(bytes).is_err() {
+        Code::NotAPicture
+    } else if reason.contains("to decode, and") {
+        Code::PictureTooLarge
+    } else {
+        Code::DamagedPicture
+    };
+    let detail = format!("{name}: {reason}");
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).code(code)
 }
 
 fn internal(error: &impl std::fmt::Display) -> Problem {
     log(error);
     let detail = "the picture could not be classified; the server's output says why";
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).code(Code::NotClassified)
 }
 
 /// What the threads share.

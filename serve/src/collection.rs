@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 
 use crate::log;
 use crate::options::Bounds;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 
 /// A folder with one folder for each class.
 #[derive(Debug)]
@@ -75,13 +75,13 @@ impl Collection {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
             .map_err(|_| {
                 let detail = "the folder for pictures is full";
-                Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+                Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail).code(Code::CollectionFull)
             })?;
         self.write(class, &path, bytes).map_err(|error| {
             self.left.fetch_add(1, Ordering::Relaxed);
             log(format_args!("{error:#}"));
             let detail = "the picture could not be written; the server's output says why";
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).code(Code::NotKept)
         })?;
         Ok(file)
     }

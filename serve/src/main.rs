@@ -2,6 +2,7 @@
 
 mod batcher;
 mod collection;
+mod host;
 mod metrics;
 mod open_inference;
 mod options;

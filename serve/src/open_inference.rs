@@ -25,7 +25,7 @@ use support::classifier::{Classification, Classifier};
 use crate::options::Bounds;
 use crate::problem::Problem;
 use crate::routes::App;
-use crate::upload::{Picture, Upload, shortened, too_many};
+use crate::upload::{Picture, TEXTS, Upload, shortened, too_many};
 
 /// The model's only version: one that replaces it on disk is no other.
 const VERSION: &str = "1";
@@ -35,9 +35,6 @@ const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-conten
 
 /// The most inputs, outputs or dimensions that are read.
 const FEW: usize = 16;
-
-/// The most strings that are read: no more pictures are ever taken.
-const TEXTS: usize = 1024;
 
 /// The longest identifier that is given back, in bytes.
 const ID: usize = 1024;

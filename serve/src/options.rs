@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// What programs say in `Authorization: Bearer TOKEN`; better by the environment, as others see a command line
     #[arg(long, env = "SERVE_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// Another name, as a proxy passes it on, that a server without a token answers to; several times for several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allowed_host: Vec<String>,
     /// A file with the certificate and those above it, PEM
     #[arg(long, requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
@@ -62,7 +65,7 @@ pub(crate) struct Bounds {
     /// Pictures in the folder of --collect
     #[arg(long, default_value_t = 10_000)]
     pub(crate) max_collected: u32,
-    /// Requests that are answered at the same time
+    /// Requests that are answered at the same time, from when their body is there
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) max_requests: u32,
     /// Pictures that wait for the network
@@ -80,6 +83,9 @@ pub(crate) struct Bounds {
     /// Seconds for a request's body
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub(crate) body_timeout: Duration,
+    /// Seconds in which a client that is sent an answer takes in some of it
+    #[arg(long, default_value = "15", value_parser = seconds)]
+    pub(crate) answer_timeout: Duration,
     /// Seconds for a whole request
     #[arg(long, default_value = "60", value_parser = seconds)]
     pub(crate) request_timeout: Duration,

@@ -12,6 +12,30 @@ pub(crate) struct Problem {
     title: &'static str,
     status: u16,
     detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<Code>,
+    /// The bound that is passed, where a code has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+}
+
+/// What a visitor of the page can meet, which the page says in the visitor's language.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Code {
+    EmptyPicture,
+    NotAPicture,
+    PictureTooLarge,
+    DamagedPicture,
+    /// `limit` is in MiB.
+    BodyTooLarge,
+    /// `limit` is in pictures.
+    TooManyPictures,
+    TooBusy,
+    TooLong,
+    CollectionFull,
+    NotKept,
+    NotClassified,
 }
 
 /// The most of what is said that is sent, in characters: it may quote a request.
@@ -36,7 +60,21 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: detail.into().chars().take(DETAIL).collect(),
+            code: None,
+            limit: None,
         }
+    }
+
+    /// Says which of the problems it is that the page has words for.
+    pub(crate) fn code(self, code: Code) -> Self {
+        let code = Some(code);
+        Self { code, ..self }
+    }
+
+    /// Says the bound that is passed.
+    pub(crate) fn limit(self, limit: u32) -> Self {
+        let limit = Some(limit);
+        Self { limit, ..self }
     }
 
     /// Says that a bound is reached, for now.
@@ -45,6 +83,7 @@ impl Problem {
             StatusCode::TOO_MANY_REQUESTS,
             format!("{what}: try again in a moment"),
         )
+        .code(Code::TooBusy)
     }
 }
 
@@ -67,5 +106,47 @@ impl IntoResponse for Problem {
             _ => {}
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter;
+
+    use super::*;
+
+    /// Goes through all codes: one that is not here does not compile.
+    fn after(code: Code) -> Option<Code> {
+        Some(match code {
+            Code::EmptyPicture => Code::NotAPicture,
+            Code::NotAPicture => Code::PictureTooLarge,
+            Code::PictureTooLarge => Code::DamagedPicture,
+            Code::DamagedPicture => Code::BodyTooLarge,
+            Code::BodyTooLarge => Code::TooManyPictures,
+            Code::TooManyPictures => Code::TooBusy,
+            Code::TooBusy => Code::TooLong,
+            Code::TooLong => Code::CollectionFull,
+            Code::CollectionFull => Code::NotKept,
+            Code::NotKept => Code::NotClassified,
+            Code::NotClassified => return None,
+        })
+    }
+
+    #[test]
+    fn the_page_says_every_code_in_chinese() {
+        let (_, chinese) = include_str!("../page/page.js")
+            .split_once("  zh: {")
+            .unwrap();
+        for code in iter::successors(Some(Code::EmptyPicture), |code| after(*code)) {
+            let name = serde_json::to_string(&code).unwrap();
+            let line = chinese
+                .lines()
+                .find_map(|line| line.trim().strip_prefix(&name));
+            let line = line.unwrap_or_else(|| panic!("no words for {name}"));
+            assert!(
+                line.chars().filter(|c| !c.is_ascii()).count() > 4,
+                "{name}{line}"
+            );
+        }
     }
 }

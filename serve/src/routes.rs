@@ -20,14 +20,14 @@ use image::ImageFormat;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use support::classifier::Classification;
-use tokio::sync::Semaphore;
 
 use crate::batcher::Batcher;
 use crate::collection::Collection;
+use crate::host::Hosts;
 use crate::metrics::Metrics;
 use crate::open_inference;
 use crate::options::{Bounds, Options};
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::upload::{Picture, Room, Upload};
 
 /// All that requests share.
@@ -38,7 +38,7 @@ pub(crate) struct App {
     batcher: Batcher,
     collection: Option<Collection>,
     metrics: Arc<Metrics>,
-    requests: Semaphore,
+    hosts: Hosts,
     room: Room,
 }
 
@@ -57,7 +57,7 @@ impl App {
             batcher,
             collection,
             metrics,
-            requests: Semaphore::new(bounds.max_requests as usize),
+            hosts: Hosts::new(options),
             room: Room::new(&bounds),
         }
     }
@@ -160,19 +160,20 @@ async fn bounded(
 ) -> Response {
     let start = Instant::now();
     let answer = async {
+        if let Err(problem) = app.hosts.check(&request) {
+            return problem.into_response();
+        }
         if comes_from_elsewhere(request.headers()) {
             let detail = "a page of another origin asks: expected one of this server, or a program";
             return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
         }
-        let Ok(_permit) = app.requests.try_acquire() else {
-            return Problem::busy("too many requests are being answered").into_response();
-        };
         let limit = app.bounds.request_timeout;
         match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
             Err(_) => {
                 let detail = format!("the request took longer than {limit:?}");
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+                problem.code(Code::TooLong).into_response()
             }
         }
     };

@@ -1,6 +1,7 @@
 //! A request's body, within bounds, and the pictures in it.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -10,13 +11,14 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use http_body_util::BodyExt as _;
 use image::RgbImage;
-use serde::Deserialize;
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use support::Error;
 use support::pipeline::decode_within;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::options::Bounds;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 
 /// Bytes in a unit of room.
 const UNIT: usize = 1024;
@@ -25,18 +27,25 @@ const UNIT: usize = 1024;
 /// it is sent, gets one.
 const WORTH_AN_ANSWER: usize = 4;
 
+/// The most strings that are read of a list: no more pictures are ever taken.
+pub(crate) const TEXTS: usize = 1024;
+
 /// The most of a picture's name that is kept, in characters.
 const NAME: usize = 100;
 
-/// Room for the bodies of all requests.
+/// Room for the bodies of all requests, and for requests that are worked on.
 #[derive(Clone, Debug)]
-pub(crate) struct Room(Arc<Semaphore>);
+pub(crate) struct Room {
+    bytes: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+}
 
 /// A request's body, which takes room as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Upload {
     bytes: Bytes,
     _room: Option<OwnedSemaphorePermit>,
+    _request: OwnedSemaphorePermit,
 }
 
 /// A picture as it came.
@@ -81,10 +90,14 @@ impl Picture {
 
 impl Room {
     pub(crate) fn new(bounds: &Bounds) -> Self {
-        Self(Arc::new(Semaphore::new(bounds.max_bodies as usize * 1024)))
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self {
+            bytes: semaphore(bounds.max_bodies as usize * 1024),
+            requests: semaphore(bounds.max_requests as usize),
+        }
     }
 
-    /// Reads a body.
+    /// Reads a body. Only then does its request count, so that slow ones keep nobody waiting.
     pub(crate) async fn read(
         &self,
         headers: &HeaderMap,
@@ -95,6 +108,8 @@ impl Room {
         let too_large = || {
             let detail = format!("a body has at most {} MiB", bounds.max_body);
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+                .code(Code::BodyTooLarge)
+                .limit(bounds.max_body)
         };
         let told = headers.get(header::CONTENT_LENGTH);
         let told = told.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -122,7 +137,8 @@ impl Room {
             Err(_) => Err(Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
                 format!("a body has {:?} to arrive", bounds.body_timeout),
-            )),
+            )
+            .code(Code::TooLong)),
         }
     }
 
@@ -150,10 +166,8 @@ impl Room {
             let taken = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let needed = (bytes.len() + data.len()).div_ceil(UNIT);
             if needed > taken {
-                let more = self
-                    .0
-                    .clone()
-                    .try_acquire_many_owned((needed - taken) as u32);
+                let more = Arc::clone(&self.bytes);
+                let more = more.try_acquire_many_owned((needed - taken) as u32);
                 let more = more.map_err(|_| Problem::busy("there is no room for more bodies"))?;
                 match &mut room {
                     Some(room) => room.merge(more),
@@ -162,9 +176,12 @@ impl Room {
             }
             bytes.extend_from_slice(&data);
         }
+        let request = Arc::clone(&self.requests).try_acquire_owned();
+        let request = request.map_err(|_| Problem::busy("too many requests are being answered"))?;
         Ok(Upload {
             bytes: bytes.into(),
             _room: room,
+            _request: request,
         })
     }
 }
@@ -187,11 +204,38 @@ struct Json {
     image: OneOrMore,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
+/// Not just any list is read: a string takes many times the memory of its JSON.
+struct OneOrMore(Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Texts;
+
+        impl<'de> Visitor<'de> for Texts {
+            type Value = OneOrMore;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "base64, or a list of at most {TEXTS}")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMore, E> {
+                Ok(OneOrMore(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMore, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    if texts.len() == TEXTS {
+                        return Err(de::Error::invalid_length(TEXTS + 1, &self));
+                    }
+                    texts.push(text);
+                }
+                Ok(OneOrMore(texts))
+            }
+        }
+
+        json.deserialize_any(Texts)
+    }
 }
 
 impl Upload {
@@ -217,7 +261,7 @@ impl Upload {
             .to_ascii_lowercase();
         let pictures = match essence.as_str() {
             "multipart/form-data" => self.parts(kind, bounds).await?,
-            "application/json" => self.in_json()?,
+            "application/json" => self.in_json(bounds)?,
             "application/octet-stream" => vec![self.whole()],
             image if image.starts_with("image/") => vec![self.whole()],
             _ => {
@@ -232,7 +276,8 @@ impl Upload {
         };
         if pictures.is_empty() || pictures.iter().all(|picture| picture.bytes.is_empty()) {
             let detail = "expected a picture: the body has none";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+            let problem = Problem::new(StatusCode::BAD_REQUEST, detail);
+            return Err(problem.code(Code::EmptyPicture));
         }
         if pictures.len() > bounds.max_pictures as usize {
             return Err(too_many(bounds));
@@ -280,15 +325,15 @@ impl Upload {
         Ok(pictures)
     }
 
-    fn in_json(&self) -> Result<Vec<Picture>, Problem> {
+    fn in_json(&self, bounds: &Bounds) -> Result<Vec<Picture>, Problem> {
         let json: Json = serde_json::from_slice(&self.bytes).map_err(|error| {
             let detail = format!("{error}: expected {{\"image\": \"base64\"}}, or a list of them");
             Problem::new(StatusCode::BAD_REQUEST, detail)
         })?;
-        let texts = match json.image {
-            OneOrMore::One(text) => vec![text],
-            OneOrMore::More(texts) => texts,
-        };
+        let OneOrMore(texts) = json.image;
+        if texts.len() > bounds.max_pictures as usize {
+            return Err(too_many(bounds));
+        }
         let picture =
             |(at, text): (usize, &String)| Picture::from_base64(format!("image {}", at + 1), text);
         texts.iter().enumerate().map(picture).collect()
@@ -298,6 +343,8 @@ impl Upload {
 pub(crate) fn too_many(bounds: &Bounds) -> Problem {
     let detail = format!("a request has at most {} pictures", bounds.max_pictures);
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        .code(Code::TooManyPictures)
+        .limit(bounds.max_pictures)
 }
 
 /// Returns what is told of a name: no folders, nothing that does not show, not too much.
@@ -313,6 +360,7 @@ pub(crate) fn shortened(name: &str) -> String {
 mod tests {
     use axum::response::IntoResponse as _;
     use clap::Parser as _;
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::options::Options;
@@ -327,6 +375,8 @@ mod tests {
             "1",
             "--max-pictures",
             "2",
+            "--max-requests",
+            "1",
         ])
         .bounds
     }
@@ -399,6 +449,17 @@ mod tests {
                 r#"{"image": "?"}"#.into(),
                 "image 1: no base64",
             ),
+            // Before any of them is looked at.
+            (
+                "application/json",
+                r#"{"image": ["?", "?", "?"]}"#.into(),
+                "at most 2 pictures",
+            ),
+            (
+                "application/json",
+                format!("{{\"image\": [{}7]}}", "\"\",".repeat(1025)),
+                "a list of at most 1024",
+            ),
             (
                 "application/json",
                 r#"{"picture": "b25l"}"#.into(),
@@ -448,10 +509,26 @@ mod tests {
         let (room, headers, bounds) = (Room::new(&bounds()), HeaderMap::new(), bounds());
         let read = |size| room.read(&headers, Body::from(vec![0; size]), &bounds);
         let first = read(700 << 10).await.unwrap();
-        assert_eq!(room.0.available_permits(), 324);
+        assert_eq!(room.bytes.available_permits(), 324);
         assert!(read(400 << 10).await.is_err());
-        assert_eq!(room.0.available_permits(), 324);
+        assert_eq!(room.bytes.available_permits(), 324);
         drop(first);
         assert!(read(1 << 20).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_request_counts_from_when_its_body_is_there_until_it_is_dropped() {
+        let (room, headers, bounds) = (Room::new(&bounds()), HeaderMap::new(), bounds());
+        let read = |body| room.read(&headers, body, &bounds);
+        let never = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let slow = read(never);
+        tokio::pin!(slow);
+        assert!((&mut slow).now_or_never().is_none());
+        let first = read(Body::from("a picture")).await.unwrap();
+        let refused = read(Body::from("another")).await.unwrap_err();
+        let refused = serde_json::to_string(&refused).unwrap();
+        assert!(refused.contains("429"), "{refused}");
+        drop(first);
+        assert!(read(Body::from("another")).await.is_ok());
     }
 }

@@ -8,17 +8,23 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use image::ImageFormat;
+use image::codecs::png::PngEncoder;
+use image::{
+    DynamicImage, ExtendedColorType, GrayImage, ImageBuffer, ImageEncoder as _, ImageFormat,
+    RgbImage,
+};
 use program::{FORM, Server, answer, form};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 
 const TOKEN: &str = "0123456789abcdef";
-const OPTIONS: [&str; 18] = [
+const OPTIONS: [&str; 20] = [
     "--token",
     TOKEN,
     "--header-timeout",
     "2",
+    "--answer-timeout",
+    "1",
     "--body-timeout",
     "2",
     "--max-body",
@@ -131,16 +137,68 @@ fn pictures_that_would_take_much_are_refused_by_their_headers() {
     };
     let mut wide = png.clone();
     wide[16..24].copy_from_slice(&[0, 0, 0xc3, 0x50, 0, 0, 0xc3, 0x50]);
-    let flat = image::RgbImage::new(6000, 6000);
-    let mut small_file = Cursor::new(Vec::new());
-    flat.write_to(&mut small_file, ImageFormat::Png).unwrap();
-    let bombs = [sized(0xc0), sized(0xc2), wide, small_file.into_inner()];
+    let flat = |image: DynamicImage, format| {
+        let mut file = Cursor::new(Vec::new());
+        image.write_to(&mut file, format).unwrap();
+        file.into_inner()
+    };
+    let long = GrayImage::new(1, 1_000_000).into();
+    let deep = DynamicImage::ImageLuma16(ImageBuffer::new(5000, 5000));
+    let bombs = [
+        sized(0xc0),
+        sized(0xc2),
+        wide,
+        flat(RgbImage::new(6000, 6000).into(), ImageFormat::Png),
+        // A third of what is allowed, until it is RGB.
+        flat(GrayImage::new(6000, 6000).into(), ImageFormat::Png),
+        flat(deep, ImageFormat::Png),
+        flat(long, ImageFormat::Png),
+        // Decoded into RGBA beside the RGB.
+        flat(RgbImage::new(4500, 4500).into(), ImageFormat::WebP),
+        many_scans(),
+    ];
     for (at, bomb) in bombs.iter().enumerate() {
         assert!(bomb.len() < 1 << 20);
         assert_eq!(predict(&server, &[("bomb", &bomb[..])]), 422, "bomb {at}");
         is_answered(&server);
     }
+    // It is classified, without what is too much.
+    let mut profile = Vec::new();
+    let mut encoder = PngEncoder::new(&mut profile);
+    encoder.set_icc_profile(vec![0; 200 << 20]).unwrap();
+    let written = encoder.write_image(&[0; 192], 8, 8, ExtendedColorType::Rgb8);
+    written.unwrap();
+    assert!(profile.len() < 1 << 20);
+    assert_eq!(predict(&server, &[("profile", &profile[..])]), 200);
     server.is_within(MEMORY);
+}
+
+/// Returns a gray progressive JPEG of 3000 x 3000 pixels that goes through them 1000 times, in 45 KB.
+fn many_scans() -> Vec<u8> {
+    const BLOCKS: usize = 375 * 375;
+    // A code of one bit, which stands for this.
+    let table = |kind: u8, symbol: u8| {
+        let mut table = vec![0xff, 0xc4, 0, 20, kind, 1];
+        table.extend([0; 15]);
+        table.push(symbol);
+        table
+    };
+    let scan = |first: u8, last: u8, bits: u8, data: usize| {
+        let header = [0xff, 0xda, 0, 8, 1, 1, 0, first, last, bits];
+        [&header[..], &vec![0; data]].concat()
+    };
+    [
+        &[0xff, 0xd8, 0xff, 0xdb, 0, 67, 0][..],
+        &[1; 64],
+        &[0xff, 0xc2, 0, 11, 8, 0x0b, 0xb8, 0x0b, 0xb8, 1, 1, 0x11, 0],
+        &table(0x00, 0),
+        // 16,384 blocks and 14 bits more in which nothing changes.
+        &table(0x10, 0xe0),
+        &scan(0, 0, 0x01, BLOCKS.div_ceil(8)),
+        &scan(1, 63, 0x10, (BLOCKS.div_ceil(1 << 14) * 15).div_ceil(8)).repeat(1000),
+        &[0xff, 0xd9],
+    ]
+    .concat()
 }
 
 #[test]
@@ -165,16 +223,19 @@ fn slow_endless_and_broken_requests_do_not_keep_others_waiting() {
         .map(|_| send("POST /v1/predict HTTP/1.1\r\nHost: "))
         .collect();
     slow.extend((0..100).map(|_| send("")));
-    let slow_bodies: Vec<TcpStream> = (0..10)
-        .map(|_| send(&(header(100_000) + "--X\r\n")))
-        .collect();
     is_answered(&server);
     assert!(start.elapsed() < Duration::from_secs(30));
-    for stream in slow_bodies {
-        assert_eq!(answer(stream).status, 408);
-    }
     for stream in slow {
         assert!([0, 408].contains(&answer(stream).status));
+    }
+    // Far more than the requests that are answered at the same time, of which none of them is one yet.
+    let slow_bodies: Vec<TcpStream> = (0..500)
+        .map(|_| send(&(header(100_000) + "--X\r\n")))
+        .collect();
+    let cat = server.picture("cats/0.png");
+    assert_eq!(predict(&server, &[("cat.png", &cat)]), 200);
+    for stream in slow_bodies {
+        assert_eq!(answer(stream).status, 408);
     }
 
     let mut endless = send(&header(0).replace("Content-Length: 0", "Transfer-Encoding: chunked"));
@@ -184,7 +245,6 @@ fn slow_endless_and_broken_requests_do_not_keep_others_waiting() {
         .count();
     assert!(sent < 10_000, "an endless body is read on and on");
 
-    let cat = server.picture("cats/0.png");
     let whole = form(&[("cat.png", &cat)]);
     for length in (0..whole.len()).step_by(whole.len() / 50 + 1) {
         let lines = [FORM, &authorization()];
@@ -231,6 +291,37 @@ fn slow_endless_and_broken_requests_do_not_keep_others_waiting() {
         );
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn clients_that_read_no_answers_are_closed() {
+    let server = Server::start(&OPTIONS);
+    let asked = "GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+    // Answers of 40 MB each, which the system has no room for.
+    let clients: Vec<TcpStream> = (0..50)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(asked.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    is_answered(&server);
+    let authorization = authorization();
+    let is_alone = || {
+        let metrics = server.ask("GET /metrics", &[&authorization], b"").body;
+        metrics.contains("serve_connections 1\n")
+    };
+    let end = Instant::now() + Duration::from_secs(30);
+    while !is_alone() {
+        assert!(
+            Instant::now() < end,
+            "a connection is kept for answers that nobody reads"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(clients);
+    server.is_within(MEMORY);
 }
 
 #[test]

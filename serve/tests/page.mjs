@@ -39,10 +39,10 @@ const browser = await chromium.launch({
 
 const desktop = { viewport: { width: 1100, height: 860 }, locale: "en-US", colorScheme: "light" };
 const phone = { ...desktop, viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
-const problem = (status, detail, headers = {}) => ({
+const problem = (status, detail, headers = {}, more = {}) => ({
   status,
   headers: { ...headers, "Content-Type": "application/problem+json" },
-  body: JSON.stringify({ type: "about:blank", title: "Refused", status, detail }),
+  body: JSON.stringify({ type: "about:blank", title: "Refused", status, detail, ...more }),
 });
 
 // Opens the page in a browser that remembers nothing, gives it to `check`, and closes it; fails on anything that the browser
@@ -249,6 +249,26 @@ const checks = {
       await page.reload();
       assert.equal(await page.locator("#choose").textContent(), "Choose pictures");
     });
+  },
+
+  async "why a picture is refused is said in Chinese on the Chinese page, and in English after a switch"() {
+    let busy = false;
+    await visit({ ...desktop, locale: "zh-CN" }, ["422", "429"], async (page) => {
+      const reason = () => cards(page).first().locator(".reason").textContent();
+      await drop(page, [noPicture]);
+      await settled(page, 1);
+      assert.equal(await reason(), "不是 JPEG、PNG、GIF、WebP 或 BMP 图片，请换一个文件。");
+      await screenshot(page, "chinese_refusal");
+      await page.locator("#language").click();
+      assert.match(await reason(), /text\.jpg: not a JPEG/);
+      await page.locator("#language").click();
+      busy = true;
+      await drop(page, [pictures[0]]);
+      await settled(page, 2);
+      assert.equal(await reason(), "服务器繁忙，请稍后重试。");
+    }, (page) => page.route("**/v1/predict", (route) => busy
+      ? route.fulfill(problem(429, "too many requests", { "Retry-After": "1" }, { code: "too-busy" }))
+      : route.continue()));
   },
 
   async "a phone gets one column, its own camera and buttons for fingers"() {

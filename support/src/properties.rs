@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use image::codecs::jpeg::JpegEncoder;
-use image::{Rgb, RgbImage};
+use image::codecs::png::PngEncoder;
+use image::codecs::webp::WebPEncoder;
+use image::{ExtendedColorType, ImageEncoder as _, Rgb, RgbImage};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -214,6 +216,57 @@ fn the_memory_that_decoding_a_jpeg_takes_is_known_before() {
         let reason = refused.unwrap_err().to_string();
         assert!(reason.contains("3000 x 2000 pixels take"), "{reason}");
         assert!(taken < 1 << 17, "{name}: {taken} bytes to refuse it");
+    }
+}
+
+/// Few bytes a sample in a file become three a pixel, and several copies where one is made of another; a color profile
+/// inflates.
+#[test]
+fn decoding_an_image_takes_at_most_twice_the_memory_allowed_whatever_its_samples_are() {
+    const SIDE: u32 = 1000;
+    const PIXELS: usize = (SIDE * SIDE) as usize;
+    let zeros = vec![0; 8 * PIXELS];
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    for color in [
+        ExtendedColorType::L8,
+        ExtendedColorType::La8,
+        ExtendedColorType::Rgb8,
+        ExtendedColorType::Rgba8,
+        ExtendedColorType::L16,
+        ExtendedColorType::La16,
+        ExtendedColorType::Rgb16,
+        ExtendedColorType::Rgba16,
+    ] {
+        let samples = &zeros[..PIXELS * usize::from(color.bits_per_pixel()) / 8];
+        let mut png = Vec::new();
+        let encoder = PngEncoder::new(&mut png);
+        encoder.write_image(samples, SIDE, SIDE, color).unwrap();
+        files.push((format!("PNG {color:?}"), png));
+        let mut webp = Vec::new();
+        let encoder = WebPEncoder::new_lossless(&mut webp);
+        if color.bits_per_pixel() / u16::from(color.channel_count()) == 8 {
+            encoder.encode(samples, SIDE, SIDE, color).unwrap();
+            files.push((format!("WebP {color:?}"), webp));
+        }
+    }
+    let mut profile = Vec::new();
+    let mut encoder = PngEncoder::new(&mut profile);
+    encoder.set_icc_profile(vec![0; 50 * PIXELS]).unwrap();
+    let samples = &zeros[..3 * PIXELS];
+    let written = encoder.write_image(samples, SIDE, SIDE, ExtendedColorType::Rgb8);
+    written.unwrap();
+    files.push(("PNG with a profile".into(), profile));
+    for (name, file) in files {
+        let read = (1..=8).map(|bytes_per_pixel| {
+            let limit = bytes_per_pixel * PIXELS;
+            let (picture, taken) = measured(|| decode_within(limit as u64, &name, &file));
+            let most = 2 * limit + 4 * file.len() + (1 << 18);
+            assert!(taken <= most, "{name}: {taken} bytes, {limit} allowed");
+            picture.is_ok()
+        });
+        let read: Vec<bool> = read.collect();
+        println!("{name}: {read:?}");
+        assert_eq!([read[1], read[7]], [false, true], "{name}");
     }
 }
 

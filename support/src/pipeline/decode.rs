@@ -6,7 +6,7 @@
 use std::io::Cursor;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits, RgbImage};
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
@@ -20,6 +20,17 @@ use crate::{Error, Result};
 /// promises more is refused before anything is allocated for it. Turning the image, or making RGB of
 /// other samples, takes up to as much again.
 const MAX_BYTES: u64 = 512 << 20;
+
+/// The longest side. JPEG, GIF and WebP have no longer ones; a PNG of narrow rows takes the longer to decode.
+const MAX_SIDE: u32 = 65_535;
+
+/// The most scans of a JPEG, as each may go over the whole image for a few bytes of the file. The progressive files of
+/// libjpeg and mozjpeg have about ten.
+const MAX_SCANS: usize = 64;
+
+/// In image data that is none of the JPEG's, such as a video after it, two bytes look like the start of a scan once in
+/// 65,536 bytes: in so many bytes, one is not counted.
+const BYTES_FOR_A_FALSE_SCAN: usize = 8192;
 
 /// Decodes a JPEG, PNG, GIF, WebP or BMP file to 8-bit RGB.
 ///
@@ -35,7 +46,7 @@ const MAX_BYTES: u64 = 512 << 20;
 /// # Errors
 /// [`Error::Image`] if the bytes are none of these formats, are damaged or incomplete, or
 /// hold an image that takes more than 512 MiB to decode: 178 megapixels, of a progressive JPEG about
-/// 80.
+/// 80. Also one with a side of more than 65,535 pixels, and a JPEG of more than 64 scans.
 pub fn decode(name: &str, bytes: &[u8]) -> Result<RgbImage> {
     decode_within(MAX_BYTES, name, bytes)
 }
@@ -70,32 +81,38 @@ pub(crate) fn is_turned(bytes: &[u8]) -> bool {
 
 /// Decodes what `image` decodes: everything but JPEG.
 fn other(format: ImageFormat, bytes: &[u8], limit: u64) -> std::result::Result<RgbImage, String> {
-    if format == ImageFormat::WebP && webp::lossy_bytes(bytes) > limit {
-        return Err(format!(
-            "it takes more than the {} MiB allowed",
-            limit >> 20
-        ));
-    }
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(limit);
+    // Of a PNG it is for what stands before the image: a color profile that inflates to more is left out.
+    limits.max_alloc = Some(match format {
+        ImageFormat::Png => limit.min(4 * bytes.len() as u64 + (1 << 20)),
+        _ => limit,
+    });
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
-    let picture = reader.decode().map_err(|error| error.to_string())?;
+    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions();
+    if width.max(height) > MAX_SIDE {
+        return Err(format!(
+            "{width} x {height} pixels: a side has at most {MAX_SIDE}"
+        ));
+    }
+    let pixels = u64::from(width) * u64::from(height);
+    let beside = match format {
+        ImageFormat::WebP => webp::bytes_beside(bytes, pixels),
+        _ => 0,
+    };
+    let needed = decoder.total_bytes().max(3 * pixels).max(beside);
+    check_fits(width, height, needed, limit)?;
+    let picture = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    let high = |samples: Vec<u16>, channels| {
+        let picture = RgbImage::from_raw(width, height, high_bytes(&samples, channels));
+        picture.ok_or("its size does not fit its data")
+    };
     let picture = match picture {
-        DynamicImage::ImageLuma16(_)
-        | DynamicImage::ImageLumaA16(_)
-        | DynamicImage::ImageRgb16(_)
-        | DynamicImage::ImageRgba16(_) => {
-            // `to_rgb8` would round; TensorFlow has libpng strip the low byte.
-            let wide = picture.to_rgb16();
-            let (width, height) = wide.dimensions();
-            let high = wide
-                .into_raw()
-                .into_iter()
-                .map(|sample| (sample >> 8) as u8)
-                .collect();
-            RgbImage::from_raw(width, height, high).ok_or("its size does not fit its data")?
-        }
+        DynamicImage::ImageLuma16(picture) => high(picture.into_raw(), 1)?,
+        DynamicImage::ImageLumaA16(picture) => high(picture.into_raw(), 2)?,
+        DynamicImage::ImageRgb16(picture) => high(picture.into_raw(), 3)?,
+        DynamicImage::ImageRgba16(picture) => high(picture.into_raw(), 4)?,
         DynamicImage::ImageRgba8(mut picture) if format == ImageFormat::Gif => {
             let transparent = picture.pixels_mut().filter(|pixel| pixel[3] == 0);
             transparent.for_each(|pixel| pixel.0 = [0; 4]);
@@ -104,6 +121,30 @@ fn other(format: ImageFormat, bytes: &[u8], limit: u64) -> std::result::Result<R
         _ => picture.into_rgb8(),
     };
     Ok(upright(picture, orientation::of(format, bytes)))
+}
+
+/// Refuses an image that takes more bytes to decode than are allowed.
+fn check_fits(width: u32, height: u32, needed: u64, limit: u64) -> std::result::Result<(), String> {
+    if needed <= limit {
+        return Ok(());
+    }
+    Err(format!(
+        "{width} x {height} pixels take {} MiB to decode, and {} MiB are allowed",
+        needed >> 20,
+        limit >> 20
+    ))
+}
+
+/// Returns RGB of samples of 16 bits. `to_rgb8` would round; TensorFlow has libpng strip the low byte.
+fn high_bytes(samples: &[u16], channels: usize) -> Vec<u8> {
+    let rgb = |pixel: &[u16]| match *pixel {
+        [r, g, b, ..] => [r, g, b],
+        _ => [pixel[0]; 3],
+    };
+    let pixels = samples.chunks_exact(channels).map(rgb);
+    pixels
+        .flat_map(|pixel| pixel.map(|sample| (sample >> 8) as u8))
+        .collect()
 }
 
 /// Decodes a JPEG.
@@ -115,7 +156,8 @@ fn jpeg(bytes: &[u8], limit: u64) -> std::result::Result<RgbImage, String> {
     let options = DecoderOptions::default()
         .set_strict_mode(false)
         .set_max_width(usize::MAX)
-        .set_max_height(usize::MAX);
+        .set_max_height(usize::MAX)
+        .jpeg_set_max_scans(MAX_SCANS);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder
         .decode_headers()
@@ -129,12 +171,15 @@ fn jpeg(bytes: &[u8], limit: u64) -> std::result::Result<RgbImage, String> {
     };
     // Neither side passes 65,535, so this cannot overflow.
     let size = width as u64 * height as u64 * samples;
-    let needed = size + layout.coefficients;
-    if needed > limit {
+    check_fits(
+        width as u32,
+        height as u32,
+        size + layout.coefficients,
+        limit,
+    )?;
+    if layout.scans > MAX_SCANS + bytes.len() / BYTES_FOR_A_FALSE_SCAN {
         return Err(format!(
-            "{width} x {height} pixels take {} MiB to decode, and {} MiB are allowed",
-            needed >> 20,
-            limit >> 20
+            "a JPEG of more than {MAX_SCANS} scans, which no camera or program writes: save it anew"
         ));
     }
     if !layout.complete {
@@ -178,6 +223,8 @@ struct JpegLayout {
     /// Bytes that the decoder takes for the coefficients of all the image, which come in several
     /// scans; those of one scan are decoded as they come.
     coefficients: u64,
+    /// What looks like the start of a scan, where there are several.
+    scans: usize,
 }
 
 impl JpegLayout {
@@ -208,15 +255,18 @@ impl JpegLayout {
                     let complete = rest.windows(2).rev().any(|two| two == END);
                     let components = frame.get(5);
                     let several_scans = progressive || components != segment.first();
+                    let (coefficients, scans) = if several_scans {
+                        let starts = rest.windows(2).filter(|two| *two == [0xff, START_OF_SCAN]);
+                        (coefficients(frame), 1 + starts.count())
+                    } else {
+                        (0, 1)
+                    };
                     return Some(Self {
                         adobe,
                         complete,
                         orientation: orientation::from_exif(exif),
-                        coefficients: if several_scans {
-                            coefficients(frame)
-                        } else {
-                            0
-                        },
+                        coefficients,
+                        scans,
                     });
                 }
                 // Frames, less Huffman tables, arithmetic coding and what is reserved.
@@ -253,7 +303,7 @@ fn coefficients(frame: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use image::codecs::webp::WebPEncoder;
-    use image::{ExtendedColorType, RgbaImage};
+    use image::{ExtendedColorType, ImageEncoder as _, RgbaImage};
     use safetensors::SafeTensors;
 
     use super::*;
@@ -400,17 +450,68 @@ mod tests {
             crc.sum()
         };
         png[29..33].copy_from_slice(&checksum.to_be_bytes());
-        assert!(reason(&png).contains("limit"), "{}", reason(&png));
+        let expected = "50000 x 50000 pixels take 7152 MiB to decode";
+        assert!(reason(&png).contains(expected), "{}", reason(&png));
 
         let mut bmp = file("bmp");
         bmp[18..22].copy_from_slice(&50_000_u32.to_le_bytes());
         bmp[22..26].copy_from_slice(&50_000_u32.to_le_bytes());
-        assert!(reason(&bmp).contains("limit"), "{}", reason(&bmp));
+        assert!(reason(&bmp).contains(expected), "{}", reason(&bmp));
 
         let mut gif = file("gif");
         gif[6..8].copy_from_slice(&50_000_u16.to_le_bytes());
         gif[8..10].copy_from_slice(&50_000_u16.to_le_bytes());
-        assert!(reason(&gif).contains("limit"), "{}", reason(&gif));
+        let expected = "50000 x 50000 pixels take 9536 MiB to decode";
+        assert!(reason(&gif).contains(expected), "{}", reason(&gif));
+    }
+
+    #[test]
+    fn a_side_that_is_longer_than_other_formats_have_is_refused() {
+        let mut png = Vec::new();
+        let encoder = image::codecs::png::PngEncoder::new(&mut png);
+        let encoded = encoder.write_image(&[0; 65_536], 1, 65_536, ExtendedColorType::L8);
+        encoded.unwrap();
+        assert_eq!(reason(&png), "1 x 65536 pixels: a side has at most 65535");
+    }
+
+    #[test]
+    fn a_jpeg_of_more_scans_than_programs_write_is_refused() {
+        let repeated = |mut file: Vec<u8>, count| {
+            let start = file.windows(2).rposition(|two| two == [0xff, 0xda]);
+            let scan = file[start.unwrap()..file.len() - 2].to_vec();
+            file.truncate(file.len() - 2);
+            file.extend(scan.repeat(count));
+            [file, vec![0xff, 0xd9]].concat()
+        };
+        // One scan for each of three components, of 8 x 8 pixels: a code of one bit for each, and for the end of the block.
+        let table = |kind: u8| [&[0xff, 0xc4, 0, 20, kind, 1][..], &[0; 16]].concat();
+        let scan = |component| [0xff, 0xda, 0, 8, 1, component, 0, 0, 63, 0, 0x3f];
+        let baseline = [
+            &[0xff, 0xd8, 0xff, 0xdb, 0, 67, 0][..],
+            &[1; 64],
+            &[0xff, 0xc0, 0, 17, 8, 0, 8, 0, 8, 3],
+            &[1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0],
+            &table(0x00),
+            &table(0x10),
+            &scan(1),
+            &scan(2),
+            &scan(3),
+            &[0xff, 0xd9],
+        ]
+        .concat();
+        for file in [file("jpeg progressive"), baseline] {
+            decode("few", &repeated(file.clone(), 10)).unwrap();
+            let reason = reason(&repeated(file, 100));
+            assert!(reason.contains("more than 64 scans"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_scans_after_a_jpeg_does_not_count() {
+        let video = [&[0xff, 0xda][..], &[0; 20_000]].concat().repeat(100);
+        let file = file("jpeg progressive");
+        let expected = decode("alone", &file).unwrap();
+        assert_eq!(decode("both", &[file, video].concat()).unwrap(), expected);
     }
 
     /// The file that `tests/reference/orientation.py` made.

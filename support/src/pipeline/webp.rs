@@ -28,23 +28,32 @@ pub(super) fn exif(file: &[u8]) -> Option<&[u8]> {
         .map(|(_, data)| data)
 }
 
-/// Returns the most bytes that a lossy image in the file is decoded into, 12 bits a pixel, by its own
-/// header: the decoder compares that with the file's only afterwards.
-pub(super) fn lossy_bytes(file: &[u8]) -> u64 {
+/// Returns the most bytes that the decoder takes beside the image, of so many pixels. A lossy image has 12 bits a pixel, by
+/// its own header: the decoder compares that with the file's only afterwards.
+pub(super) fn bytes_beside(file: &[u8], pixels: u64) -> u64 {
+    let (mut lossy, mut lossless, mut alpha, mut animation) = (0, 0, 0, 0);
     // The images of an animation follow 16 bytes about them.
-    let pictures = chunks_of(file).flat_map(|(name, data)| {
+    let images = chunks_of(file).flat_map(|(name, data)| {
         let within = chunks(data.get(16..).unwrap_or_default());
         let within = (name == b"ANMF").then_some(within).into_iter().flatten();
         within.chain([(name, data)])
     });
-    let bytes = pictures.filter(|(name, _)| *name == b"VP8 ");
-    let bytes = bytes.map(|(_, data)| match *data {
-        [_, _, _, _, _, _, w0, w1, h0, h1, ..] => {
-            // The upper two bits are a scale.
-            let side = |bytes| u64::from(u16::from_le_bytes(bytes) & 0x3fff).next_multiple_of(16);
-            side([w0, w1]) * side([h0, h1]) * 3 / 2
+    for (name, data) in images {
+        match (name, data) {
+            (b"VP8 ", &[_, _, _, _, _, _, w0, w1, h0, h1, ..]) => {
+                // The upper two bits are a scale.
+                let side =
+                    |bytes| u64::from(u16::from_le_bytes(bytes) & 0x3fff).next_multiple_of(16);
+                lossy = lossy.max(side([w0, w1]) * side([h0, h1]) * 3 / 2);
+            }
+            // RGBA.
+            (b"VP8L", _) => lossless = 4 * pixels,
+            // It is green in RGBA, then alone.
+            (b"ALPH", _) => alpha = 5 * pixels,
+            // RGBA of the frame, which a lossless one is decoded into, and of what it is laid over.
+            (b"ANMF", _) => animation = 8 * pixels,
+            _ => {}
         }
-        _ => 0,
-    });
-    bytes.max().unwrap_or(0)
+    }
+    lossy + alpha + lossless.max(animation)
 }
