@@ -3,6 +3,7 @@
 mod batcher;
 mod collection;
 mod metrics;
+mod openapi;
 mod options;
 mod problem;
 mod reload;

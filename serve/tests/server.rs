@@ -3,6 +3,7 @@
 
 mod program;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use program::{FORM, Server, answer, form, model_of};
+use program::{Answer, FORM, Server, answer, form, model_of};
 use serde_json::Value;
 use support::classifier::Classifier;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -358,6 +359,134 @@ fn a_picture_is_kept_for_a_class_that_there_is_where_pictures_are_kept() {
         &form(&[("a", &cat)]),
     );
     assert_eq!(refused.status, 404);
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn every_route_is_described_and_answers_as_it_is_described() {
+    let kept = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--collect", kept.path().to_str().unwrap()]);
+    let document = server.ask("GET /openapi.json", &[], b"").json();
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let (cat, text) = (server.picture("cats/0.png"), &b"no picture"[..]);
+    let mut described = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let request = format!("{} {path}", method.to_uppercase());
+            let asked = request.replace("collect", "collect?class=cats");
+            for (lines, body) in [
+                (&[FORM][..], form(&[("cat.png", &cat)])),
+                (&[FORM], form(&[("cat.png", &cat), ("text.jpg", text)])),
+                (&[FORM], form(&[("text.jpg", text)])),
+                (&["Content-Type: text/plain"], Vec::new()),
+                (&["Origin: http://elsewhere.example"], Vec::new()),
+            ] {
+                let found = server.ask(&asked, lines, &body);
+                assert!(
+                    ![404, 405].contains(&found.status),
+                    "{asked}: {}",
+                    found.status
+                );
+                is_described(&document, operation, &found);
+            }
+            described.insert(request);
+        }
+    }
+    let told = include_str!("../../docs/serving.md")
+        .split('`')
+        .skip(1)
+        .step_by(2);
+    let told = told.filter(|code| code.starts_with("GET /") || code.starts_with("POST /"));
+    let told = told.map(|code| code.split('?').next().unwrap().to_owned());
+    assert_eq!(described, told.collect());
+}
+
+/// Asserts that an answer has a status, a media type and, in JSON, a shape that its operation's description has.
+fn is_described(document: &Value, operation: &Value, answer: &Answer) {
+    let kind = answer.header.split("content-type: ").nth(1).unwrap();
+    let kind = kind.split([';', '\r']).next().unwrap();
+    let response = &operation["responses"][answer.status.to_string()];
+    let schema = &response["content"][kind]["schema"];
+    assert!(
+        response["description"].is_string() && schema.is_object(),
+        "{}, {kind}: {operation:#}",
+        answer.status
+    );
+    if kind.ends_with("json") {
+        assert!(
+            fits(document, schema, &answer.json()),
+            "{schema:#}: {}",
+            answer.body
+        );
+    }
+}
+
+/// Returns whether a value is of a schema's type, and, an object, has exactly its properties.
+fn fits(document: &Value, schema: &Value, value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => shapes(document, schema).iter().any(|shape| {
+            let every = shape.get("");
+            let property = |name| shape.get(name).or(every);
+            let fit =
+                |(name, value)| property(name).is_some_and(|schema| fits(document, schema, value));
+            fields.iter().all(fit) && (every.is_some() || fields.len() == shape.len())
+        }),
+        Value::Array(items) => {
+            schema["type"] == "array"
+                && items
+                    .iter()
+                    .all(|item| fits(document, &schema["items"], item))
+        }
+        _ => {
+            let name = match value {
+                Value::Null => "null",
+                Value::Bool(_) => "boolean",
+                Value::Number(number) if number.is_u64() && schema["type"] == "integer" => {
+                    "integer"
+                }
+                Value::Number(_) => "number",
+                _ => "string",
+            };
+            let types = &schema["type"];
+            types == name
+                || types
+                    .as_array()
+                    .is_some_and(|types| types.contains(&name.into()))
+        }
+    }
+}
+
+/// Returns the objects that a schema describes, each as its properties; that of the name "" is of every name.
+fn shapes(document: &Value, schema: &Value) -> Vec<BTreeMap<String, Value>> {
+    if let Some(name) = schema["$ref"].as_str() {
+        return shapes(document, document.pointer(&name[1..]).unwrap());
+    }
+    if let Some(one_of) = schema["oneOf"].as_array() {
+        return one_of
+            .iter()
+            .flat_map(|schema| shapes(document, schema))
+            .collect();
+    }
+    if let Some(all_of) = schema["allOf"].as_array() {
+        return all_of.iter().fold(vec![BTreeMap::new()], |found, schema| {
+            let more = shapes(document, schema);
+            let with = |shape: &BTreeMap<_, _>| {
+                more.iter()
+                    .map({
+                        let shape = shape.clone();
+                        move |more| shape.clone().into_iter().chain(more.clone()).collect()
+                    })
+                    .collect::<Vec<_>>()
+            };
+            found.iter().flat_map(with).collect()
+        });
+    }
+    let every = schema
+        .get("additionalProperties")
+        .map(|schema| (String::new(), schema.clone()));
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    let properties = properties.map(|(name, schema)| (name.clone(), schema.clone()));
+    vec![properties.chain(every).collect()]
 }
 
 #[test]
