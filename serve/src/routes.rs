@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{MatchedPath, Query, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -28,6 +28,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::batcher::Batcher;
 use crate::collection::Collection;
+use crate::examples::Examples;
 use crate::metrics::Metrics;
 use crate::openapi::{self, NoPictures, Refusals, WithoutToken};
 use crate::options::{Bounds, Options};
@@ -52,6 +53,7 @@ pub(crate) struct App {
     bounds: Bounds,
     batcher: Batcher,
     collection: Option<Collection>,
+    examples: Examples,
     metrics: Arc<Metrics>,
     requests: Semaphore,
     room: Room,
@@ -62,6 +64,7 @@ impl App {
         options: &Options,
         batcher: Batcher,
         collection: Option<Collection>,
+        examples: Examples,
         metrics: Arc<Metrics>,
     ) -> Self {
         let bounds = options.bounds;
@@ -71,6 +74,7 @@ impl App {
             bounds,
             batcher,
             collection,
+            examples,
             metrics,
             requests: Semaphore::new(bounds.max_requests as usize),
             room: Room::new(&bounds),
@@ -114,6 +118,7 @@ impl App {
             .routes(routes!(predict))
             .routes(routes!(explain))
             .routes(routes!(collect))
+            .routes(routes!(example))
             .routes(routes!(metrics))
             .route_layer(wants_token);
         let page = Router::new()
@@ -279,6 +284,8 @@ struct Model<'a> {
     /// On pictures that it was not trained on.
     #[schema(required)]
     accuracy: Option<f64>,
+    /// The names of the pictures at `/v1/examples/{index}`.
+    examples: Vec<&'a str>,
 }
 
 /// Says what the model is and what it tells apart.
@@ -302,8 +309,43 @@ async fn model(State(app): State<Arc<App>>) -> Response {
         accuracy: classifier
             .evaluation()
             .map(|evaluation| evaluation.accuracy),
+        examples: app.examples.names().collect(),
     };
     Json(model).into_response()
+}
+
+/// Gives a picture to try the model with.
+#[utoipa::path(
+    get,
+    path = "/v1/examples/{index}",
+    tag = "Pictures",
+    params(("index" = usize, Path, description = "The place of its name in the model's `examples`, from 0")),
+    responses(
+        (status = OK, description = "The picture's file", content(
+            (upload::File = "image/jpeg"),
+            (upload::File = "image/png"),
+            (upload::File = "image/gif"),
+            (upload::File = "image/webp"),
+            (upload::File = "image/bmp"),
+        )),
+        (status = NOT_FOUND, body = Problem, content_type = PROBLEM, description = "There is no such example"),
+        Refusals,
+        WithoutToken,
+    )
+)]
+async fn example(
+    State(app): State<Arc<App>>,
+    index: Result<Path<usize>, PathRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    let example = index.ok().and_then(|Path(index)| app.examples.get(index));
+    let (kind, bytes) = example.ok_or_else(|| {
+        let detail = format!(
+            "there are {} examples, counted from 0",
+            app.examples.names().len()
+        );
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    })?;
+    Ok(([(header::CONTENT_TYPE, kind)], bytes))
 }
 
 /// What pictures are taken for, in their order.

@@ -161,6 +161,24 @@ const checks = {
     });
   },
 
+  async "an example is classified when it is clicked, or chosen by keyboard"() {
+    await visit(desktop, [], async (page) => {
+      const { classes, examples } = await page.evaluate(() => fetch("v1/model", {}).then((answer) => answer.json()));
+      const buttons = page.locator("#examples button");
+      await buttons.last().waitFor();
+      assert.deepEqual(await buttons.locator("img").evaluateAll((all) => all.map((picture) => picture.alt)),
+        examples.map((name) => `Example: ${name}`));
+      assert.ok(await buttons.locator("img").evaluateAll((all) => all.every((picture) => picture.complete && picture.naturalWidth > 0)));
+      await buttons.nth(0).click();
+      await settled(page, 1);
+      await showsClass(cards(page).first(), classes[0]);
+      await buttons.nth(1).press("Enter");
+      await settled(page, 2);
+      await showsClass(cards(page).first(), classes[1]);
+      await screenshot(page, "examples");
+    });
+  },
+
   async "the interface is described, and tried, on a page of its own"() {
     await visit(desktop, [], async (page) => {
       await page.getByRole("link", { name: "The interface for programs" }).click();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use program::{Answer, FORM, Server, answer, form, model_of};
+use program::{Answer, FORM, Server, answer, form, model_of, small_set};
 use serde_json::Value;
 use support::classifier::Classifier;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -297,7 +297,9 @@ fn a_server_that_is_told_to_end_answers_what_it_has() {
 #[ignore = "needs weights, Chromium and playwright-core"]
 fn the_page_does_what_it_says_in_a_browser() {
     let kept = tempfile::tempdir().unwrap();
-    let server = Server::after(30, &["--collect", kept.path().to_str().unwrap()]);
+    let examples = small_set::pictures(&["cats", "dogs"], 4);
+    let [kept_at, examples] = [kept.path(), examples.path()].map(|path| path.to_str().unwrap());
+    let server = Server::after(30, &["--collect", kept_at, "--examples", examples]);
     let pictures = ["cats/0", "dogs/0", "cats/1"].map(|name| {
         let png = server.picture_path(&format!("{name}.png"));
         let jpeg = png.with_extension("jpg");
@@ -363,9 +365,49 @@ fn a_picture_is_kept_for_a_class_that_there_is_where_pictures_are_kept() {
 
 #[test]
 #[ignore = "needs weights"]
+fn examples_are_given_as_they_are_to_whoever_may_ask() {
+    let folder = small_set::pictures(&["cats", "dogs"], 4);
+    let (path, token) = (folder.path().join("train"), "0123456789abcdef");
+    let server = Server::start(&["--examples", path.to_str().unwrap(), "--token", token]);
+    let right = format!("Authorization: Bearer {token}");
+    let get = |path: &str| server.ask(&format!("GET {path}"), &[&right], b"");
+    let names = get("/v1/model").json()["examples"].clone();
+    assert_eq!(names.as_array().unwrap().len(), 8);
+    assert_eq!([&names[0], &names[2]], ["0.png", "1.png"]);
+    let second = get("/v1/examples/1");
+    assert!(
+        second.header.contains("content-type: image/png"),
+        "{}",
+        second.header
+    );
+    let file = std::fs::read(path.join("dogs/0.png")).unwrap();
+    assert_eq!(second.body, String::from_utf8_lossy(&file));
+    for path in [
+        "8",
+        "-1",
+        "x",
+        "..%2F..%2Fmodel.safetensors",
+        "18446744073709551616",
+    ] {
+        let refused = get(&format!("/v1/examples/{path}"));
+        assert_eq!(refused.status, 404, "{path}");
+        assert_eq!(
+            refused.json()["detail"],
+            "there are 8 examples, counted from 0"
+        );
+    }
+    assert_eq!(server.ask("GET /v1/examples/0", &[], b"").status, 401);
+}
+
+#[test]
+#[ignore = "needs weights"]
 fn every_route_is_described_and_answers_as_it_is_described() {
-    let kept = tempfile::tempdir().unwrap();
-    let server = Server::start(&["--collect", kept.path().to_str().unwrap()]);
+    let (kept, examples) = (
+        tempfile::tempdir().unwrap(),
+        small_set::pictures(&["cats", "dogs"], 1),
+    );
+    let [kept, examples] = [kept.path(), examples.path()].map(|path| path.to_str().unwrap());
+    let server = Server::start(&["--collect", kept, "--examples", examples]);
     let document = server.ask("GET /openapi.json", &[], b"").json();
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     let (cat, text) = (server.picture("cats/0.png"), &b"no picture"[..]);
@@ -373,7 +415,9 @@ fn every_route_is_described_and_answers_as_it_is_described() {
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             let request = format!("{} {path}", method.to_uppercase());
-            let asked = request.replace("collect", "collect?class=cats");
+            let asked = request
+                .replace("{index}", "0")
+                .replace("collect", "collect?class=cats");
             for (lines, body) in [
                 (&[FORM][..], form(&[("cat.png", &cat)])),
                 (&[FORM], form(&[("cat.png", &cat), ("text.jpg", text)])),
