@@ -17,6 +17,9 @@ const TEXTS = {
     camera: "Use the camera",
     take: "Take the picture",
     cancel: "Cancel",
+    examples: "or try one of these",
+    example: "Example: {name}",
+    docs: "The interface for programs",
     noCamera: "The camera cannot be used: {reason}",
     folder: "A folder was left out. Open it and choose the pictures in it.",
     history: "This visit",
@@ -58,6 +61,9 @@ const TEXTS = {
     camera: "使用摄像头",
     take: "拍照",
     cancel: "取消",
+    examples: "或者试试这些图片",
+    example: "示例：{name}",
+    docs: "供程序调用的接口",
     noCamera: "无法使用摄像头：{reason}",
     folder: "未处理文件夹。请打开它，选择其中的图片。",
     history: "本次访问",
@@ -138,6 +144,7 @@ function renderPage() {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
   for (const element of document.querySelectorAll("[data-text]")) element.textContent = say(element.dataset.text);
   for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", say(element.dataset.label));
+  for (const picture of document.querySelectorAll("#examples img")) picture.alt = picture.title = say("example", picture.dataset);
   $("language").textContent = say("otherLanguage");
   $("language").lang = language === "zh" ? "en" : "zh-CN";
   $("drop-hint").textContent = say("dropHint", { paste: /Mac/.test(navigator.platform) ? "⌘V" : "Ctrl+V" });
@@ -204,7 +211,7 @@ function askForToken() {
   return tokenGiven;
 }
 
-// GETs `path`, or POSTs `body` to it, and returns the answer's JSON. Asks for a token and waits for a busy server as needed;
+// GETs `path`, or POSTs `body` to it, and returns the answer's JSON or picture. Asks for a token and waits for a busy server as needed;
 // `waiting` receives the text that says so.
 async function ask(path, body, waiting = () => {}) {
   for (let attempt = 1; ;) {
@@ -226,7 +233,8 @@ async function ask(path, body, waiting = () => {}) {
       await new Promise((over) => setTimeout(over, seconds * 1000));
       attempt += 1;
     } else {
-      const answer = await response.json().catch(() => null);
+      const isPicture = response.headers.get("Content-Type")?.startsWith("image/");
+      const answer = await (isPicture ? response.blob() : response.json()).catch(() => null);
       if (response.ok && answer) return answer;
       throw new Failure(() => answer?.title ? sayProblem(answer) : say("garbled", { status }), status);
     }
@@ -497,6 +505,23 @@ function stopCamera() {
 $("leave").addEventListener("click", () => $("viewfinder").close());
 $("viewfinder").addEventListener("close", stopCamera);
 
+// --- Examples ---------------------------------------------------------------------------------------------------------
+
+// Offers the pictures that the server has to try; they go the way of any other.
+async function offerExamples(names) {
+  const buttons = await Promise.all(names.map(async (name, index) => {
+    const bytes = await ask(`v1/examples/${index}`);
+    const button = $("example").content.firstElementChild.cloneNode(true);
+    const picture = button.querySelector("img");
+    picture.src = URL.createObjectURL(bytes);
+    picture.dataset.name = name;
+    button.addEventListener("click", () => addPictures([new File([bytes], name, { type: bytes.type })]));
+    return button;
+  }));
+  $("examples").querySelector(".buttons").replaceChildren(...buttons);
+  $("examples").hidden = buttons.length === 0;
+}
+
 // --- Start ------------------------------------------------------------------------------------------------------------
 
 renderPage();
@@ -504,6 +529,7 @@ try {
   let busy;
   model = await ask("v1/model", undefined, (text) => notify(busy = text));
   if (notice === busy) notify(() => "");
+  await offerExamples(model.examples ?? []);
   renderPage();
 } catch (failure) {
   notify(failure.text);

@@ -2,9 +2,11 @@
 
 mod batcher;
 mod collection;
+mod examples;
 mod host;
 mod metrics;
 mod open_inference;
+mod openapi;
 mod options;
 mod problem;
 mod reload;
@@ -25,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::batcher::Batcher;
 use crate::collection::Collection;
+use crate::examples::Examples;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::routes::App;
@@ -61,9 +64,12 @@ fn run(options: &Options) -> anyhow::Result<()> {
         .as_deref()
         .map(|folder| Collection::open(folder, classifier.classes(), &options.bounds));
     let collection = collection.transpose()?;
+    let examples = options.examples.as_deref();
+    let examples = examples.map(|place| Examples::read(place, &options.bounds));
+    let examples = examples.transpose()?.unwrap_or_default();
     let metrics = Arc::new(Metrics::new());
     let batcher = Batcher::start(classifier, &options.bounds, Arc::clone(&metrics))?;
-    let app = Arc::new(App::new(options, batcher, collection, metrics));
+    let app = Arc::new(App::new(options, batcher, collection, examples, metrics));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

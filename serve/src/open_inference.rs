@@ -9,23 +9,29 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use futures_util::future::try_join_all;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::json;
 use support::classifier::{Classification, Classifier};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::openapi::{NoModel, NoPictures, Refusals, WithoutToken};
 use crate::options::Bounds;
 use crate::problem::Problem;
 use crate::routes::App;
-use crate::upload::{Picture, TEXTS, Upload, shortened, too_many};
+use crate::upload::{File, Picture, TEXTS, Upload, shortened, too_many};
+
+/// What the routes are called together.
+const PROTOCOL: &str = "Open Inference Protocol";
 
 /// The model's only version: one that replaces it on disk is no other.
 const VERSION: &str = "1";
@@ -40,25 +46,23 @@ const FEW: usize = 16;
 const ID: usize = 1024;
 
 /// Returns what anyone may ask.
-pub(crate) fn health() -> Router<Arc<App>> {
-    let live = || async { Json(json!({"live": true})) };
-    // A server that answers has its model.
-    let ready = || async { Json(json!({"ready": true})) };
-    Router::new()
-        .route("/v2/health/live", get(live))
-        .route("/v2/health/ready", get(ready))
+pub(crate) fn health() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(server_is_live))
+        .routes(routes!(server_is_ready))
 }
 
-/// Returns the others.
-pub(crate) fn routes() -> Router<Arc<App>> {
-    let server = Router::new().route("/v2", get(server));
-    let models = ["/v2/models/{name}", "/v2/models/{name}/versions/{version}"];
-    models.into_iter().fold(server, |router, model| {
-        router
-            .route(model, get(metadata))
-            .route(&format!("{model}/ready"), get(ready))
-            .route(&format!("{model}/infer"), post(infer))
-    })
+/// Returns the others. Those of a version, of which there is one, are not described again.
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
+    let version = "/v2/models/{name}/versions/{version}";
+    OpenApiRouter::new()
+        .routes(routes!(server))
+        .routes(routes!(metadata))
+        .routes(routes!(model_is_ready))
+        .routes(routes!(infer))
+        .route(version, get(metadata))
+        .route(&format!("{version}/ready"), get(model_is_ready))
+        .route(&format!("{version}/infer"), post(infer))
 }
 
 /// A path that names the model which is served.
@@ -91,55 +95,172 @@ impl FromRequestParts<Arc<App>> for Served {
     }
 }
 
+#[derive(Serialize, ToSchema)]
+struct Live {
+    live: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Ready {
+    ready: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Server {
+    name: &'static str,
+    version: &'static str,
+    extensions: [&'static str; 2],
+}
+
+#[derive(Serialize, ToSchema)]
+struct ModelIsReady<'a> {
+    name: &'a str,
+    ready: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Metadata<'a> {
+    name: &'a str,
+    versions: [&'static str; 1],
+    platform: &'static str,
+    inputs: Vec<TensorMetadata<'a>>,
+    outputs: Vec<TensorMetadata<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct TensorMetadata<'a> {
+    name: &'static str,
+    datatype: &'static str,
+    /// -1 stands for any number.
+    shape: Vec<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Labels<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Labels<'a> {
+    /// The classes, in the order of the probabilities.
+    labels: &'a [String],
+}
+
+/// Says that the server runs.
+#[utoipa::path(
+    get,
+    path = "/v2/health/live",
+    tag = PROTOCOL,
+    security(()),
+    responses((status = OK, body = Live, description = "It does"), Refusals)
+)]
+async fn server_is_live() -> impl IntoResponse {
+    Json(Live { live: true })
+}
+
+/// Says that pictures can be classified: a server that answers has its model.
+#[utoipa::path(
+    get,
+    path = "/v2/health/ready",
+    tag = PROTOCOL,
+    security(()),
+    responses((status = OK, body = Ready, description = "They can"), Refusals)
+)]
+async fn server_is_ready() -> impl IntoResponse {
+    Json(Ready { ready: true })
+}
+
+/// Says what serves.
+#[utoipa::path(
+    get,
+    path = "/v2",
+    tag = PROTOCOL,
+    responses((status = OK, body = Server, description = "This server"), Refusals, WithoutToken)
+)]
 async fn server() -> impl IntoResponse {
-    Json(json!({
-        "name": env!("CARGO_PKG_NAME"),
-        "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["binary_tensor_data", "classification"],
-    }))
+    Json(Server {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: ["binary_tensor_data", "classification"],
+    })
 }
 
-async fn ready(State(app): State<Arc<App>>, _: Served) -> impl IntoResponse {
-    Json(json!({"name": app.name(), "ready": true}))
+/// Says that the model can be asked.
+#[utoipa::path(
+    get,
+    path = "/v2/models/{name}/ready",
+    tag = PROTOCOL,
+    params(("name" = String, Path, description = "The model's name")),
+    responses(
+        (status = OK, body = ModelIsReady, description = "It can"),
+        NoModel,
+        Refusals,
+        WithoutToken,
+    )
+)]
+async fn model_is_ready(State(app): State<Arc<App>>, _: Served) -> Response {
+    let name = app.name();
+    Json(ModelIsReady { name, ready: true }).into_response()
 }
 
-async fn metadata(State(app): State<Arc<App>>, _: Served) -> impl IntoResponse {
+/// Says what the model takes and gives.
+#[utoipa::path(
+    get,
+    path = "/v2/models/{name}",
+    tag = PROTOCOL,
+    params(("name" = String, Path, description = "The model's name")),
+    responses(
+        (status = OK, body = Metadata, description = "Its inputs, of which a request has one, and outputs"),
+        NoModel,
+        Refusals,
+        WithoutToken,
+    )
+)]
+async fn metadata(State(app): State<Arc<App>>, _: Served) -> Response {
     let classifier = app.batcher().classifier();
-    let classes = classifier.classes();
-    let output = |output: &Output| match output {
-        Output::Probabilities => json!({
-            "name": output.name(), "datatype": "FP32", "shape": [-1, classes.len()],
-            "parameters": {"labels": classes},
-        }),
-        Output::Class => json!({"name": output.name(), "datatype": "BYTES", "shape": [-1]}),
-        Output::Novelty => json!({"name": output.name(), "datatype": "FP32", "shape": [-1]}),
+    let labels = classifier.classes();
+    let tensor = |name, datatype, shape: &[i64]| TensorMetadata {
+        name,
+        datatype,
+        shape: shape.to_vec(),
+        parameters: None,
     };
-    let outputs: Vec<_> = Output::of(&classifier).iter().map(output).collect();
-    Json(json!({
-        "name": app.name(),
-        "versions": [VERSION],
-        "platform": "libtorch_safetensors",
-        "inputs": [
-            {"name": "image", "datatype": "BYTES", "shape": [-1]},
-            {"name": "pixels", "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
+    let output = |output: &Output| match output {
+        Output::Probabilities => TensorMetadata {
+            parameters: Some(Labels { labels }),
+            ..tensor(output.name(), "FP32", &[-1, labels.len() as i64])
+        },
+        Output::Class => tensor(output.name(), "BYTES", &[-1]),
+        Output::Novelty => tensor(output.name(), "FP32", &[-1]),
+    };
+    Json(Metadata {
+        name: app.name(),
+        versions: [VERSION],
+        platform: "libtorch_safetensors",
+        inputs: vec![
+            tensor("image", "BYTES", &[-1]),
+            tensor("pixels", "UINT8", &[-1, -1, -1, 3]),
         ],
-        "outputs": outputs,
-    }))
+        outputs: Output::of(&classifier).iter().map(output).collect(),
+    })
+    .into_response()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct InferenceRequest<'a> {
+    /// Is given back.
     #[serde(default)]
     id: Option<String>,
     #[serde(default)]
     parameters: Parameters,
+    /// One: `image` or `pixels`.
     #[serde(borrow, deserialize_with = "few")]
+    #[schema(min_items = 1, max_items = 1)]
     inputs: Vec<Input<'a>>,
+    /// Those to give; else all.
     #[serde(default, deserialize_with = "few")]
+    #[schema(max_items = 16)]
     outputs: Vec<RequestedOutput>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct Input<'a> {
     name: String,
     datatype: String,
@@ -147,11 +268,13 @@ struct Input<'a> {
     shape: Vec<u64>,
     #[serde(default)]
     parameters: Parameters,
+    /// Strings of base64, or numbers from 0 to 255, in lists of any depth.
     #[serde(borrow)]
+    #[schema(value_type = Option<Vec<serde_json::Value>>)]
     data: Option<Data<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct RequestedOutput {
     name: String,
     #[serde(default)]
@@ -159,13 +282,19 @@ struct RequestedOutput {
 }
 
 /// Those of a request, an input or an output. Others there may be, such as a priority, mean nothing here.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default)]
 struct Parameters {
+    /// An input's bytes after the JSON.
     binary_data_size: Option<usize>,
+    /// Whether to give an output after the JSON.
     binary_data: Option<bool>,
+    /// Whether to give all outputs so.
     binary_data_output: bool,
+    /// How many classes to name in place of all probabilities.
     classification: usize,
+    /// There is none.
+    #[schema(value_type = Option<serde_json::Value>)]
     shared_memory_region: Option<IgnoredAny>,
 }
 
@@ -450,7 +579,7 @@ struct Wanted {
     top: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct InferenceResponse<'a> {
     model_name: &'a str,
     model_version: &'static str,
@@ -459,7 +588,7 @@ struct InferenceResponse<'a> {
     outputs: Vec<Tensor>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Tensor {
     name: &'static str,
     datatype: &'static str,
@@ -470,12 +599,12 @@ struct Tensor {
     data: Option<Values>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct BinarySize {
     binary_data_size: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 enum Values {
     Numbers(Vec<f32>),
@@ -556,6 +685,24 @@ fn most_probable(found: &Classification, classes: &[String], count: usize) -> Ve
     order.into_iter().take(count).map(named).collect()
 }
 
+/// Classifies pictures, as clients of KServe and Triton ask for it.
+#[utoipa::path(
+    post,
+    path = "/v2/models/{name}/infer",
+    tag = PROTOCOL,
+    params(("name" = String, Path, description = "The model's name")),
+    request_body(content = InferenceRequest, description = "With `Inference-Header-Content-Length`, binary data may follow"),
+    responses(
+        (status = OK, description = "The outputs; binary data, where it is asked for, follows the JSON", content(
+            (InferenceResponse = "application/json"),
+            (File = "application/octet-stream"),
+        )),
+        NoModel,
+        NoPictures,
+        Refusals,
+        WithoutToken,
+    )
+)]
 async fn infer(
     State(app): State<Arc<App>>,
     _: Served,

@@ -29,6 +29,10 @@ pub(crate) struct Options {
     /// A folder for pictures that visitors say the class of, to train on; without, the page does not ask
     #[arg(long)]
     pub(crate) collect: Option<PathBuf>,
+    /// A folder of pictures that the page offers to try, or a dataset's name (cats_and_dogs_filtered, ...): eight at most,
+    /// of 1 MiB at most, from each class in turn
+    #[arg(long)]
+    pub(crate) examples: Option<PathBuf>,
     /// What programs say in `Authorization: Bearer TOKEN`; better by the environment, as others see a command line
     #[arg(long, env = "SERVE_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,

@@ -3,24 +3,31 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-/// Why a request was not answered, and what was expected.
-#[derive(Clone, Debug, Serialize)]
+/// Why a request was not answered, and what was expected (RFC 9457).
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
+    /// `about:blank`: what kind of problem it is, the status says.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// The status in words.
     title: &'static str,
     status: u16,
+    /// What was found, and what was expected.
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<Code>,
     /// The bound that is passed, where a code has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
+    /// `detail` again, of a whole answer: what clients of the Open Inference Protocol show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 /// What a visitor of the page can meet, which the page says in the visitor's language.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Code {
     EmptyPicture,
@@ -41,14 +48,8 @@ pub(crate) enum Code {
 /// The most of what is said that is sent, in characters: it may quote a request.
 const DETAIL: usize = 500;
 
-/// A problem as a body.
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(flatten)]
-    problem: &'a Problem,
-    /// What the Open Inference Protocol's clients show.
-    error: &'a str,
-}
+/// The type of a problem's body.
+pub(crate) const PROBLEM: &str = "application/problem+json";
 
 /// After how many seconds a client that was turned away may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -62,6 +63,7 @@ impl Problem {
             detail: detail.into().chars().take(DETAIL).collect(),
             code: None,
             limit: None,
+            error: None,
         }
     }
 
@@ -90,10 +92,10 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (problem, error) = (&self, self.detail.as_str());
-        let mut response = (status, axum::Json(Body { problem, error })).into_response();
+        let error = Some(self.detail.clone());
+        let mut response = (status, axum::Json(Self { error, ..self })).into_response();
         let headers = response.headers_mut();
-        let kind = HeaderValue::from_static("application/problem+json");
+        let kind = HeaderValue::from_static(PROBLEM);
         headers.insert(header::CONTENT_TYPE, kind);
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{MatchedPath, Query, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,15 +20,31 @@ use image::ImageFormat;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use support::classifier::Classification;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::batcher::Batcher;
 use crate::collection::Collection;
+use crate::examples::Examples;
 use crate::host::Hosts;
 use crate::metrics::Metrics;
 use crate::open_inference;
+use crate::openapi::{self, NoPictures, Refusals, WithoutToken};
 use crate::options::{Bounds, Options};
-use crate::problem::{Code, Problem};
-use crate::upload::{Picture, Room, Upload};
+use crate::problem::{Code, PROBLEM, Problem};
+use crate::upload::{self, Form, OneInForm, OneInJson, Picture, Room, Upload};
+
+/// Where the interface can be tried.
+const DOCS: &str = "/docs";
+
+/// What a page of this server may load and do.
+const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'";
+
+/// The same for Swagger UI, which gives elements styles of their own.
+const SWAGGER_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; \
+                              frame-ancestors 'none'";
 
 /// All that requests share.
 pub(crate) struct App {
@@ -37,6 +53,7 @@ pub(crate) struct App {
     bounds: Bounds,
     batcher: Batcher,
     collection: Option<Collection>,
+    examples: Examples,
     metrics: Arc<Metrics>,
     hosts: Hosts,
     room: Room,
@@ -47,6 +64,7 @@ impl App {
         options: &Options,
         batcher: Batcher,
         collection: Option<Collection>,
+        examples: Examples,
         metrics: Arc<Metrics>,
     ) -> Self {
         let bounds = options.bounds;
@@ -56,6 +74,7 @@ impl App {
             bounds,
             batcher,
             collection,
+            examples,
             metrics,
             hosts: Hosts::new(options),
             room: Room::new(&bounds),
@@ -103,15 +122,16 @@ impl App {
     /// Returns all routes.
     pub(crate) fn routes(self: Arc<Self>) -> Router {
         let wants_token = middleware::from_fn_with_state(Arc::clone(&self), checked);
-        let interface = Router::new()
-            .route("/v1/model", get(model))
-            .route("/v1/predict", post(predict))
-            .route("/v1/explain", post(explain))
-            .route("/v1/collect", post(collect))
-            .route("/metrics", get(metrics))
+        let interface = OpenApiRouter::new()
+            .routes(routes!(model))
+            .routes(routes!(predict))
+            .routes(routes!(explain))
+            .routes(routes!(collect))
+            .routes(routes!(example))
+            .routes(routes!(metrics))
             .merge(open_inference::routes())
             .route_layer(wants_token);
-        let open = Router::new()
+        let page = Router::new()
             .route(
                 "/",
                 get(|| {
@@ -128,13 +148,21 @@ impl App {
             .route(
                 "/page.js",
                 get(|| file("text/javascript", include_str!("../page/page.js"))),
-            )
-            .route("/healthz", get(|| async { "alive\n" }))
-            // A server that answers has its model.
-            .route("/readyz", get(|| async { "ready\n" }))
-            .merge(open_inference::health());
+            );
+        let (described, description) =
+            OpenApiRouter::with_openapi(openapi::description(self.token.is_some()))
+                .routes(routes!(alive))
+                .routes(routes!(ready))
+                .merge(open_inference::health())
+                .merge(interface)
+                .split_for_parts();
+        let to_try = SwaggerUi::new(DOCS)
+            // By itself it asks an outside host whether the description is valid.
+            .config(Config::default().validator_url("none"))
+            .url("/openapi.json", description);
         let of_all = middleware::from_fn_with_state(Arc::clone(&self), bounded);
-        open.merge(interface)
+        page.merge(described)
+            .merge(to_try)
             .fallback(|| async {
                 Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")
             })
@@ -181,7 +209,10 @@ async fn bounded(
     let route = path.as_ref().map_or("other", MatchedPath::as_str);
     app.metrics
         .answer(route, response.status().as_u16(), start.elapsed());
-    let policy = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'";
+    let policy = match route.starts_with(DOCS) {
+        true => SWAGGER_POLICY,
+        false => POLICY,
+    };
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -222,22 +253,60 @@ async fn checked(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     Problem::new(StatusCode::UNAUTHORIZED, detail).into_response()
 }
 
+/// Says that the server runs.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "Server",
+    security(()),
+    responses((status = OK, body = String, description = "It does"), Refusals)
+)]
+async fn alive() -> &'static str {
+    "alive\n"
+}
+
+/// Says that pictures can be classified: a server that answers has its model.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "Server",
+    security(()),
+    responses((status = OK, body = String, description = "They can"), Refusals)
+)]
+async fn ready() -> &'static str {
+    "ready\n"
+}
+
 /// What a model file says of itself.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Model<'a> {
     name: &'a str,
     classes: &'a [String],
     /// Pixels to a side.
     input_size: u32,
+    /// Whether a picture can be of several classes, or of none.
     multi_label: bool,
+    /// Of several labels per picture: the least probability at which one is taken for one of a class.
+    #[schema(required)]
     threshold: Option<f64>,
     /// Whether it knows images unlike those that it was trained on.
     tells_unlike: bool,
     /// Whether it keeps pictures that somebody says the class of.
     collects: bool,
+    /// On pictures that it was not trained on.
+    #[schema(required)]
     accuracy: Option<f64>,
+    /// The names of the pictures at `/v1/examples/{index}`.
+    examples: Vec<&'a str>,
 }
 
+/// Says what the model is and what it tells apart.
+#[utoipa::path(
+    get,
+    path = "/v1/model",
+    tag = "Pictures",
+    responses((status = OK, body = Model, description = "What the model says of itself"), Refusals, WithoutToken)
+)]
 async fn model(State(app): State<Arc<App>>) -> Response {
     let classifier = app.batcher.classifier();
     let info = classifier.info();
@@ -252,43 +321,91 @@ async fn model(State(app): State<Arc<App>>) -> Response {
         accuracy: classifier
             .evaluation()
             .map(|evaluation| evaluation.accuracy),
+        examples: app.examples.names().collect(),
     };
     Json(model).into_response()
 }
 
-#[derive(Serialize)]
+/// Gives a picture to try the model with.
+#[utoipa::path(
+    get,
+    path = "/v1/examples/{index}",
+    tag = "Pictures",
+    params(("index" = usize, Path, description = "The place of its name in the model's `examples`, from 0")),
+    responses(
+        (status = OK, description = "The picture's file", content(
+            (upload::File = "image/jpeg"),
+            (upload::File = "image/png"),
+            (upload::File = "image/gif"),
+            (upload::File = "image/webp"),
+            (upload::File = "image/bmp"),
+        )),
+        (status = NOT_FOUND, body = Problem, content_type = PROBLEM, description = "There is no such example"),
+        Refusals,
+        WithoutToken,
+    )
+)]
+async fn example(
+    State(app): State<Arc<App>>,
+    index: Result<Path<usize>, PathRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    let example = index.ok().and_then(|Path(index)| app.examples.get(index));
+    let (kind, bytes) = example.ok_or_else(|| {
+        let detail = format!(
+            "there are {} examples, counted from 0",
+            app.examples.names().len()
+        );
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    })?;
+    Ok(([(header::CONTENT_TYPE, kind)], bytes))
+}
+
+/// What pictures are taken for, in their order.
+#[derive(Serialize, ToSchema)]
 struct Predictions<'a> {
+    /// The model's name.
     model: &'a str,
     predictions: Vec<Prediction>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Prediction {
+    /// The file's name, of a form.
     name: String,
     #[serde(flatten)]
     found: Found,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 enum Found {
-    Classified {
-        class: String,
-        probability: f64,
-        probabilities: BTreeMap<String, f64>,
-        classes: Vec<String>,
-        unlike: Option<bool>,
-        novelty: Option<f64>,
-    },
-    Refused {
-        error: Problem,
-    },
+    Classified(Classified),
+    Refused { error: Problem },
 }
 
-impl Found {
-    fn of(found: Classification, names: &[String]) -> Self {
+/// What a picture is taken for.
+#[derive(Serialize, ToSchema)]
+struct Classified {
+    /// The likeliest class.
+    class: String,
+    /// Its probability.
+    probability: f64,
+    /// The probability of every class.
+    probabilities: BTreeMap<String, f64>,
+    /// The classes that the picture is taken for: of several labels per picture any number.
+    classes: Vec<String>,
+    /// Whether it is unlike anything that the model was trained on; null where the model cannot tell.
+    #[schema(required)]
+    unlike: Option<bool>,
+    /// How unlike: above 1 is unlike.
+    #[schema(required)]
+    novelty: Option<f64>,
+}
+
+impl Classified {
+    fn new(found: Classification, names: &[String]) -> Self {
         let probabilities = found.probabilities.iter().copied();
-        Self::Classified {
+        Self {
             unlike: found.novelty.map(|_| found.is_unlike()),
             novelty: found.novelty,
             probabilities: names.iter().cloned().zip(probabilities).collect(),
@@ -299,6 +416,22 @@ impl Found {
     }
 }
 
+/// Classifies pictures.
+///
+/// One that cannot be read has an `error` among the others' classes; where none can be read, the first one's error is
+/// the answer.
+#[utoipa::path(
+    post,
+    path = "/v1/predict",
+    tag = "Pictures",
+    request_body(content(
+        (Form = "multipart/form-data"),
+        (upload::Json = "application/json"),
+        (upload::File = "application/octet-stream"),
+        (upload::File = "image/*"),
+    )),
+    responses((status = OK, body = Predictions, description = "What the pictures are taken for"), NoPictures, Refusals, WithoutToken)
+)]
 async fn predict(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -322,7 +455,7 @@ async fn predict(
     let prediction = |(picture, found): (Picture, Result<Classification, Problem>)| Prediction {
         name: picture.name,
         found: match found {
-            Ok(found) => Found::of(found, names),
+            Ok(found) => Found::Classified(Classified::new(found, names)),
             Err(error) => Found::Refused { error },
         },
     };
@@ -332,11 +465,35 @@ async fn predict(
 }
 
 /// What a picture is, as somebody says.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Said {
+    /// One of the model's classes.
+    #[param(min_length = 1)]
     class: String,
 }
 
+/// Keeps a picture as one of a class, to train on.
+#[utoipa::path(
+    post,
+    path = "/v1/collect",
+    tag = "Pictures",
+    params(Said),
+    request_body(content(
+        (OneInForm = "multipart/form-data"),
+        (OneInJson = "application/json"),
+        (upload::File = "application/octet-stream"),
+        (upload::File = "image/*"),
+    )),
+    responses(
+        (status = CREATED, body = Kept, description = "It is kept"),
+        (status = NOT_FOUND, body = Problem, content_type = PROBLEM, description = "The server keeps no pictures"),
+        (status = INSUFFICIENT_STORAGE, body = Problem, content_type = PROBLEM, description = "The folder is full"),
+        NoPictures,
+        Refusals,
+        WithoutToken,
+    )
+)]
 async fn collect(
     State(app): State<Arc<App>>,
     said: Result<Query<Said>, QueryRejection>,
@@ -361,22 +518,38 @@ async fn collect(
     Ok((StatusCode::CREATED, Json(Kept { file })).into_response())
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Kept {
-    /// In the folder of `--collect`.
+    /// Its path in the folder of `--collect`.
     file: String,
 }
 
 /// What is told of where a picture's class comes from.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Explanation<'a> {
+    /// The model's name.
     model: &'a str,
+    /// The file's name, of a form.
+    name: String,
     #[serde(flatten)]
-    prediction: Prediction,
+    found: Classified,
     /// A PNG of the picture as the network takes it, in gray, with the map over it, as a `data:` URL.
     map: String,
 }
 
+/// Classifies one picture, and draws what speaks for its class.
+#[utoipa::path(
+    post,
+    path = "/v1/explain",
+    tag = "Pictures",
+    request_body(content(
+        (OneInForm = "multipart/form-data"),
+        (OneInJson = "application/json"),
+        (upload::File = "application/octet-stream"),
+        (upload::File = "image/*"),
+    )),
+    responses((status = OK, body = Explanation, description = "What the picture is taken for, and the map"), NoPictures, Refusals, WithoutToken)
+)]
 async fn explain(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -394,10 +567,8 @@ async fn explain(
     let names = classifier.classes();
     let explanation = Explanation {
         model: &app.name,
-        prediction: Prediction {
-            name: picture.name,
-            found: Found::of(explained.classification().clone(), names),
-        },
+        name: picture.name,
+        found: Classified::new(explained.classification().clone(), names),
         map: format!(
             "data:image/png;base64,{}",
             STANDARD.encode(png.into_inner())
@@ -406,6 +577,17 @@ async fn explain(
     Ok(Json(explanation).into_response())
 }
 
+/// Counts requests, batches and connections, in the OpenMetrics text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "Server",
+    responses(
+        (status = OK, body = String, content_type = "application/openmetrics-text", description = "All counts"),
+        Refusals,
+        WithoutToken,
+    )
+)]
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.metrics.text())

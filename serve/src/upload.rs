@@ -16,6 +16,8 @@ use serde::{Deserialize, Deserializer};
 use support::Error;
 use support::pipeline::decode_within;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder};
+use utoipa::{PartialSchema as _, ToSchema};
 
 use crate::options::Bounds;
 use crate::problem::{Code, Problem};
@@ -197,10 +199,39 @@ async fn drain(mut body: Body) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
-/// What a JSON body holds: pictures' bytes in base64, one or several.
-#[derive(Deserialize)]
+/// A picture as it is: the bytes of a JPEG, PNG, GIF, WebP or BMP file.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "describes a body that is taken as it is")]
+pub(crate) struct File(Bytes);
+
+/// Pictures in a form, in a field of this name each.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes a body that `multer` reads")]
+pub(crate) struct Form {
+    #[schema(min_items = 1)]
+    image: Vec<File>,
+}
+
+/// A picture in a form.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes a body that `multer` reads")]
+pub(crate) struct OneInForm {
+    image: File,
+}
+
+/// A picture's bytes in base64; also as a `data:` URL.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes a `Json` of one picture")]
+pub(crate) struct OneInJson {
+    image: String,
+}
+
+/// Pictures' bytes in base64, one or several; also as `data:` URLs.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Json {
+pub(crate) struct Json {
+    #[schema(schema_with = one_or_more)]
     image: OneOrMore,
 }
 
@@ -236,6 +267,14 @@ impl<'de> Deserialize<'de> for OneOrMore {
 
         json.deserialize_any(Texts)
     }
+}
+
+/// Describes [`OneOrMore`]; the macro has no place for the least number in it.
+fn one_or_more() -> OneOfBuilder {
+    let more = ArrayBuilder::new().items(String::schema());
+    OneOfBuilder::new()
+        .item(String::schema())
+        .item(more.min_items(Some(1)))
 }
 
 impl Upload {

@@ -57,7 +57,7 @@ async function visit(options, refusals, check, prepare = () => {}) {
     window.sent = [];
     const { fetch } = window;
     window.fetch = (path, options) => {
-      if (options.body) window.sent.push(options.body.getAll("image").length);
+      if (options?.body) window.sent.push(options.body.getAll("image").length);
       return fetch(path, options);
     };
   });
@@ -158,6 +158,41 @@ const checks = {
       assert.equal(await wrong.isVisible(), false);
       assert.ok(await kept.isVisible());
       await screenshot(page, "kept");
+    });
+  },
+
+  async "an example is classified when it is clicked, or chosen by keyboard"() {
+    await visit(desktop, [], async (page) => {
+      const { classes, examples } = await page.evaluate(() => fetch("v1/model", {}).then((answer) => answer.json()));
+      const buttons = page.locator("#examples button");
+      await buttons.last().waitFor();
+      assert.deepEqual(await buttons.locator("img").evaluateAll((all) => all.map((picture) => picture.alt)),
+        examples.map((name) => `Example: ${name}`));
+      assert.ok(await buttons.locator("img").evaluateAll((all) => all.every((picture) => picture.complete && picture.naturalWidth > 0)));
+      await buttons.nth(0).click();
+      await settled(page, 1);
+      await showsClass(cards(page).first(), classes[0]);
+      await buttons.nth(1).press("Enter");
+      await settled(page, 2);
+      await showsClass(cards(page).first(), classes[1]);
+      await screenshot(page, "examples");
+    });
+  },
+
+  async "the interface is described, and tried, on a page of its own"() {
+    await visit(desktop, [], async (page) => {
+      await page.getByRole("link", { name: "The interface for programs" }).click();
+      const operation = (path) => page.locator(".opblock").filter({ has: page.locator(`[data-path="${path}"]`) });
+      await operation("/v1/predict").waitFor();
+      await screenshot(page, "docs");
+      await operation("/v1/model").locator(".opblock-summary-control").click();
+      await operation("/v1/model").getByRole("button", { name: "Try it out" }).click();
+      await operation("/v1/model").getByRole("button", { name: "Execute" }).click();
+      const answer = operation("/v1/model").locator(".live-responses-table .response");
+      assert.match(await answer.locator(".response-col_status").textContent(), /^200/);
+      assert.match(await answer.locator(".response-col_description").textContent(), /"input_size"/);
+      await answer.scrollIntoViewIfNeeded();
+      await screenshot(page, "docs_tried");
     });
   },
 

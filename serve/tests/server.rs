@@ -3,6 +3,7 @@
 
 mod program;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use program::{FORM, Server, answer, form, model_of};
-use serde_json::Value;
+use program::{Answer, FORM, Server, answer, form, model_of, small_set};
+use serde_json::{Value, json};
 use support::classifier::Classifier;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
@@ -100,7 +101,7 @@ fn the_rest_of_the_interface_says_what_there_is_and_what_is_not() {
     let get = |path: &str| server.ask(&format!("GET {path}"), &[], b"");
     let model = get("/v1/model").json();
     assert_eq!(model["name"], "pets");
-    assert_eq!(model["classes"], serde_json::json!(["cats", "dogs"]));
+    assert_eq!(model["classes"], json!(["cats", "dogs"]));
     assert_eq!(
         (&model["input_size"], &model["tells_unlike"]),
         (&96.into(), &false.into())
@@ -369,7 +370,9 @@ fn a_server_that_is_told_to_end_answers_what_it_has() {
 #[ignore = "needs weights, Chromium and playwright-core"]
 fn the_page_does_what_it_says_in_a_browser() {
     let kept = tempfile::tempdir().unwrap();
-    let server = Server::after(30, &["--collect", kept.path().to_str().unwrap()]);
+    let examples = small_set::pictures(&["cats", "dogs"], 4);
+    let [kept_at, examples] = [kept.path(), examples.path()].map(|path| path.to_str().unwrap());
+    let server = Server::after(30, &["--collect", kept_at, "--examples", examples]);
     let pictures = ["cats/0", "dogs/0", "cats/1"].map(|name| {
         let png = server.picture_path(&format!("{name}.png"));
         let jpeg = png.with_extension("jpg");
@@ -435,6 +438,199 @@ fn a_picture_is_kept_for_a_class_that_there_is_where_pictures_are_kept() {
 
 #[test]
 #[ignore = "needs weights"]
+fn examples_are_given_as_they_are_to_whoever_may_ask() {
+    let folder = small_set::pictures(&["cats", "dogs"], 4);
+    let (path, token) = (folder.path().join("train"), "0123456789abcdef");
+    let server = Server::start(&["--examples", path.to_str().unwrap(), "--token", token]);
+    let right = format!("Authorization: Bearer {token}");
+    let get = |path: &str| server.ask(&format!("GET {path}"), &[&right], b"");
+    let names = get("/v1/model").json()["examples"].clone();
+    assert_eq!(names.as_array().unwrap().len(), 8);
+    assert_eq!([&names[0], &names[2]], ["0.png", "1.png"]);
+    let second = get("/v1/examples/1");
+    assert!(
+        second.header.contains("content-type: image/png"),
+        "{}",
+        second.header
+    );
+    let file = std::fs::read(path.join("dogs/0.png")).unwrap();
+    assert_eq!(second.body, String::from_utf8_lossy(&file));
+    for path in [
+        "8",
+        "-1",
+        "x",
+        "..%2F..%2Fmodel.safetensors",
+        "18446744073709551616",
+    ] {
+        let refused = get(&format!("/v1/examples/{path}"));
+        assert_eq!(refused.status, 404, "{path}");
+        assert_eq!(
+            refused.json()["detail"],
+            "there are 8 examples, counted from 0"
+        );
+    }
+    assert_eq!(server.ask("GET /v1/examples/0", &[], b"").status, 401);
+}
+
+#[test]
+#[ignore = "needs weights"]
+fn every_route_is_described_and_answers_as_it_is_described() {
+    let (kept, examples) = (
+        tempfile::tempdir().unwrap(),
+        small_set::pictures(&["cats", "dogs"], 1),
+    );
+    let [kept, examples] = [kept.path(), examples.path()].map(|path| path.to_str().unwrap());
+    let server = Server::start(&["--collect", kept, "--examples", examples]);
+    let document = server.ask("GET /openapi.json", &[], b"").json();
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let (cat, text) = (server.picture("cats/0.png"), &b"no picture"[..]);
+    let file = STANDARD.encode(&cat);
+    let tensor = json!({"name": "image", "shape": [1], "datatype": "BYTES", "data": [file]});
+    let tensors = json!({"inputs": [tensor]}).to_string();
+    let mut described = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let request = format!("{} {path}", method.to_uppercase());
+            let asked = request
+                .replace("{index}", "0")
+                .replace("{name}", "model")
+                .replace("collect", "collect?class=cats");
+            for (lines, body) in [
+                (&[FORM][..], form(&[("cat.png", &cat)])),
+                (&[FORM], form(&[("cat.png", &cat), ("text.jpg", text)])),
+                (&[FORM], form(&[("text.jpg", text)])),
+                (&["Content-Type: application/json"], tensors.clone().into()),
+                (&["Content-Type: text/plain"], Vec::new()),
+                (&["Origin: http://elsewhere.example"], Vec::new()),
+            ] {
+                let found = server.ask(&asked, lines, &body);
+                assert!(
+                    ![404, 405].contains(&found.status),
+                    "{asked}: {}",
+                    found.status
+                );
+                is_described(&document, operation, &found);
+            }
+            described.insert(request);
+        }
+    }
+    let told = include_str!("../../docs/serving.md")
+        .split('`')
+        .skip(1)
+        .step_by(2);
+    let told = told.filter(|code| code.starts_with("GET /") || code.starts_with("POST /"));
+    let told = told.map(|code| code.split('?').next().unwrap().to_owned());
+    assert_eq!(described, told.collect());
+}
+
+/// Asserts that an answer has a status, a media type and, in JSON, a shape that its operation's description has.
+fn is_described(document: &Value, operation: &Value, answer: &Answer) {
+    let kind = answer.header.split("content-type: ").nth(1).unwrap();
+    let kind = kind.split([';', '\r']).next().unwrap();
+    let response = &operation["responses"][answer.status.to_string()];
+    let schema = &response["content"][kind]["schema"];
+    assert!(
+        response["description"].is_string() && schema.is_object(),
+        "{}, {kind}: {operation:#}",
+        answer.status
+    );
+    if kind.ends_with("json") {
+        assert!(
+            fits(document, schema, &answer.json()),
+            "{schema:#}: {}",
+            answer.body
+        );
+    }
+}
+
+/// Returns whether a value is of a schema's type, and, an object, has no properties but its, and all that it requires.
+fn fits(document: &Value, schema: &Value, value: &Value) -> bool {
+    if let Some(name) = schema["$ref"].as_str() {
+        return fits(document, document.pointer(&name[1..]).unwrap(), value);
+    }
+    if let Some(one_of) = schema["oneOf"].as_array() {
+        return one_of.iter().any(|schema| fits(document, schema, value));
+    }
+    match value {
+        Value::Object(fields) => shapes(document, schema).iter().any(|shape| {
+            let property = |name| shape.properties.get(name).or(shape.properties.get(""));
+            let fit =
+                |(name, value)| property(name).is_some_and(|schema| fits(document, schema, value));
+            fields.iter().all(fit) && shape.required.iter().all(|name| fields.contains_key(name))
+        }),
+        Value::Array(items) => {
+            let mut items = items.iter();
+            schema["type"] == "array" && items.all(|item| fits(document, &schema["items"], item))
+        }
+        _ => {
+            let name = match value {
+                Value::Null => "null",
+                Value::Bool(_) => "boolean",
+                Value::Number(number) if number.is_i64() && schema["type"] == "integer" => {
+                    "integer"
+                }
+                Value::Number(_) => "number",
+                _ => "string",
+            };
+            let mut types = schema["type"].as_array().into_iter().flatten();
+            schema["type"] == name || types.any(|one| one == name)
+        }
+    }
+}
+
+/// An object that a schema describes.
+#[derive(Clone, Default)]
+struct Shape {
+    /// Their schemas by name; that of the name "" is of every name.
+    properties: BTreeMap<String, Value>,
+    required: BTreeSet<String>,
+}
+
+/// Returns the objects that a schema describes.
+fn shapes(document: &Value, schema: &Value) -> Vec<Shape> {
+    let all = |schemas: &[Value]| {
+        schemas
+            .iter()
+            .flat_map(|one| shapes(document, one))
+            .collect()
+    };
+    if let Some(name) = schema["$ref"].as_str() {
+        return shapes(document, document.pointer(&name[1..]).unwrap());
+    }
+    if let Some(one_of) = schema["oneOf"].as_array() {
+        return all(one_of);
+    }
+    if let Some(all_of) = schema["allOf"].as_array() {
+        return all_of.iter().fold(vec![Shape::default()], |found, schema| {
+            let with = |mut shape: Shape, more: &Shape| {
+                shape.properties.extend(more.properties.clone());
+                shape.required.extend(more.required.clone());
+                shape
+            };
+            let more = shapes(document, schema);
+            let both = |shape: &Shape| more.iter().map(|more| with(shape.clone(), more)).collect();
+            found
+                .iter()
+                .flat_map(|shape| -> Vec<Shape> { both(shape) })
+                .collect()
+        });
+    }
+    let every = schema
+        .get("additionalProperties")
+        .map(|schema| (String::new(), schema.clone()));
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    let properties = properties.map(|(name, schema)| (name.clone(), schema.clone()));
+    let required = schema["required"].as_array().into_iter().flatten();
+    vec![Shape {
+        properties: properties.chain(every).collect(),
+        required: required
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect(),
+    }]
+}
+
+#[test]
+#[ignore = "needs weights"]
 fn a_model_that_is_replaced_is_served_and_a_damaged_one_is_not() {
     let server = Server::start(&[]);
     let path = server.folder.path().join("model.safetensors");
@@ -448,7 +644,7 @@ fn a_model_that_is_replaced_is_served_and_a_damaged_one_is_not() {
     };
     replace(&std::fs::read(others.path().join("model.safetensors")).unwrap());
     let end = Instant::now() + Duration::from_secs(60);
-    while classes() != serde_json::json!(["birds", "fish"]) {
+    while classes() != json!(["birds", "fish"]) {
         assert!(Instant::now() < end, "{}", classes());
         assert_eq!(server.ask("POST /v1/predict", &[FORM], &cat).status, 200);
     }

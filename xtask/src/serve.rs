@@ -16,6 +16,16 @@ use crate::setup;
 /// Where notebooks save models, in the data folder.
 const SAVED: &str = "checkpoints";
 
+/// The model that the tutorial's notebook saves.
+const TUTORIALS: &str = "model.safetensors";
+
+/// What that notebook takes by itself, best first, and by which file in the data folder it is known to be there.
+const DATASETS: [(&str, &str); 3] = [
+    ("cats_vs_dogs", "kagglecatsanddogs_5340.zip"),
+    ("cats_and_dogs_filtered", "cats_and_dogs_filtered.zip"),
+    ("cifar10_cats_vs_dogs", "cifar10/test_batch.png"),
+];
+
 /// Prepares the program, and becomes it.
 pub(crate) fn serve(arguments: &[&str]) -> anyhow::Result<()> {
     let (checkout, home) = (Checkout::locate()?, Home::from_env()?);
@@ -24,6 +34,15 @@ pub(crate) fn serve(arguments: &[&str]) -> anyhow::Result<()> {
         true => None,
         false => Some(newest(&saved_models(&checkout))?),
     };
+    let is_examples = |word: &&str| *word == "--examples" || word.starts_with("--examples=");
+    let examples = match &model {
+        Some(model) if model.ends_with(TUTORIALS) && !arguments.iter().any(is_examples) => {
+            let chosen = std::env::var("TRANSFER_DATASET").unwrap_or_default();
+            present(&chosen, &data(&checkout))
+        }
+        _ => None,
+    };
+    let examples = examples.map(|name| ["--examples", name]);
     let (_, program) = setup::program(checkout, home, "-p serve", "debug/serve")?;
     let mut serve = Command::new(program);
     for (name, value) in ALLOCATOR {
@@ -32,18 +51,37 @@ pub(crate) fn serve(arguments: &[&str]) -> anyhow::Result<()> {
         }
     }
     // In place of this program: Ctrl-C is the server's.
-    Err(serve.args(model).args(arguments).exec()).context("cannot run the server")
+    let serve = serve
+        .args(model)
+        .args(examples.iter().flatten())
+        .args(arguments);
+    Err(serve.exec()).context("cannot run the server")
+}
+
+/// Returns the dataset that the tutorial's notebook takes where this one is chosen (empty: none), if it is in the data folder.
+fn present(chosen: &str, data: &Path) -> Option<&'static str> {
+    let is_it = |(name, file): &&(&str, &str)| {
+        (chosen.is_empty() || chosen == *name) && data.join(file).is_file()
+    };
+    DATASETS.iter().find(is_it).map(|(name, _)| *name)
+}
+
+/// Returns the folder that an environment variable names.
+fn folder(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os(name);
+    folder
+        .filter(|folder| !folder.is_empty())
+        .map(PathBuf::from)
+}
+
+/// Returns the folder that datasets lie in.
+fn data(checkout: &Checkout) -> PathBuf {
+    folder("TRANSFER_DATA").unwrap_or_else(|| checkout.join("data"))
 }
 
 /// Returns the folder that notebooks save models in.
 fn saved_models(checkout: &Checkout) -> PathBuf {
-    let folder = |name| {
-        std::env::var_os(name)
-            .filter(|folder| !folder.is_empty())
-            .map(PathBuf::from)
-    };
-    let data = || folder("TRANSFER_DATA").unwrap_or_else(|| checkout.join("data"));
-    folder("TRANSFER_CHECKPOINTS").unwrap_or_else(|| data().join(SAVED))
+    folder("TRANSFER_CHECKPOINTS").unwrap_or_else(|| data(checkout).join(SAVED))
 }
 
 /// Returns the model file in a folder that was saved last.
@@ -80,5 +118,25 @@ mod tests {
             file.set_modified(now - Duration::from_secs(age)).unwrap();
         }
         assert!(newest(folder.path()).unwrap().ends_with("b.safetensors"));
+    }
+
+    #[test]
+    fn the_tutorials_model_is_tried_with_the_dataset_that_is_there() {
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(present("", data.path()), None);
+        let assets = include_str!("../../data/assets.toml");
+        fs::create_dir(data.path().join("cifar10")).unwrap();
+        for (name, file) in DATASETS.into_iter().rev() {
+            let (_, in_folder) = file.rsplit_once('/').unwrap_or(("", file));
+            assert!(
+                assets.contains(&format!("{{ name = \"{in_folder}\"")),
+                "{file}"
+            );
+            fs::write(data.path().join(file), "").unwrap();
+            assert_eq!(present("", data.path()), Some(name));
+        }
+        let chosen = |name| present(name, data.path());
+        assert_eq!(chosen("cifar10_cats_vs_dogs"), Some("cifar10_cats_vs_dogs"));
+        assert_eq!(chosen("/own/pictures"), None);
     }
 }
