@@ -36,7 +36,7 @@ pub(crate) fn serve(arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Returns the folder that notebooks save models in.
-fn saved_models(checkout: &Checkout) -> PathBuf {
+pub(crate) fn saved_models(checkout: &Checkout) -> PathBuf {
     let folder = |name| {
         std::env::var_os(name)
             .filter(|folder| !folder.is_empty())
@@ -47,7 +47,7 @@ fn saved_models(checkout: &Checkout) -> PathBuf {
 }
 
 /// Returns the model file in a folder that was saved last.
-fn newest(folder: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn newest(folder: &Path) -> anyhow::Result<PathBuf> {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let files = files.map(|entry| entry.path());
     let saved = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
@@ -57,7 +57,7 @@ fn newest(folder: &Path) -> anyhow::Result<PathBuf> {
         .with_context(|| {
             format!(
                 "no model is saved in {}: run a notebook first (`cargo xtask run`), or name a file: \
-                 `cargo xtask serve model.safetensors`",
+                 `cargo xtask serve model.safetensors`, `cargo xtask bench --serve --model model.safetensors`",
                 folder.display()
             )
         })
