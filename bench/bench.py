@@ -92,7 +92,9 @@ def at_least(least):
 
 def command_line(words):
     parser = argparse.ArgumentParser(prog="cargo xtask bench", allow_abbrev=False,
-                                     description="Times the tutorial, or parts of it, beside other programs.")
+                                     description="Times the tutorial, or parts of it, beside other programs.",
+                                     epilog="With --serve: instead, this project's server beside others; see `cargo xtask bench --serve "
+                                     "--help`.")
     parser.add_argument("pictures", nargs="?", metavar="PICTURES", default=os.environ.get("TRANSFER_DATASET"), help="a folder "
                         "with train/ and validation/, two class folders in each (or TRANSFER_DATASET)")
     parser.add_argument("--rounds", type=at_least(1), default=3, metavar="N", help="how often the pieces are measured, or a "
@@ -326,6 +328,11 @@ def run(runs, options, output):
             yield title, ranks, figures
 
 
+def show(table, output):
+    (output / "results.md").write_text(table)
+    print(f"\n{table}\ntable         {output / 'results.md'}\nfigures       {output / 'results.jsonl'}")
+
+
 def main():
     options = command_line(sys.argv[1:])
     if not options.ours:
@@ -361,8 +368,7 @@ def main():
         for title, _, figures in run(runs, options, output):
             columns[title].append(figures)
         table = markdown(columns, machine(), name, options.rounds, options.precision)
-    (output / "results.md").write_text(table)
-    print(f"\n{table}\ntable         {output / 'results.md'}\nfigures       {output / 'results.jsonl'}")
+    show(table, output)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ fn main() -> anyhow::Result<()> {
         Ok(Request::new(picture, &options))
     };
     let requests: Vec<Request> = paths.iter().map(read).collect::<std::io::Result<_>>()?;
+    let rounded = |figure: f64| (figure * 10.).round() / 10.;
     // What the first ones do only is not counted.
     send(&options, &requests, 8, Duration::from_secs(2))?;
     for &connections in &options.connections {
@@ -116,7 +117,7 @@ fn main() -> anyhow::Result<()> {
         answers.sort_by_key(|answer| answer.1);
         let at = |share: f64| {
             let (_, taken) = answers[((answers.len() - 1) as f64 * share) as usize];
-            taken.as_secs_f64() * 1e3
+            rounded(taken.as_secs_f64() * 1e3)
         };
         let mut statuses = BTreeMap::new();
         for (status, _) in &answers {
@@ -124,7 +125,7 @@ fn main() -> anyhow::Result<()> {
         }
         let report = json!({
             "connections": connections,
-            "pictures_per_second": answers.len() as f64 / seconds.as_secs_f64(),
+            "pictures_per_second": rounded(answers.len() as f64 / seconds.as_secs_f64()),
             "p50_ms": at(0.5),
             "p99_ms": at(0.99),
             "statuses": statuses,

@@ -236,10 +236,10 @@ impl Environment {
         })
     }
 
-    /// Finds the one for `bench`'s peers.
-    pub(crate) fn peers(checkout: &Checkout, home: &Home) -> anyhow::Result<Self> {
+    /// Finds the one for those of `bench`'s peers that need what is in `list`.
+    pub(crate) fn peers(checkout: &Checkout, home: &Home, list: &str) -> anyhow::Result<Self> {
         let pins = Pins {
-            list: pins(&checkout.read("bench/peers/requirements.txt")?),
+            list: pins(&checkout.read(&format!("bench/peers/{list}"))?),
             // keras and scikit-learn begin after torch, TensorFlow ends before it.
             minors: 11..=13,
         };
@@ -264,10 +264,11 @@ impl Environment {
 
     /// Returns what is still missing.
     pub(crate) fn needs(&self) -> Vec<Need> {
-        let lacks = |name: &str| match &self.interpreter {
-            Interpreter::There(python) => python.unmet.iter().any(|pin| pin.starts_with(name)),
-            Interpreter::Base(_) => true,
+        let missing = match &self.interpreter {
+            Interpreter::There(python) => &python.unmet,
+            Interpreter::Base(_) => &self.pins.list,
         };
+        let lacks = |name: &str| missing.iter().any(|pin| pin.starts_with(name));
         let with_cuda = brings_cuda(|name| std::env::var(name).ok());
         let [installed, downloads] = match (lacks("torch=="), lacks("")) {
             (true, _) if with_cuda => [5200, 2800],
@@ -434,10 +435,11 @@ mod tests {
 
     const NOTEBOOKS: &str = include_str!("../../requirements.txt");
     const PEERS: &str = include_str!("../../bench/peers/requirements.txt");
+    const SERVERS: &str = include_str!("../../bench/peers/servers.txt");
 
     #[test]
     fn everything_is_pinned_and_the_peers_compute_on_the_projects_own_libtorch() {
-        for pin in pins(NOTEBOOKS).into_iter().chain(pins(PEERS)) {
+        for pin in [NOTEBOOKS, PEERS, SERVERS].into_iter().flat_map(pins) {
             let (_, version) = pin.split_once("==").unwrap_or_default();
             assert!(!version.is_empty(), "{pin}: expected NAME==VERSION");
         }
@@ -537,15 +539,19 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_needs_space() {
-        let needs = |list| {
+        let needs_of = |list, interpreter| {
             let environment = Environment {
                 folder: "/home/env".into(),
                 is_own: true,
                 pins: given(list),
-                interpreter: Interpreter::There(ask(list)),
+                interpreter,
             };
             environment.needs().iter().map(Need::megabytes).sum::<u64>()
         };
+        let needs = |list| needs_of(list, Interpreter::There(ask(list)));
+        // What the interpreter that makes an environment has, the environment has not.
+        let new = |list| needs_of(list, Interpreter::Base(ask(list)));
+        assert!(new("torch==2.11.0") > new(SERVERS) && new(SERVERS) > 0);
         assert_eq!(needs("torch==2.11.0"), 0);
         assert!((1..2000).contains(&needs("torch==2.11.0\nnbclient==0.11.0")));
         assert!(needs("torch==2.11.1") > needs("torch==2.11.0\nnbclient==0.11.0"));

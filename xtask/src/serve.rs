@@ -80,12 +80,12 @@ fn data(checkout: &Checkout) -> PathBuf {
 }
 
 /// Returns the folder that notebooks save models in.
-fn saved_models(checkout: &Checkout) -> PathBuf {
+pub(crate) fn saved_models(checkout: &Checkout) -> PathBuf {
     folder("TRANSFER_CHECKPOINTS").unwrap_or_else(|| data(checkout).join(SAVED))
 }
 
 /// Returns the model file in a folder that was saved last.
-fn newest(folder: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn newest(folder: &Path) -> anyhow::Result<PathBuf> {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let files = files.map(|entry| entry.path());
     let saved = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
@@ -95,7 +95,7 @@ fn newest(folder: &Path) -> anyhow::Result<PathBuf> {
         .with_context(|| {
             format!(
                 "no model is saved in {}: run a notebook first (`cargo xtask run`), or name a file: \
-                 `cargo xtask serve model.safetensors`",
+                 `cargo xtask serve model.safetensors`, `cargo xtask bench --serve --model model.safetensors`",
                 folder.display()
             )
         })
