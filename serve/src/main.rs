@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::anyhow;
 use clap::Parser as _;
 use support::classifier::Classifier;
 use support::device;
@@ -57,8 +58,10 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let tls = certificate
         .map(|(certificate, key)| server::tls(certificate, key))
         .transpose()?;
-    let device = device::pick(&options.device)?;
-    let classifier = Classifier::load_on(&options.model, device)?;
+    // Such an error says its cause by itself.
+    let whole = |error: support::Error| anyhow!("{error}");
+    let device = device::pick(&options.device).map_err(whole)?;
+    let classifier = Classifier::load_on(&options.model, device).map_err(whole)?;
     let collection = options
         .collect
         .as_deref()

@@ -717,5 +717,6 @@ fn arguments_and_models_that_do_not_fit_are_refused_by_exit_code_and_reason() {
         let text = String::from_utf8_lossy(&found.stderr);
         assert_eq!(found.status.code(), Some(code), "{words:?}: {text}");
         assert!(text.contains(reason), "{words:?}: {text}");
+        assert!(text.matches("os error").count() < 2, "{text}");
     }
 }
