@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, ensure};
 use axum::http::StatusCode;
@@ -19,8 +19,14 @@ use crate::problem::{Code, Problem};
 #[derive(Debug)]
 pub(crate) struct Collection {
     folder: PathBuf,
-    /// How many pictures may still come.
-    left: AtomicU32,
+    left: Mutex<Left>,
+}
+
+/// What may still come.
+#[derive(Debug)]
+struct Left {
+    pictures: u64,
+    bytes: u64,
 }
 
 /// Makes the folder of a class.
@@ -39,16 +45,30 @@ fn folder_of(folder: &Path, class: &str) -> anyhow::Result<PathBuf> {
 impl Collection {
     /// Makes the folders for some classes.
     pub(crate) fn open(folder: &Path, classes: &[String], bounds: &Bounds) -> anyhow::Result<Self> {
-        let mut count = 0;
+        let mut left = Left {
+            pictures: bounds.max_collected.into(),
+            bytes: u64::from(bounds.max_collected_size) << 20,
+        };
         for class in classes {
             let of_class = folder_of(folder, class)?;
-            let files = fs::read_dir(&of_class).with_context(|| of_class.display().to_string())?;
-            count += u32::try_from(files.count()).unwrap_or(u32::MAX);
+            let told = || of_class.display().to_string();
+            for file in fs::read_dir(&of_class).with_context(told)? {
+                let size = file
+                    .and_then(|file| file.metadata())
+                    .with_context(told)?
+                    .len();
+                left.pictures = left.pictures.saturating_sub(1);
+                left.bytes = left.bytes.saturating_sub(size);
+            }
         }
         Ok(Self {
             folder: folder.into(),
-            left: AtomicU32::new(bounds.max_collected.saturating_sub(count)),
+            left: Mutex::new(left),
         })
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a picture, which can be read, under its content's name; one that is there already, once. Returns the
@@ -70,15 +90,20 @@ impl Collection {
         if path.exists() {
             return Ok(file);
         }
-        let take = |left: u32| left.checked_sub(1);
-        self.left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .map_err(|_| {
-                let detail = "the folder for pictures is full";
-                Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail).code(Code::CollectionFull)
-            })?;
+        let size = bytes.len() as u64;
+        let mut left = self.left();
+        if left.pictures == 0 || left.bytes < size {
+            let detail = "the folder for pictures is full";
+            let problem = Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail);
+            return Err(problem.code(Code::CollectionFull));
+        }
+        left.pictures -= 1;
+        left.bytes -= size;
+        drop(left);
         self.write(class, &path, bytes).map_err(|error| {
-            self.left.fetch_add(1, Ordering::Relaxed);
+            let mut left = self.left();
+            left.pictures += 1;
+            left.bytes += size;
             log(format_args!("{error:#}"));
             let detail = "the picture could not be written; the server's output says why";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).code(Code::NotKept)
@@ -128,6 +153,18 @@ mod tests {
         assert!(again.keep("dogs", b"\xff\xd8\xffthree").is_err());
         let files = fs::read_dir(folder.path().join("dogs")).unwrap().count();
         assert_eq!(files, 1);
+    }
+
+    #[test]
+    fn a_folder_is_full_of_large_pictures_sooner() {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = Options::parse_from(["serve", "m", "--max-collected-size", "1"]).bounds;
+        let open = || Collection::open(folder.path(), &["cats".to_owned()], &bounds).unwrap();
+        let (half, other) = (vec![0; 600 << 10], vec![1; 600 << 10]);
+        let collection = open();
+        collection.keep("cats", &half).unwrap();
+        assert!(collection.keep("cats", &other).is_err() && open().keep("cats", &other).is_err());
+        collection.keep("cats", b"small").unwrap();
     }
 
     #[test]

@@ -69,6 +69,9 @@ pub(crate) struct Bounds {
     /// Pictures in the folder of --collect
     #[arg(long, default_value_t = 10_000)]
     pub(crate) max_collected: u32,
+    /// MiB of them
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) max_collected_size: u32,
     /// Requests that are answered at the same time, from when their body is there
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) max_requests: u32,
