@@ -81,7 +81,7 @@ if __name__ == "__main__":
     if options.server == "gradio":
         serve_gradio(options.model, options.port)
     else:
-        environment = os.environ | {"SERVED_MODEL": str(options.model.absolute()), "BENTOML_DO_NOT_TRACK": "1"}
+        environment = os.environ | {"SERVED_MODEL": str(options.model.absolute())}
         words = ["bentoml", "serve", "servers:Server", "--port", str(options.port), "--working-dir", str(Path(__file__).parent)]
         os.execvpe(sys.executable, [sys.executable, "-m", *words], environment)
 elif model := os.environ.get("SERVED_MODEL"):

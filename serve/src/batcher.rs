@@ -100,10 +100,9 @@ impl Batcher {
         classifier: &Arc<Classifier>,
         picture: &Picture,
     ) -> Result<Classification, Problem> {
-        let its = Arc::clone(classifier);
-        let then = |image, reply| {
+        let then = |classifier, image, reply| {
             Some(Prepared {
-                classifier: its,
+                classifier,
                 image,
                 reply,
                 since: Instant::now(),
@@ -118,9 +117,8 @@ impl Batcher {
         classifier: &Arc<Classifier>,
         picture: &Picture,
     ) -> Result<Explained, Problem> {
-        let its = Arc::clone(classifier);
-        let then = move |image, reply: Reply<_>| {
-            let explained = its.explain_prepared(image);
+        let then = |classifier: Arc<Classifier>, image, reply: Reply<_>| {
+            let explained = classifier.explain_prepared(image);
             let _ = reply.send(explained.map_err(|error| internal(&error)));
             None
         };
@@ -132,7 +130,7 @@ impl Batcher {
         &self,
         classifier: &Arc<Classifier>,
         picture: &Picture,
-        then: impl FnOnce(PreparedImage, Reply<T>) -> Option<Prepared> + Send + 'static,
+        then: impl FnOnce(Arc<Classifier>, PreparedImage, Reply<T>) -> Option<Prepared> + Send + 'static,
     ) -> Result<T, Problem> {
         let (picture, memory) = (picture.clone(), self.memory);
         let classifier = Arc::clone(classifier);
@@ -144,9 +142,10 @@ impl Batcher {
             let image = picture.decode(memory);
             let image = image.map_err(|error| unreadable(&error, &picture.bytes));
             drop(picture);
-            let prepare = |image| classifier.prepare(image).map_err(|error| internal(&error));
-            match image.and_then(prepare) {
-                Ok(image) => then(image, reply),
+            let image =
+                image.and_then(|image| classifier.prepare(image).map_err(|error| internal(&error)));
+            match image {
+                Ok(image) => then(classifier, image, reply),
                 Err(problem) => {
                     let _ = reply.send(Err(problem));
                     None
